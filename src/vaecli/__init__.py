@@ -1,0 +1,3 @@
+"""Train, judge and ship variational autoencoders."""
+
+__version__ = "0.1.0"

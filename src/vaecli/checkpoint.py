@@ -1,0 +1,156 @@
+"""The state a run resumes from: generations of tensors, and the manifest that commits them.
+
+A generation is written first, then `manifest.json` is replaced: that rename is the commit.
+The two newest generations are kept, so a damaged one costs progress, not the run.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vaecli import files, weights
+from vaecli.config import FORMAT, canonical_json, parse_json
+from vaecli.errors import ModelError
+
+MANIFEST = "manifest.json"
+KEPT = 2
+_MAX_MANIFEST_BYTES = 1 << 16
+_NAME = re.compile(r"generation-(\d{6,12})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One committed state: tensors, and progress as plain JSON values."""
+
+    tensors: dict[str, Tensor]
+    info: dict[str, Any]
+
+
+class Checkpoints:
+    """The `state/` folder of a run.
+
+    Args:
+        folder: where it lies.
+        identity: what the state belongs to (a hash of configuration and data); a state of
+            anything else is refused.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder = folder
+        self._identity = identity
+        self._generations: list[dict[str, Any]] = []
+        self.finished = False
+        self._read_manifest()
+
+    def commit(self, tensors: Mapping[str, Tensor], info: dict[str, Any], *, finished: bool) -> int:
+        """Make this state the newest, durably; returns the bytes written."""
+        data = weights.encode(tensors, info)
+        number = self._number(self._generations[0]) + 1 if self._generations else 1
+        name = f"generation-{number:06d}.safetensors"
+        files.make_folder(self.folder)
+        files.atomic_write(self.folder / name, data)
+        entry = {"file": name, "size": len(data), "sha256": files.sha256(data)}
+        generations = [entry, *self._generations[: KEPT - 1]]
+        manifest = {
+            "format": FORMAT,
+            "run": self._identity,
+            "finished": finished,
+            "generations": generations,
+        }
+        files.atomic_write(self.folder / MANIFEST, canonical_json(manifest).encode())
+        self._generations, self.finished = generations, finished
+        self.remove_leftovers()
+        return len(data)
+
+    def newest(
+        self, expected: weights.Shapes, warn: Callable[[str], None] = lambda text: None
+    ) -> Checkpoint | None:
+        """The newest intact state, or None when nothing was committed.
+
+        Args:
+            expected: dtype and shape of every tensor the state must hold.
+            warn: called when a damaged generation is passed over.
+
+        Raises:
+            ModelError: every committed generation is damaged.
+        """
+        reason = ""
+        for entry in self._generations:
+            path = self.folder / entry["file"]
+            try:
+                data = files.read_capped(path, entry["size"])
+                if files.sha256(data) != entry["sha256"]:
+                    raise ValueError("it does not match the SHA-256 in the manifest")
+                file = io.BytesIO(data)
+                header = weights.read_header(file)
+                return Checkpoint(weights.read_tensors(file, header, expected), header.info)
+            except (OSError, ValueError) as error:
+                reason = f"{path}: {error}"
+                warn(f"{reason}; falling back to the generation before it")
+        if reason:
+            raise ModelError(
+                f"no state to resume from: {reason}",
+                "Start again with another -o, or with --force.",
+            )
+        return None
+
+    def remove_leftovers(self) -> None:
+        """Remove generations the manifest does not name, and temporary files."""
+        if not self.folder.is_dir():
+            return
+        kept = {entry["file"] for entry in self._generations}
+        for path in self.folder.iterdir():
+            if _NAME.fullmatch(path.name) and path.name not in kept:
+                files.remove(path)
+        files.remove_leftovers(self.folder)
+
+    def _read_manifest(self) -> None:
+        path = self.folder / MANIFEST
+        try:
+            manifest = parse_json(files.read_capped(path, _MAX_MANIFEST_BYTES))
+            self._check(manifest)
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise ModelError(
+                f"{path}: {error}", "Start again with another -o, or with --force."
+            ) from None
+        self._generations = manifest["generations"]
+        self.finished = manifest["finished"]
+
+    def _check(self, manifest: object) -> None:
+        if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+            raise ValueError("it is no vaecli manifest")
+        if manifest["format"] > FORMAT:
+            raise ValueError(
+                f"it has format {manifest['format']}, this vaecli reads up to {FORMAT};"
+                " upgrade vaecli"
+            )
+        if manifest.get("run") != self._identity:
+            raise ValueError("it belongs to a run of another configuration or other data")
+        entries = manifest.get("generations")
+        if type(manifest.get("finished")) is not bool or not isinstance(entries, list):
+            raise ValueError("it is malformed")
+        for entry in entries:
+            # a file name is used as a path only when it has exactly the form we write
+            if (
+                not isinstance(entry, dict)
+                or entry.keys() != {"file", "size", "sha256"}
+                or not isinstance(entry["file"], str)
+                or not _NAME.fullmatch(entry["file"])
+                or type(entry["size"]) is not int
+                or not isinstance(entry["sha256"], str)
+            ):
+                raise ValueError("its list of generations is malformed")
+
+    @staticmethod
+    def _number(entry: dict[str, Any]) -> int:
+        match = _NAME.fullmatch(entry["file"])
+        return int(match[1]) if match else 0

@@ -1,0 +1,155 @@
+"""The `vaecli` command: five commands behind one exception boundary."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from vaecli import __version__, ui
+from vaecli.commands.eval import evaluate
+from vaecli.commands.train import train
+from vaecli.errors import EnvironmentFailure, ExitCode, UsageError, VaecliError
+from vaecli.signals import stop_flag
+
+# the base of every error Typer raises about a command line; it has no public name
+_CommandLineError: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+app = typer.Typer(
+    name="vaecli",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "VAECLI",
+        "max_content_width": 100,
+    },
+)
+app.command("train")(train)
+app.command("eval")(evaluate)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version; with -v also torch and device.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With --version: more.")] = False,
+) -> None:
+    """Train, judge and ship variational autoencoders.
+
+    [bold]Examples[/bold]
+
+    \b
+      vaecli train --epochs 20
+      vaecli eval --json
+    """
+    if version:
+        print(_versions() if verbose else f"vaecli {__version__}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    stop_flag.install()
+    ui.plain_streams()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; every failure becomes one paragraph and an exit code."""
+    # until a command has parsed its options, only the words themselves tell
+    terminal = ui.Terminal(json="--json" in arguments, debug="--debug" in arguments)
+    try:
+        status = app(arguments, prog_name="vaecli", standalone_mode=False, obj=terminal)
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
+    except BaseException as error:
+        return _failure(error, terminal)
+    if stop_flag.received is not None:
+        return _stopped()
+    return status if isinstance(status, int) else ExitCode.OK
+
+
+def _failure(error: BaseException, terminal: ui.Terminal) -> int:
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+        _abandon_stdout()
+        return ExitCode.BROKEN_PIPE
+    if isinstance(error, KeyboardInterrupt):
+        return _stopped()
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else ExitCode.FAILURE
+    if terminal.debug:
+        traceback.print_exception(error)
+    known = _translate(error)
+    try:
+        terminal.error(known)
+    except OSError:  # stdout is full or gone as well: the exit code still tells
+        _abandon_stdout()
+    return known.exit_code
+
+
+def _translate(error: BaseException) -> VaecliError:
+    """Any exception as one of ours."""
+    if isinstance(error, VaecliError):
+        return error
+    if isinstance(error, _CommandLineError):
+        message = error.format_message()  # type: ignore[attr-defined]
+        return UsageError(message.rstrip("."), "See `vaecli --help`.")
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
+        return EnvironmentFailure(
+            f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}",
+            "Use a smaller --batch-size, or --device cpu.",
+        )
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return EnvironmentFailure("out of memory", "Use a smaller --batch-size.")
+    if isinstance(error, OSError):
+        return _translate_os_error(error)
+    return VaecliError(
+        f"unexpected {type(error).__name__}: {error}. This is a bug in vaecli {__version__}",
+        "Please report it with the traceback that --debug shows.",
+    )
+
+
+def _translate_os_error(error: OSError) -> VaecliError:
+    where = f"{error.filename}: " if error.filename else ""
+    remedies = {
+        errno.ENOSPC: "Free some space, or write elsewhere with -o.",
+        errno.EDQUOT: "Free some space, or write elsewhere with -o.",
+        errno.EACCES: "Check the permissions, or write elsewhere with -o.",
+        errno.EPERM: "Check the permissions, or write elsewhere with -o.",
+        errno.EROFS: "Write elsewhere with -o.",
+    }
+    hint = remedies.get(error.errno or 0, "Check the path and the disk.")
+    return EnvironmentFailure(f"{where}{error.strerror or error}", hint)
+
+
+def _stopped() -> int:
+    if sys.stderr is not None:
+        print("vaecli: stopped.", file=sys.stderr)
+    return stop_flag.exit_code if stop_flag.received else ExitCode.INTERRUPTED
+
+
+def _abandon_stdout() -> None:
+    """Point stdout nowhere, so that Python's own flush at exit stays silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _versions() -> str:
+    import platform
+
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return (
+        f"vaecli {__version__}\npython {platform.python_version()}\ntorch {torch.__version__}\n"
+        f"device {device}\nthreads {torch.get_num_threads()}"
+    )

@@ -1,0 +1,1 @@
+"""The five commands, one file each: options to core to terminal."""

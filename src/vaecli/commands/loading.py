@@ -1,0 +1,73 @@
+"""What most commands begin with: the model they work on, and images to put through it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from vaecli.commands.options import Common
+from vaecli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from vaecli.data.dataset import Images
+    from vaecli.run import LoadedModel
+
+
+def load_model(common: Common, spec: str | None) -> LoadedModel:
+    """The model named by --model on the device of --device; says which one `latest` is."""
+    from vaecli import device, run
+
+    loaded = run.load_model(spec or run.LATEST)
+    if spec in (None, run.LATEST):
+        common.terminal.note(f"model: {loaded.path}")
+    recorded = None if loaded.run is None else loaded.run.config.environment.get("threads")
+    common.use_threads(recorded if isinstance(recorded, int) else None)
+    loaded.model.to(device.resolve(common.device))
+    return loaded
+
+
+def load_images(
+    common: Common,
+    loaded: LoadedModel,
+    data: str | None,
+    split: Literal["test", "train", "all"] | None,
+    limit: int | None,
+) -> tuple[Images, str]:
+    """Images of the model's shape on its device, and what to call them."""
+    import torch
+
+    from vaecli.data.dataset import Images
+    from vaecli.planning import Source
+
+    run = loaded.run
+    if data is None and run is None:
+        raise UsageError(
+            f"{loaded.path}: a loose weights file does not say what data it belongs to",
+            "Name the data with --data.",
+        )
+    own = run is not None and data in (None, run.config.data.name)
+    name = run.config.data.name if run is not None and own else str(data)
+    with common.terminal.working() as work:
+        source = Source(common.data_dir, common.download, common.terminal.warning, work)
+        dataset = source.load(name, run.config.training.limit if run is not None and own else None)
+    if run is not None and own and dataset.fingerprint() != run.config.data.fingerprint:
+        common.terminal.warning(f"the data {name} changed since {run.path} was trained")
+    shape = loaded.model.config.image_shape
+    if dataset.image_shape != shape:
+        raise DataError(
+            f"--data {name}: its images are {_by(dataset.image_shape)}, the model's {_by(shape)}",
+            "Choose data of the model's shape.",
+        )
+    split = split or ("test" if own else "all")
+    parts = {"test": [dataset.test], "train": [dataset.train]}
+    chosen = parts.get(split, [dataset.train, dataset.test])
+    labels = [part.labels for part in chosen if part.labels is not None]
+    images = Images(
+        torch.cat([part.pixels for part in chosen]) if len(chosen) > 1 else chosen[0].pixels,
+        torch.cat(labels) if len(labels) == len(chosen) else None,
+    ).first(limit)
+    device = next(loaded.model.parameters()).device
+    return Images(images.pixels.to(device), images.labels), f"{name}, {split} split"
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,347 @@
+"""`vaecli train`: options become a plan, the plan becomes a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaecli.commands import options
+from vaecli.config import Activation, ModelConfig, OutputBias, Schedule, TrainConfig
+from vaecli.errors import StoppedError, UsageError
+
+if TYPE_CHECKING:
+    from vaecli.planning import Plan
+
+DATA, MODEL, TRAINING = "Data", "Model", "Training"
+_MODEL = ModelConfig(image_shape=(1, 28, 28))
+_TRAINING = TrainConfig()
+
+
+def train(
+    ctx: typer.Context,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="DATA",
+            help=options.with_default(
+                "auto, digits, mnist, fashion-mnist or kmnist. auto takes MNIST if it can be"
+                " had, else the built-in digits.",
+                "auto",
+            ),
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=options.with_default("Use only the first N training images.", "all"),
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help=options.with_default(
+                "Run directory: a new one, or an unfinished run of the same settings, which is"
+                " continued.",
+                "runs/NNN-DATA-ARCH",
+            ),
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Continue this run exactly; latest is the newest unfinished one.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHS",
+            help=options.with_default(
+                "Hidden widths, comma separated.", ",".join(map(str, _MODEL.hidden))
+            ),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    activation: Annotated[
+        Activation | None,
+        typer.Option(
+            help=options.with_default("Nonlinearity.", _MODEL.activation), rich_help_panel=MODEL
+        ),
+    ] = None,
+    latent_dim: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=options.with_default("Latent dimension.", str(_MODEL.latent_dim)),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            "-e",
+            metavar="N",
+            help=options.with_default("Passes over the training images.", str(_TRAINING.epochs)),
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            metavar="N",
+            help=options.with_default("Images per step.", str(_TRAINING.batch_size)),
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help=options.with_default("Peak learning rate.", f"{_TRAINING.lr:g}"),
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(
+            help=options.with_default(
+                "Decay after warm-up; constant does neither.", _TRAINING.schedule
+            ),
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    output_bias: Annotated[
+        OutputBias | None,
+        typer.Option(
+            help=options.with_default(
+                "Start of the decoder's output bias: the mean training image, or zero.",
+                _TRAINING.output_bias,
+            ),
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    seed: options.Seed = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the plan and write nothing.", rich_help_panel=options.OUTPUT
+        ),
+    ] = False,
+    force: options.Force = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    no_progress: options.NoProgress = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    no_download: options.NoDownload = False,
+) -> None:
+    """Train a VAE and write a run directory; prints its path.
+
+    [bold]Examples[/bold]
+
+    \b
+      vaecli train --epochs 20
+      vaecli train --data mnist --latent-dim 2 -o runs/flat
+      vaecli train --resume latest
+    """
+    common = options.Common.of(ctx)
+    given = {
+        "data": data,
+        "limit": limit,
+        "hidden": _widths(hidden),
+        "activation": activation,
+        "latent_dim": latent_dim,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "schedule": schedule,
+        "output_bias": output_bias,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if resume is not None and output is not None:
+        raise UsageError("--resume and --output contradict each other", "Give one of them.")
+    if resume is not None and force:
+        raise UsageError("--resume and --force contradict each other", "Give one of them.")
+    plan = _plan(common, given, output, resume)
+    if dry_run:
+        _show(common, plan)
+    else:
+        _run(common, plan, numbered=output is None and resume is None)
+
+
+def _plan(
+    common: options.Common, given: dict[str, Any], output: Path | None, resume: str | None
+) -> Plan:
+    from vaecli import device, planning, run
+
+    resumed = None
+    if resume is not None:
+        resumed = planning.latest_unfinished() if resume == run.LATEST else Path(resume)
+    existing = resumed or output
+    recorded = None
+    if existing is not None and not common.force and run.is_run(existing):
+        recorded = run.open_run(existing).config.environment.get("threads")
+    common.use_threads(recorded if isinstance(recorded, int) else None)
+    request = planning.Request(
+        given=given,
+        output=output,
+        resume=resumed,
+        force=common.force,
+        threads=common.threads,
+        device=device.resolve(common.device).type,
+    )
+    with common.terminal.working() as work:
+        source = planning.Source(common.data_dir, common.download, common.terminal.warning, work)
+        return planning.plan(request, source)
+
+
+def _run(common: options.Common, plan: Plan, *, numbered: bool) -> None:
+    from vaecli import planning
+    from vaecli.device import resolve
+    from vaecli.signals import stop_flag
+
+    terminal = common.terminal
+    if plan.status == "finished":
+        assert plan.path is not None
+        terminal.note(f"{plan.path} is finished; nothing to do")
+        _result(common, plan.path, None)
+        return
+    if numbered and (twin := planning.unfinished_twin(plan.config)):
+        terminal.note(f"An unfinished run of these settings exists: vaecli train --resume {twin}")
+    target = plan.prepare()
+    with target.locked(), stop_flag.deferred():
+        last = _watch(common, target, plan, resolve(common.device))
+    _result(common, target.path, last)
+
+
+def _watch(common: options.Common, target: Any, plan: Plan, device: Any) -> Any:
+    """Train, and show what happens; returns the last row of metrics."""
+    from vaecli import training
+    from vaecli.signals import stop_flag
+
+    terminal, config = common.terminal, plan.config.training
+    n_train = len(plan.dataset.train)
+    events = training.train(
+        target, plan.dataset, device=device, should_stop=lambda: stop_flag.received is not None
+    )
+    last = None
+    with terminal.training(config.epochs, n_train) as view:
+        for event in events:
+            match event:
+                case training.Started():
+                    _introduce(common, target, plan, event, device)
+                    view.start(event.epoch * n_train + event.images)
+                case training.Step():
+                    view.step(event.epoch, event.images, event.loss)
+                case training.EpochEnd():
+                    view.epoch(event.metrics)
+                case training.Notice():
+                    terminal.warning(event.text)
+                case training.Stopped():
+                    raise StoppedError(
+                        stop_flag.exit_code,
+                        f"stopped; the state is saved in {target.path}",
+                        f"Continue with: vaecli train --resume {target.path}",
+                    )
+                case training.Finished():
+                    last = event.metrics[-1]
+    return last
+
+
+def _introduce(common: options.Common, target: Any, plan: Plan, event: Any, device: Any) -> None:
+    import torch
+
+    verb = "continuing" if event.epoch or event.images else "training"
+    model = plan.config.model
+    common.terminal.note(
+        f"{verb} {target.path}: {model.arch} {_widths_text(model)},"
+        f" {event.parameters:,} parameters, {event.n_train:,} {plan.dataset.name} images"
+        f" (test {event.n_test:,}), {device.type} with {torch.get_num_threads()} threads"
+    )
+
+
+def _result(common: options.Common, path: Path, last: Any) -> None:
+    from dataclasses import asdict
+
+    if common.terminal.json:
+        common.terminal.object(
+            {"run": str(path), "metrics": None if last is None else asdict(last)}
+        )
+    else:
+        common.terminal.data(str(path))
+
+
+def _show(common: options.Common, plan: Plan) -> None:
+    """The plan of --dry-run."""
+    from vaecli.model import count_parameters
+
+    model, training, data = plan.config.model, plan.config.training, plan.config.data
+    parameters = count_parameters(model)
+    batch = min(training.batch_size, data.n_train)
+    steps = -(-data.n_train // batch)
+    images = (data.n_train + data.n_test) * model.pixels
+    memory = images + 16 * parameters + 4 * batch * 6 * model.pixels
+    value = {
+        "output": None if plan.path is None else str(plan.path),
+        "status": plan.status,
+        "model": {"parameters": parameters, **_plain(model)},
+        "training": {"steps_per_epoch": steps, **_plain(training)},
+        "data": _plain(data),
+        "memory_bytes": memory,
+    }
+    texts = {
+        "output": "the next number under runs/" if plan.path is None else str(plan.path),
+        "status": plan.status,
+        "model": f"{model.arch} {_widths_text(model)}, {model.activation}, {model.likelihood},"
+        f" {parameters:,} parameters",
+        "data": f"{data.name}: {data.n_train:,} training and {data.n_test:,} test images of"
+        f" {'x'.join(map(str, model.image_shape))}",
+        "steps": f"{training.epochs} epochs of {steps:,} steps of {batch} images",
+        "recipe": f"lr {training.lr:g}, {training.schedule}, output bias {training.output_bias},"
+        f" seed {training.seed}",
+        "memory": f"about {memory / 1e6:,.0f} MB besides torch itself",
+    }
+    common.terminal.values(value, texts)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    from vaecli.config import to_json
+
+    return to_json(config)
+
+
+def _widths_text(model: ModelConfig) -> str:
+    widths = [model.pixels, *model.hidden, model.latent_dim, *reversed(model.hidden), model.pixels]
+    return "-".join(map(str, widths))
+
+
+def _widths(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--hidden {text}: not a list of whole numbers", "Write it like 400 or 300,300."
+        ) from None

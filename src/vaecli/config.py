@@ -1,0 +1,303 @@
+"""What a run is made of: small frozen dataclasses with limits and JSON, without torch.
+
+A configuration is checked as a whole: `problems` lists everything that is wrong with it, as
+pairs of a field name and a sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+FORMAT = 1
+"""Version of the run directory's layout and of the weights' header."""
+
+Arch = Literal["mlp"]
+Activation = Literal["relu", "gelu", "silu", "tanh"]
+Likelihood = Literal["bernoulli"]
+Schedule = Literal["linear", "cosine", "constant"]
+OutputBias = Literal["mean", "zero"]
+
+Config = TypeVar("Config", "ModelConfig", "TrainConfig", "DataConfig")
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "image_shape": (1, 4096),
+    "hidden": (1, 65_536),
+    "latent_dim": (1, 4096),
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 1_000_000),
+    "seed": (0, 2**63 - 1),
+    "border": (0, 255),
+    "limit": (1, 2**40),
+    "threads": (1, 1024),
+}
+"""Smallest and largest value of each number, of each element where the field is a tuple."""
+
+MAX_HIDDEN_LAYERS = 16
+MAX_PIXELS = 3 * 1024 * 1024
+MAX_PARAMETERS = 1_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The architecture: everything needed to build the network a weights file belongs to."""
+
+    image_shape: tuple[int, int, int]
+    """Channels, height, width."""
+    arch: Arch = "mlp"
+    """Kind of encoder and decoder."""
+    hidden: tuple[int, ...] = (400,)
+    """Widths of the hidden layers of the encoder; the decoder mirrors them."""
+    activation: Activation = "relu"
+    """Nonlinearity between layers."""
+    latent_dim: int = 20
+    """Latent dimension L."""
+    likelihood: Likelihood = "bernoulli"
+    """Distribution p(x|z) of the pixels."""
+    border: int = 0
+    """Grey level (0-255) along the border of the training images: what new images are set on."""
+    digits: bool = False
+    """Whether the images are single digits, scaled and centred as MNIST's are."""
+
+    @property
+    def pixels(self) -> int:
+        """Pixels times channels, D."""
+        return math.prod(self.image_shape)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, sentence) for everything that is wrong."""
+        wrong = list(_field_problems(self))
+        yield from wrong
+        if wrong:
+            return
+        if not 1 <= len(self.hidden) <= MAX_HIDDEN_LAYERS:
+            yield "hidden", f"must have 1 to {MAX_HIDDEN_LAYERS} widths, not {len(self.hidden)}"
+        if self.image_shape[0] not in (1, 3):
+            yield "image_shape", f"must have 1 or 3 channels, not {self.image_shape[0]}"
+        elif self.pixels > MAX_PIXELS:
+            yield "image_shape", f"has {self.pixels:,} values, more than {MAX_PIXELS:,}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the network is trained."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+    batch_size: int = 256
+    """Images per optimizer step, over all processes."""
+    lr: float = 8e-3
+    """Peak learning rate of Adam."""
+    schedule: Schedule = "linear"
+    """`linear` and `cosine` warm up and then decay to zero; `constant` does neither."""
+    output_bias: OutputBias = "mean"
+    """Start of the decoder's output bias: the mean training image, or zero."""
+    seed: int = 0
+    """The only source of randomness."""
+    limit: int | None = None
+    """Use only the first N training images."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, sentence) for everything that is wrong."""
+        yield from _field_problems(self)
+        if isinstance(self.lr, float) and not (math.isfinite(self.lr) and self.lr > 0):
+            yield "lr", f"must be a finite number above 0, not {self.lr:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images a run was trained on."""
+
+    name: str
+    """Name of the data set, never a path."""
+    fingerprint: str
+    """SHA-256 over pixels, labels and split."""
+    n_train: int
+    """Training images."""
+    n_test: int
+    """Test images."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, sentence) for everything that is wrong."""
+        yield from _field_problems(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides the numbers of a run, and the versions it was made with."""
+
+    model: ModelConfig
+    training: TrainConfig
+    data: DataConfig
+    environment: dict[str, str | int]
+    """Versions, device and thread count; recorded, not compared."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return {
+            "format": FORMAT,
+            "model": to_json(self.model),
+            "training": to_json(self.training),
+            "data": to_json(self.data),
+            "environment": self.environment,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> RunConfig:
+        """Read the content of config.json.
+
+        Raises:
+            ValueError: it is not one that `to_json` writes.
+        """
+        keys = {"format", "model", "training", "data", "environment"}
+        if not isinstance(data, dict) or type(data.get("format")) is not int:
+            raise ValueError("it is no vaecli configuration")
+        if data["format"] > FORMAT:
+            raise ValueError(
+                f"it has format {data['format']}, this vaecli reads up to {FORMAT}; upgrade vaecli"
+            )
+        if data.keys() != keys or not isinstance(data["environment"], dict):
+            raise ValueError(f"it must have the keys {', '.join(sorted(keys))}, and no others")
+        return cls(
+            model=from_json(ModelConfig, data["model"], where="model"),
+            training=from_json(TrainConfig, data["training"], where="training"),
+            data=from_json(DataConfig, data["data"], where="data"),
+            environment=data["environment"],
+        )
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """The settings in which two runs differ, as `name: mine, theirs`."""
+        return [
+            f"{name}: {mine}, not {theirs}"
+            for part in ("model", "training", "data")
+            for name, mine in to_json(getattr(self, part)).items()
+            if mine != (theirs := to_json(getattr(other, part))[name])
+        ]
+
+
+def to_json(config: ModelConfig | TrainConfig | DataConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values, in field order."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+
+
+def from_json(kind: type[Config], data: object, *, where: str) -> Config:
+    """Build a configuration from parsed JSON, strictly.
+
+    Raises:
+        ValueError: unknown or missing keys, wrong types, values out of range; all of them named.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected an object, not {type(data).__name__}")
+    known = {field.name: field for field in fields(kind)}
+    wrong = [f"{where}.{key[:80]}: unknown key" for key in data if key not in known]
+    wrong += [
+        f"{where}.{name}: missing"
+        for name, field in known.items()
+        if name not in data and field.default is dataclasses.MISSING
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    values = {k: float(v) if _is_float_field(kind, k, v) else v for k, v in values.items()}
+    config = kind(**values)
+    wrong = [f"{where}.{field}: {sentence}" for field, sentence in config.problems()]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return config
+
+
+def canonical_json(value: Mapping[str, Any]) -> str:
+    """JSON with one spelling for equal values: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse JSON strictly: UTF-8, no duplicate keys, no NaN or infinity, no absurd depth.
+
+    Raises:
+        ValueError: the text is anything else.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            raise ValueError("a key stands twice in one object")
+        return result
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is no JSON number")
+
+    def finite(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise ValueError(f"{digits[:20]} is out of range")
+        return value
+
+    try:
+        return json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_float=finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def choices(hint: object) -> tuple[str, ...]:
+    """The values a `Literal` type allows."""
+    return tuple(str(value) for value in get_args(hint))
+
+
+def _is_float_field(kind: type[Any], name: str, value: object) -> bool:
+    return get_type_hints(kind)[name] is float and type(value) is int and abs(value) < 2**53
+
+
+def _field_problems(config: Any) -> Iterator[tuple[str, str]]:
+    """Types, choices and limits of every field, taken from its annotation and `LIMITS`."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if sentence := _value_problem(value, hint, *LIMITS.get(name, (-math.inf, math.inf))):
+            yield name, sentence
+
+
+def _value_problem(value: object, hint: Any, low: float, high: float) -> str | None:
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        return None if value in allowed else f"must be {_one_of(allowed)}, not {value!r:.80}"
+    if type(None) in get_args(hint):
+        if value is None:
+            return None
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    if get_origin(hint) is tuple:
+        elements = get_args(hint)
+        length = None if elements[-1] is Ellipsis else len(elements)
+        if not isinstance(value, tuple) or (length is not None and len(value) != length):
+            return f"must be a list of {length or 'whole'} numbers, not {value!r:.80}"
+        sentences = (_value_problem(item, elements[0], low, high) for item in value)
+        return next((sentence for sentence in sentences if sentence), None)
+    if type(value) is not hint:
+        return f"must be {_TYPE_NAMES[hint]}, not {value!r:.80}"
+    if isinstance(value, int | float) and not low <= value <= high:
+        bound = f"at least {low:,.0f}" if value < low else f"at most {high:,.0f}"
+        return f"must be {bound}, not {value:,}" if abs(value) < 1e30 else f"must be {bound}"
+    return None
+
+
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+}
+
+
+def _one_of(values: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, values[:-1])) + f" or {values[-1]}" if values[1:] else str(values[0])

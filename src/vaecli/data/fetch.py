@@ -1,0 +1,123 @@
+"""One HTTP download, guarded: time limits, a size cap, and no quiet loss of https."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import queue
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Generator
+from http.client import HTTPMessage
+from typing import IO
+
+Progress = Callable[[str, int, int | None], None]
+
+SIZE_LIMIT = 64 * 1024**2  # bytes of one download; the largest file has 26 MB
+LOWEST_RATE = 8 * 1024  # bytes per second; a server below it counts as stalled
+ERRORS = (OSError, ValueError, http.client.HTTPException)
+
+
+def receive(address: str, timeout: float, progress: Progress | None) -> bytes:
+    """The body at `address`, not checked.
+
+    Raises:
+        OSError, ValueError, http.client.HTTPException: refused, stalled, too large, cut short.
+    """
+    start, data, total = time.monotonic(), bytearray(), None
+    with contextlib.closing(stream(address, 3 * timeout, timeout)) as chunks:
+        for chunk, total in chunks:
+            data += chunk
+            if max(len(data), total or 0) > SIZE_LIMIT:
+                raise ValueError(f"it sends more than {SIZE_LIMIT:,} bytes")
+            elapsed = time.monotonic() - start
+            if elapsed > 3 * timeout and len(data) < LOWEST_RATE * elapsed:
+                raise TimeoutError("it stalls")
+            if progress is not None:
+                progress(address.rpartition("/")[2], len(data), total)
+    if total is not None and len(data) < total:
+        raise ValueError(f"it stopped after {len(data):,} of {total:,} bytes")
+    return bytes(data)
+
+
+def stream(
+    address: str, first: float, silence: float
+) -> Generator[tuple[bytes, int | None], None, None]:
+    """Yield the chunks at `address` with the announced total size.
+
+    A thread does the work, because no socket option limits the time of a name look-up, or of
+    headers that arrive one byte at a time; it is left to itself when it takes too long.
+
+    Raises:
+        TimeoutError: nothing within `first` seconds, or nothing more within `silence`.
+        OSError, ValueError, http.client.HTTPException: whatever the request met.
+    """
+    arrived: queue.SimpleQueue[tuple[bytes, int | None] | Exception | None] = queue.SimpleQueue()
+    left = threading.Event()
+
+    def work() -> None:
+        try:
+            request = urllib.request.Request(address, headers={"User-Agent": "vaecli"})
+            with urllib.request.build_opener(Redirects).open(request, timeout=silence) as response:
+                if response.headers.get_content_type() == "text/html":
+                    raise ValueError("it sent a web page (a proxy or a login page?)")
+                total = response.length
+                while not left.is_set() and (chunk := response.read1(64 * 1024)):
+                    arrived.put((chunk, total))
+            arrived.put(None)
+        except Exception as error:  # it goes on in the thread that waits
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            arrived.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        patience = first
+        while True:
+            item = arrived.get(timeout=patience)
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            yield item
+            patience = silence
+    except queue.Empty:
+        raise TimeoutError(f"no answer for {patience:g} s") from None
+    finally:
+        left.set()
+
+
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows few redirects, and none from https to anything else."""
+
+    max_redirections = 5
+    max_repeats = 2
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The request to follow, or ValueError."""
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme != "https" and (scheme != "http" or req.type == "https"):
+            fp.close()
+            raise ValueError(f"it redirects from {req.type} to {scheme}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def why(error: Exception) -> str:
+    """The reason of a failed request in a few words."""
+    if isinstance(error, urllib.error.HTTPError):
+        # urllib gives up so on a redirect loop, and on one to a local file
+        return "it redirects to nowhere" if error.code < 400 else f"HTTP {error.code}"
+    reason = getattr(error, "reason", None) or error
+    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return " ".join(str(text).split())[:120]

@@ -1,0 +1,44 @@
+"""Where to compute: a name from the command line becomes a torch device."""
+
+from __future__ import annotations
+
+import torch
+
+from vaecli.errors import EnvironmentFailure, UsageError
+
+
+def resolve(name: str) -> torch.device:
+    """The device called `name`: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        UsageError: there is no device of that kind.
+        EnvironmentFailure: this machine or this build of torch does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise UsageError(
+            f"--device {name}: no such device", "Choose auto, cpu, cuda, cuda:N or mps."
+        )
+    if kind == "cuda":
+        _require_cuda(name, int(index or 0))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise EnvironmentFailure(
+            "--device mps: this machine has no Metal device", "Use --device cpu."
+        )
+    return torch.device(name)
+
+
+def _require_cuda(name: str, index: int) -> None:
+    if not torch.cuda.is_available():
+        build = torch.version.cuda
+        why = "finds no usable GPU or driver" if build else "is a build without CUDA"
+        raise EnvironmentFailure(
+            f"--device {name}: torch {torch.__version__} {why}", "Use --device cpu."
+        )
+    if index >= torch.cuda.device_count():
+        raise EnvironmentFailure(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0",
+            "Name one of them, or use --device auto.",
+        )

@@ -1,0 +1,40 @@
+"""Images out of a model: reconstructions and samples, as uint8 pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vaecli.data.dataset import as_float
+from vaecli.images import to_uint8
+from vaecli.loss import pixel_mean
+from vaecli.model import VAE, reparameterize
+from vaecli.noise import NormalNoise
+
+
+@torch.inference_mode()
+def decode(model: VAE, latents: Tensor) -> Tensor:
+    """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8."""
+    return to_uint8(pixel_mean(model.decoder(latents)))
+
+
+@torch.inference_mode()
+def reconstruct(model: VAE, pixels: Tensor, *, noise: Tensor | None = None) -> Tensor:
+    """Encode and decode images (N, C, H, W) uint8; returns the same shape and type.
+
+    Args:
+        model: the model, on the device of `pixels`.
+        pixels: images of the model's shape.
+        noise: (N, L) to draw the latent from q(z|x) instead of taking its mean.
+    """
+    latents, log_variance = model.encoder(as_float(pixels))
+    if noise is not None:
+        latents = reparameterize(latents, log_variance, noise)
+    return decode(model, latents)
+
+
+def sample(model: VAE, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
+    """Decode `count` draws from the prior N(0, temperature^2); (count, C, H, W) uint8."""
+    device = next(model.parameters()).device
+    noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="samples", device=device)
+    return decode(model, temperature * noise.rows(0, count))

@@ -1,0 +1,103 @@
+"""Encoder, decoder and the reparameterization between them.
+
+Axes: B batch, C channels, H height, W width, D = C*H*W pixels, L latent dimension.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from vaecli.config import ModelConfig
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+class Encoder(nn.Module):
+    """Images to the mean and log variance of q(z|x) = N(mean, diag(exp(log_variance)))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.hidden = _mlp((config.pixels, *config.hidden), config.activation)
+        self.mean = nn.Linear(config.hidden[-1], config.latent_dim)
+        self.log_variance = nn.Linear(config.hidden[-1], config.latent_dim)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images (B, C, H, W) in [0, 1] to mean (B, L) and log variance (B, L)."""
+        features = self.hidden(images.flatten(1))
+        return self.mean(features), self.log_variance(features)
+
+
+class Decoder(nn.Module):
+    """Latents to the parameters of p(x|z), one per pixel; logits for a Bernoulli."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.image_shape = config.image_shape
+        widths = (config.latent_dim, *reversed(config.hidden))
+        self.hidden = _mlp(widths, config.activation)
+        self.output = nn.Linear(widths[-1], config.pixels)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map latents (B, L) to pixel parameters (B, C, H, W)."""
+        output: Tensor = self.output(self.hidden(latents))
+        return output.view(-1, *self.image_shape)
+
+
+class VAE(nn.Module):
+    """A variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode, draw one latent per image, decode.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            noise: (B, L) standard normal.
+
+        Returns:
+            Pixel parameters (B, C, H, W), mean (B, L), log variance (B, L).
+        """
+        mean, log_variance = self.encoder(images)
+        return self.decoder(reparameterize(mean, log_variance, noise)), mean, log_variance
+
+
+def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """Draw z = mean + exp(log_variance / 2) * noise, a sample of N(mean, exp(log_variance)).
+
+    Source: Kingma & Welling 2014, section 2.4.  All shapes (..., L).
+    """
+    return mean + torch.exp(0.5 * log_variance) * noise
+
+
+def build(config: ModelConfig, *, seed: int) -> VAE:
+    """A freshly initialised model; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VAE(config)
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of parameters, without allocating them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in VAE(config).parameters())
+
+
+def _mlp(widths: Iterable[int], activation: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width_in, width_out in itertools.pairwise(widths):
+        layers += [nn.Linear(width_in, width_out), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)

@@ -1,0 +1,90 @@
+"""What a finished run shows a person: pictures, curves and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vaecli import __version__
+from vaecli.config import canonical_json
+from vaecli.data.dataset import Images
+from vaecli.evaluation import protocol
+from vaecli.generation import reconstruct, sample
+from vaecli.images import encode_png, make_grid
+from vaecli.model import VAE
+from vaecli.run import (
+    CARD,
+    CURVES,
+    RECONSTRUCTIONS,
+    SAMPLES,
+    EpochMetrics,
+    Run,
+)
+
+PAIRS = 12
+SAMPLE_COLUMNS = 8
+
+
+def write(run: Run, model: VAE, test: Images, rows: Sequence[EpochMetrics]) -> tuple[Path, ...]:
+    """Write pictures, curves and model card into the run directory; returns their paths."""
+    from vaecli import plots
+
+    pairs = reconstruction_pairs(model, test, PAIRS)
+    grid = make_grid(pairs, columns=min(PAIRS, len(test)))
+    run.write(RECONSTRUCTIONS, encode_png(grid))
+    samples = sample(model, SAMPLE_COLUMNS**2, seed=run.config.training.seed)
+    run.write(SAMPLES, encode_png(make_grid(samples, columns=SAMPLE_COLUMNS)))
+    run.write(CURVES, plots.curves(rows))
+    run.write(CARD, card(run, rows).encode())
+    return tuple(run.path / name for name in (RECONSTRUCTIONS, SAMPLES, CURVES, CARD))
+
+
+def reconstruction_pairs(model: VAE, images: Images, count: int) -> Tensor:
+    """The first `count` images, then their reconstructions; (2 * count, C, H, W) uint8."""
+    originals = images.pixels[:count]
+    return torch.cat([originals, reconstruct(model, originals)])
+
+
+def card(run: Run, rows: Sequence[EpochMetrics]) -> str:
+    """The model card: YAML front matter the Hugging Face Hub reads, then plain words."""
+    config, last = run.config, rows[-1]
+    model = config.model
+    shape = "x".join(map(str, model.image_shape))
+    hidden = ", ".join(map(str, model.hidden))
+    return f"""---
+library_name: vaecli
+tags:
+- vae
+- variational-autoencoder
+- pytorch
+datasets:
+- {config.data.name}
+metrics:
+- elbo
+---
+
+# Variational autoencoder on {config.data.name}
+
+Made by vaecli {__version__}: `{model.arch}` encoder and decoder, hidden {hidden}, latent
+dimension {model.latent_dim}, {model.likelihood} decoder, images {shape}.
+
+| nats per image | train | test |
+| --- | --- | --- |
+| loss (negative ELBO) | {last.train_loss:.2f} | {last.test_loss:.2f} |
+| distortion | {last.train_distortion:.2f} | {last.test_distortion:.2f} |
+| rate | {last.train_rate:.2f} | {last.test_rate:.2f} |
+
+After {last.epoch} epochs on {config.data.n_train:,} images; test figures over all
+{config.data.n_test:,} test images, one noise sample each. {protocol(model)}
+
+```
+vaecli eval -m .
+vaecli reconstruct IMAGE.png -m .
+vaecli sample -m .
+```
+
+Configuration: `{canonical_json(config.to_json()["training"])}`
+"""

@@ -1,0 +1,373 @@
+"""The training loop: a generator of events that commits through the run and resumes exactly.
+
+Whatever is drawn depends on (seed, purpose, epoch, place) only, so the place in the schedule
+is all there is to restore besides weights and optimizer state.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaecli import report
+from vaecli.checkpoint import Checkpoint
+from vaecli.config import RunConfig, TrainConfig
+from vaecli.data.dataset import Dataset, Images, as_float
+from vaecli.errors import DivergedError
+from vaecli.evaluation import evaluate
+from vaecli.loss import bernoulli_output_bias, elbo_terms
+from vaecli.model import VAE, build
+from vaecli.noise import NormalNoise, derive_seed, permutation
+from vaecli.run import EpochMetrics, Run
+from vaecli.weights import Shapes
+
+WARMUP_FRACTION = 0.25
+DECAYED_BETAS = (0.9, 0.98)
+ADAM_BETAS = (0.9, 0.999)
+COMMIT_EVERY = 33
+"""A commit may cost one part in this many of the time since the last."""
+REFRESH_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins, or goes on after `epoch` whole epochs and `images` of the next."""
+
+    epochs: int
+    n_train: int
+    n_test: int
+    parameters: int
+    epoch: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress within an epoch: `images` seen so far, their mean loss in nats per image."""
+
+    epoch: int
+    images: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """An epoch and its test pass are done."""
+
+    metrics: EpochMetrics
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something a person should read."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The state was committed; nothing before this point can be lost."""
+
+    epoch: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """`should_stop` said so: the state was committed and training ends early."""
+
+    epoch: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Weights and metrics are safe on disk."""
+
+    path: Path
+    metrics: tuple[EpochMetrics, ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures and the model card are written too; the last event."""
+
+    files: tuple[Path, ...]
+
+
+Event = Started | Step | EpochEnd | Notice | Saved | Stopped | Finished | Drawn
+
+
+def train(
+    run: Run,
+    dataset: Dataset,
+    *,
+    device: torch.device | str = "cpu",
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train the model of `run`, from its last committed state if it has one.
+
+    Args:
+        run: the run directory, locked by the caller.
+        dataset: the images the run's configuration was made for.
+        device: where to compute.
+        should_stop: asked after each step; True commits the state and ends with `Stopped`.
+
+    Yields:
+        `Started`, then `Step`, `EpochEnd`, `Saved` and `Notice` as they happen, and at last
+        `Finished` and `Drawn`, or `Stopped`.
+
+    Raises:
+        DivergedError: the loss or a weight is NaN or infinite; the last good state is kept.
+        ModelError: the committed state is damaged.
+    """
+    loop = _Loop(run, dataset, torch.device(device))
+    yield from loop.restore()
+    yield loop.started()
+    while loop.state.epoch < run.config.training.epochs:
+        for _ in loop.steps():
+            if should_stop():
+                yield loop.commit()
+                yield Stopped(loop.state.epoch, loop.images_seen)
+                return
+            if loop.refresh_due():
+                yield loop.progress()
+        yield EpochEnd(loop.end_epoch())
+        if loop.commit_due():
+            yield loop.commit()
+    if not loop.checkpoints.finished:
+        yield loop.commit(finished=True)
+    rows = tuple(loop.state.rows)
+    yield Finished(run.path, rows)
+    yield Drawn(report.write(run, loop.model, dataset.test, rows))
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """The learning rate of step 0 <= step < total.
+
+    `linear` and `cosine` rise linearly over the first quarter, then fall to zero.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    warmup = max(1, round(WARMUP_FRACTION * total))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    left = (total - step) / (total - warmup + 1)
+    return config.lr * (
+        left if config.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    )
+
+
+@dataclass
+class _State:
+    """What a commit holds, besides the tensors of model and optimizer."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    rows: list[EpochMetrics] = field(default_factory=list)
+
+    def info(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_info(cls, info: dict[str, Any]) -> _State:
+        rows = [EpochMetrics(**row) for row in info["rows"]]
+        return cls(info["epoch"], info["step"], info["seconds"], rows)
+
+
+class _Loop:
+    """Model, optimizer and place in the schedule of one run."""
+
+    def __init__(self, run: Run, dataset: Dataset, device: torch.device) -> None:
+        self.run = run
+        self.config = run.config.training
+        self.device = device
+        self.train = _to(dataset.train, device)
+        self.test = _to(dataset.test, device)
+        self.batch_size = min(self.config.batch_size, len(self.train))
+        self.steps_per_epoch = math.ceil(len(self.train) / self.batch_size)
+        self.model = initial_model(run.config, self.train.pixels).to(device)
+        self.optimizer = _adam(self.model, self.config)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        """Distortion and rate summed over the images of this epoch so far."""
+        self.state = _State()
+        self.checkpoints = run.checkpoints()
+        self._began = time.perf_counter()
+        self._refreshed = self._committed = self._began
+        self._commit_cost = 0.0
+
+    def restore(self) -> Iterator[Notice]:
+        """Take up the newest committed state, if there is one."""
+        warnings: list[str] = []
+        tensors = self._tensors()
+        shapes: Shapes = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+        checkpoint = self.checkpoints.newest(shapes, warnings.append)
+        yield from map(Notice, warnings)
+        if checkpoint is not None:
+            self._load(tensors, checkpoint)
+
+    @torch.no_grad()
+    def _load(self, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+        for name, tensor in tensors.items():
+            tensor.copy_(checkpoint.tensors[name])
+        self.state = _State.from_info(checkpoint.info)
+        self._derive()
+
+    def started(self) -> Started:
+        return Started(
+            epochs=self.config.epochs,
+            n_train=len(self.train),
+            n_test=len(self.test),
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            epoch=self.state.epoch,
+            images=self.images_seen,
+        )
+
+    @property
+    def images_seen(self) -> int:
+        """Images of the current epoch that were visited."""
+        return min(self.state.step * self.batch_size, len(self.train))
+
+    def steps(self) -> Iterator[None]:
+        """Run what is left of the current epoch, one optimizer step at a time."""
+        epoch, seed = self.state.epoch, self.config.seed
+        order = permutation(len(self.train), seed=seed, epoch=epoch).to(self.device)
+        noise = NormalNoise(
+            self.model.config.latent_dim,
+            seed=seed,
+            purpose="training",
+            epoch=epoch,
+            device=self.device,
+        )
+        self._began = time.perf_counter() - self.state.seconds
+        total = self.config.epochs * self.steps_per_epoch
+        while self.state.step < self.steps_per_epoch:
+            start = self.images_seen
+            chosen = order[start : start + self.batch_size]
+            rate = learning_rate(epoch * self.steps_per_epoch + self.state.step, total, self.config)
+            self._step(self.train.pixels[chosen], noise.rows(start, start + len(chosen)), rate)
+            self.state.step += 1
+            yield
+
+    def _step(self, pixels: Tensor, noise: Tensor, learning_rate: float) -> None:
+        images = as_float(pixels)
+        logits, mean, log_variance = self.model(images, noise)
+        terms = elbo_terms(images, logits, mean, log_variance)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(terms.loss.mean())
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+        with torch.no_grad():
+            self.sums += torch.stack([terms.distortion.sum(), terms.rate.sum()])
+
+    def refresh_due(self) -> bool:
+        return time.perf_counter() - self._refreshed >= REFRESH_SECONDS
+
+    def progress(self) -> Step:
+        self._refreshed = time.perf_counter()
+        loss = float(self.sums.sum()) / self.images_seen
+        return Step(self.state.epoch + 1, self.images_seen, loss)
+
+    def end_epoch(self) -> EpochMetrics:
+        """The test pass and the row of metrics.csv."""
+        training_seconds = time.perf_counter() - self._began
+        distortion, rate = (self.sums / len(self.train)).tolist()
+        test = evaluate(self.model, self.test, seed=self.config.seed)
+        metrics = EpochMetrics(
+            epoch=self.state.epoch + 1,
+            objective=distortion + rate,
+            train_loss=distortion + rate,
+            train_distortion=distortion,
+            train_rate=rate,
+            test_loss=test.loss,
+            test_distortion=test.distortion,
+            test_rate=test.rate,
+            images_per_second=len(self.train) / training_seconds,
+            seconds=time.perf_counter() - self._began,
+        )
+        self._check_finite(metrics.train_loss, metrics.test_loss)
+        self.state = _State(epoch=metrics.epoch, rows=[*self.state.rows, metrics])
+        self.sums.zero_()
+        return metrics
+
+    def commit_due(self) -> bool:
+        since = time.perf_counter() - self._committed
+        return since >= COMMIT_EVERY * self._commit_cost
+
+    def commit(self, *, finished: bool = False) -> Saved:
+        """Save the state; everything else in the run directory follows from it."""
+        began = time.perf_counter()
+        if self.state.step:
+            self.state.seconds = began - self._began
+        self._check_finite(float(self.sums.sum()))
+        self.checkpoints.commit(self._tensors(), self.state.info(), finished=finished)
+        self._derive()
+        self._committed = time.perf_counter()
+        self._commit_cost = self._committed - began
+        return Saved(self.state.epoch, self.images_seen)
+
+    def _derive(self) -> None:
+        self.run.write_weights(self.model)
+        self.run.write_metrics(self.state.rows)
+
+    def _check_finite(self, *losses: float) -> None:
+        finite = all(map(math.isfinite, losses)) and all(
+            bool(torch.isfinite(p).all()) for p in self.model.parameters()
+        )
+        if not finite:
+            raise DivergedError(
+                f"training diverged in epoch {self.state.epoch + 1}: the loss is no longer finite",
+                f"Start again with a lower --lr (it was {self.config.lr:g}).",
+            )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Every tensor a commit holds, by name; the tensors themselves, not copies."""
+        tensors = {"sums": self.sums}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state[parameter]
+            tensors[f"model.{name}"] = parameter
+            tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
+        return tensors
+
+
+def initial_model(config: RunConfig, pixels: Tensor) -> VAE:
+    """The model before its first step.
+
+    Args:
+        config: the run's configuration.
+        pixels: (N, C, H, W) uint8 training images, for the output bias.
+    """
+    model = build(config.model, seed=derive_seed(config.training.seed, "weights"))
+    if config.training.output_bias == "mean":
+        mean_image = pixels.sum(0, dtype=torch.int64).double() / (255 * len(pixels))
+        bias = bernoulli_output_bias(mean_image.flatten(), len(pixels))
+    else:
+        bias = torch.zeros(config.model.pixels)
+    with torch.no_grad():
+        model.decoder.output.bias.copy_(bias)
+    return model
+
+
+def _adam(model: VAE, config: TrainConfig) -> torch.optim.Adam:
+    """Adam with its state in place from the start, so that a commit always has the same shape."""
+    betas = ADAM_BETAS if config.schedule == "constant" else DECAYED_BETAS
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=betas, fused=True)
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def _to(images: Images, device: torch.device) -> Images:
+    return Images(images.pixels.to(device), images.labels)

@@ -1,0 +1,115 @@
+"""Shared fixtures: a tiny data set in MNIST's own format, a trained run, the command line."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+# two small test processes share the cores better than one that spins on both
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from vaecli import cli
+from vaecli.data import digits
+from vaecli.errors import ExitCode
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Vaecli = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("VAECLI_")]:
+        if name != "VAECLI_TEST_DATA":
+            monkeypatch.delenv(name)
+    for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def vaecli(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Vaecli:
+    """Run a command line in an empty folder; only documented exit codes and no traceback."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        threads = torch.get_num_threads()
+        code = cli.run([str(argument) for argument in arguments])
+        torch.set_num_threads(threads)
+        out, err = capfd.readouterr()
+        assert code in set(ExitCode), f"undocumented exit code {code}"
+        assert "Traceback" not in err + out or "--debug" in arguments
+        return Outcome(code, out, err)
+
+    return call
+
+
+def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(header + array.tobytes(), 1))
+
+
+def write_mnist(folder: Path, train: int, test: int, seed: int = 0) -> None:
+    """Drawn digits as the four files of MNIST, in torchvision's layout."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    for prefix, count in (("train", train), ("t10k", test)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        pixels = digits._draw(rng, labels)
+        write_idx(folder / f"MNIST/raw/{prefix}-images-idx3-ubyte.gz", pixels[:, 0])
+        write_idx(folder / f"MNIST/raw/{prefix}-labels-idx1-ubyte.gz", labels)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of named sets whose `mnist` has 500 training and 130 test digits."""
+    folder = tmp_path_factory.mktemp("data")
+    write_mnist(folder, 500, 130)
+    return folder
+
+
+TRAIN = ("train", "--data", "mnist", "--hidden", "64", "--latent-dim", "8", "--batch-size", "64")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """A finished run of two epochs; read it, never write to it."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    arguments = [*TRAIN, "--epochs", "2", "--data-dir", str(data_dir), "-o", str(path), "-q"]
+    assert cli.run(arguments) == 0
+    return path
+
+
+def real_mnist() -> Path | None:
+    """A folder with the real MNIST files, or None."""
+    for folder in (os.environ.get("VAECLI_TEST_DATA"), REPOSITORY.parent / "shared" / "data"):
+        if folder and (Path(folder) / "MNIST/raw").is_dir():
+            return Path(folder)
+    return None
+
+
+needs_mnist = pytest.mark.skipif(
+    real_mnist() is None,
+    reason="needs the real MNIST files: set VAECLI_TEST_DATA to a folder with MNIST/raw/",
+)

@@ -1,0 +1,109 @@
+"""The rules of the house: imports run one way, and heavy ones only where they are needed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vaecli
+
+SOURCE = Path(vaecli.__file__).parent
+
+# a file may import only from rows above its own; files of one row do not import each other
+LADDER = [
+    ["vaecli", "errors"],
+    ["config", "files", "signals"],
+    ["model", "loss", "noise", "device"],
+    ["data.dataset", "weights"],
+    ["images", "checkpoint", "data.cache", "data.idx", "data.digits", "data.fetch"],
+    ["run", "data.named"],
+    ["data"],
+    ["evaluation", "generation", "planning", "plots"],
+    ["report"],
+    ["training"],
+    ["ui"],
+    ["commands"],
+    ["commands.options"],
+    ["commands.loading"],
+    ["commands.train", "commands.eval"],
+    ["cli"],
+    ["__main__"],
+]
+ROW = {name: row for row, names in enumerate(LADDER) for name in names}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "vaecli"
+
+
+FILES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full.removeprefix("vaecli.") in FILES else node.module
+
+
+def test_every_file_has_a_row() -> None:
+    assert set(FILES) == set(ROW)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_run_one_way(name: str) -> None:
+    for imported in imports(FILES[name]):
+        if imported.split(".")[0] == "vaecli":
+            target = imported.removeprefix("vaecli.")
+            assert ROW[target] < ROW[name], f"{name} imports {target}"
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("typer", ("cli", "commands.")),
+        ("rich", ("ui",)),
+        ("matplotlib", ("plots",)),
+        ("torchvision", ("data.named",)),
+        ("click", ()),
+        ("pickle", ()),
+    ],
+)
+def test_a_library_is_imported_only_where_it_belongs(library: str, homes: tuple[str, ...]) -> None:
+    for name, path in FILES.items():
+        found = {imported.split(".")[0] for imported in imports(path)}
+        if library in found:
+            assert name.startswith(homes), f"{name} imports {library}"
+
+
+def test_nothing_unpickles() -> None:
+    for path in FILES.values():
+        found = re.search(r"(?<!safetensors\.)torch\.load|pickle|\bexec\(", path.read_text())
+        assert found is None, f"{path}: {found}"
+
+
+def modules_after(code: str) -> set[str]:
+    """The top-level names in sys.modules after `code` ran in a fresh interpreter."""
+    script = f"import sys\n{code}\nprint(*sys.modules)"
+    command = [sys.executable, "-c", script]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(output.splitlines()[-1].split())
+
+
+def test_help_is_instant() -> None:
+    heavy = {"torch", "torchvision", "matplotlib", "numpy", "PIL", "safetensors"}
+    for arguments in ([], ["--help"], ["--version"], ["train", "--help"], ["eval", "--help"]):
+        loaded = modules_after(f"from vaecli.cli import run; run({arguments})")
+        assert not heavy & loaded, arguments

@@ -1,0 +1,746 @@
+"""MNIST and its relatives: found without network, downloaded whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import gzip
+import hashlib
+import importlib.abc
+import importlib.metadata
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
+from http.client import HTTPMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vaecli import files
+from vaecli.data import cache, fetch, idx, named
+from vaecli.data.dataset import Dataset
+from vaecli.errors import DataError, EnvironmentFailure
+
+REAL = Path(
+    os.environ.get("VAECLI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"), "MNIST/raw"
+)
+
+
+def encode(tensor: Tensor) -> bytes:
+    header = bytes([0, 0, 8, tensor.ndim])
+    return header + b"".join(n.to_bytes(4, "big") for n in tensor.shape) + bytes(tensor.flatten())
+
+
+def small_set() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(limit: int, *shape: int) -> Tensor:
+        return torch.randint(0, limit, shape, generator=generator, dtype=torch.uint8)
+
+    tensors = (draw(256, 20, 28, 28), draw(10, 20), draw(256, 8, 28, 28), draw(10, 8))
+    return dict(zip(idx.FILES, tensors, strict=True))
+
+
+TENSORS = small_set()
+PLAIN = {file: encode(tensor) for file, tensor in TENSORS.items()}
+PACKED = {file: gzip.compress(data, mtime=0) for file, data in PLAIN.items()}
+EXPECTED = idx.assemble("mnist", TENSORS, "memory")
+BOMB = gzip.compress(PLAIN[idx.FILES[0]] + bytes(16 * 1024**2), mtime=0)
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+MD5 = {file: md5(data) for file, data in PACKED.items()}
+
+
+def fill(folder: Path, contents: dict[str, bytes], suffix: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, data in contents.items():
+        (folder / f"{file}{suffix}").write_bytes(data)
+    return folder
+
+
+def same(found: Dataset | None) -> bool:
+    return found is not None and found.fingerprint() == EXPECTED.fingerprint()
+
+
+def everything_in(folder: Path) -> set[str]:
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in names if not name.endswith(("/lock", "/holder"))}
+
+
+# ---------------------------------------------------------------- found on disk
+
+
+@pytest.mark.parametrize(
+    ("contents", "suffix"), [(PLAIN, ""), (PACKED, ".gz"), (PACKED, "")], ids=["plain", "gz", "odd"]
+)
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")],
+)
+def test_torchvisions_layout_is_found(
+    tmp_path: Path, name: str, folder: str, contents: dict[str, bytes], suffix: str
+) -> None:
+    raw = fill(tmp_path / folder / "raw", contents, suffix)
+    before = everything_in(tmp_path)
+    for data_dir in (tmp_path, tmp_path / folder, raw):
+        found = named.find(name, data_dir, report=pytest.fail)
+        assert same(found)
+        assert found is not None
+        assert found.name == name
+    assert everything_in(tmp_path) == before
+
+
+def test_absent_is_none_without_a_word(tmp_path: Path) -> None:
+    assert named.find("mnist", tmp_path / "no such folder", report=pytest.fail) is None
+    assert everything_in(tmp_path) == set()
+
+
+def test_files_of_another_set_are_not_taken(tmp_path: Path) -> None:
+    raw = fill(tmp_path / "FashionMNIST" / "raw", PLAIN)
+    for data_dir in (tmp_path, tmp_path / "FashionMNIST", raw):
+        assert named.find("mnist", data_dir) is None
+
+
+@pytest.mark.parametrize("file", idx.FILES)
+def test_a_damaged_file_gives_way_to_its_sound_sibling(tmp_path: Path, file: str) -> None:
+    raw = fill(tmp_path / "MNIST" / "raw", PLAIN)
+    fill(raw, PACKED, ".gz")
+    (raw / file).write_bytes(PLAIN[file][:-5])
+    problems: list[str] = []
+    assert same(named.find("mnist", tmp_path, report=problems.append))
+    assert [str(raw / file) in problem for problem in problems] == [True]
+
+
+def test_a_damaged_file_without_sibling_makes_the_set_absent(tmp_path: Path) -> None:
+    raw = fill(tmp_path / "MNIST" / "raw", PLAIN)
+    damaged = raw / idx.FILES[2]
+    damaged.write_bytes(PLAIN[idx.FILES[2]][:-5])
+    problems: list[str] = []
+    assert named.find("mnist", tmp_path, report=problems.append) is None
+    assert len(problems) == 1
+    with pytest.raises(EnvironmentFailure) as caught:
+        named.load("mnist", tmp_path, allow_download=False)
+    assert str(damaged) in caught.value.message
+    assert str(raw) in caught.value.hint
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    raw = fill(tmp_path / "MNIST" / "raw", PLAIN)
+    (raw / idx.FILES[1]).unlink()
+    with pytest.raises(EnvironmentFailure, match=f"{idx.FILES[1]}: it is missing"):
+        named.load("mnist", tmp_path, allow_download=False)
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, limit: int) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(files, "read_capped", refuse)
+    problems: list[str] = []
+    assert named.find("mnist", tmp_path, report=problems.append) is None
+    assert problems
+    assert all(problem.endswith(": Permission denied") for problem in problems)
+
+
+def test_nothing_there_and_no_download_gives_the_recipe(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailure, match="downloads are off") as caught:
+        named.load("kmnist", tmp_path, allow_download=False)
+    assert all(file in caught.value.hint for file in idx.FILES)
+    assert str(tmp_path / "KMNIST" / "raw") in caught.value.hint
+    assert "--data digits" in caught.value.hint
+
+
+# ------------------------------------------------------------------------ cache
+
+
+def test_cache_round_trip(tmp_path: Path) -> None:
+    path = cache.cache_path("mnist", tmp_path)
+    cache.write_cache(path, EXPECTED)
+    assert same(cache.read_cache(path, "mnist"))
+    assert same(named.find("mnist", tmp_path, report=pytest.fail))
+    with pytest.raises(DataError, match="no cache of kmnist"):
+        cache.read_cache(path, "kmnist")
+
+
+def test_a_damaged_cache_is_refused_or_harmless(tmp_path: Path) -> None:
+    path = cache.cache_path("mnist", tmp_path)
+    cache.write_cache(path, EXPECTED)
+    good = path.read_bytes()
+    header = 8 + int.from_bytes(good[:8], "little")
+    messages = []
+    for position in [*range(header), *range(header, len(good), 997)]:
+        path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+        try:
+            assert same(cache.read_cache(path, "mnist"))
+        except DataError as error:
+            messages.append(error.message)
+    assert len(messages) > header // 2
+    assert all(str(path) in message for message in messages)
+    for length in [*range(header + 1), len(good) // 2, len(good) - 1]:
+        path.write_bytes(good[:length])
+        with pytest.raises(DataError):
+            cache.read_cache(path, "mnist")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"[" * 60_000, b"{}", b"[]", b'{"__metadata__": []}', b"\xff\xfe", b"1e999", b"9" * 5000],
+)
+def test_a_hostile_cache_header_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "cache"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(DataError):
+        cache.read_cache(path, "mnist")
+
+
+def test_a_damaged_cache_is_made_anew_from_idx_files(tmp_path: Path) -> None:
+    fill(tmp_path / "MNIST" / "raw", PACKED, ".gz")
+    path = cache.cache_path("mnist", tmp_path)
+    cache.write_cache(path, EXPECTED)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    problems: list[str] = []
+    assert same(named.find("mnist", tmp_path, report=problems.append))
+    assert [str(path) in problem for problem in problems] == [True]
+    assert same(cache.read_cache(path, "mnist"))
+
+
+def test_a_damaged_cache_alone_is_named(tmp_path: Path) -> None:
+    path = cache.cache_path("mnist", tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"junk")
+    with pytest.raises(EnvironmentFailure) as caught:
+        named.load("mnist", tmp_path, allow_download=False)
+    assert str(path) in caught.value.message
+
+
+# --------------------------------------------------------------------- download
+
+
+class Server(ThreadingHTTPServer):
+    """Serves good and bad mirrors: the first part of the path says what goes wrong."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str] = []
+        self.over = threading.Event()
+        self.packed = dict(PACKED)
+
+    def mirror(self, behaviour: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{behaviour}/"
+
+    def sources(self, *behaviours: str, timeout: float = 5.0) -> named.Sources:
+        return named.Sources([self.mirror(name) for name in behaviours], MD5, timeout)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """The client may hang up."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        _, behaviour, file = self.path.split("/")
+        self.server.asked.append(f"{behaviour}/{file}")
+        data = self.server.packed[file.removesuffix(".gz")]
+        getattr(self, f"send_{behaviour}")(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def send(
+        self, body: bytes, *, status: int = 200, length: int | None = None, **more: str
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for key, value in more.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def slowly(self, data: bytes) -> None:
+        for position in range(len(data)):
+            self.wfile.write(data[position : position + 1])
+            if self.server.over.wait(0.04):
+                return
+
+    def send_good(self, data: bytes) -> None:
+        self.send(data)
+
+    def send_moved(self, data: bytes) -> None:
+        self.send(b"", status=302, Location=self.path.replace("moved", "good"))
+
+    def send_html(self, data: bytes) -> None:
+        self.send(b"<html>Sign in</html>", Content_Type="text/html; charset=utf-8")
+
+    def send_unnamed_html(self, data: bytes) -> None:
+        self.send(b"<html>Sign in</html>")
+
+    def send_wrong(self, data: bytes) -> None:
+        self.send(data[:-1] + b"?")
+
+    def send_short(self, data: bytes) -> None:
+        self.send(data[:-10], length=len(data))
+
+    def send_unknown_length_short(self, data: bytes) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(data[:-10])
+
+    def send_e503(self, data: bytes) -> None:
+        self.send(b"try later", status=503)
+
+    def send_e404(self, data: bytes) -> None:
+        self.send(b"", status=404)
+
+    def send_loop(self, data: bytes) -> None:
+        self.send(b"", status=302, Location=self.path)
+
+    def send_local(self, data: bytes) -> None:
+        self.send(b"", status=302, Location="file:///etc/hostname")
+
+    def send_huge(self, data: bytes) -> None:
+        self.send(data, length=fetch.SIZE_LIMIT + 1)
+
+    def send_endless(self, data: bytes) -> None:
+        self.send_response(200)
+        self.end_headers()
+        while not self.server.over.is_set():
+            self.wfile.write(bytes(1024**2))
+
+    def send_bomb(self, data: bytes) -> None:
+        self.send(BOMB)
+
+    def send_stall(self, data: bytes) -> None:
+        self.server.over.wait(20)
+
+    def send_stall_halfway(self, data: bytes) -> None:
+        self.send(data[:1000], length=len(data))
+        self.server.over.wait(20)
+
+    def send_dripping_header(self, data: bytes) -> None:
+        self.slowly(b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 1000)
+
+    def send_dripping_body(self, data: bytes) -> None:
+        self.send(b"", length=len(data))
+        self.slowly(data)
+
+    def send_nonsense(self, data: bytes) -> None:
+        self.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+    def send_hang_up(self, data: bytes) -> None:
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "*")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+def closed_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/"
+
+
+DOWNLOADED = {f"MNIST/raw/{file}.gz" for file in idx.FILES} | {"vaecli/mnist/images.safetensors"}
+FAST_FAULTS = {
+    "html": "web page",
+    "unnamed_html": "MD5",
+    "wrong": "MD5",
+    "short": "it stopped after",
+    "unknown_length_short": "MD5",
+    "e503": "HTTP 503",
+    "e404": "HTTP 404",
+    "loop": "redirects to nowhere",
+    "local": "redirects to nowhere",
+    "huge": "it sends more than",
+    "bomb": "MD5",
+    "nonsense": "SSH-2.0",
+    "hang_up": "",
+}
+SLOW_FAULTS = {
+    "stall": "",
+    "stall_halfway": "",
+    "dripping_header": "no answer",
+    "dripping_body": "stalls",
+}
+FAULTS = FAST_FAULTS | SLOW_FAULTS
+
+
+def test_download(tmp_path: Path, server: Server) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    found = named.download(
+        "mnist",
+        tmp_path,
+        progress=lambda file, done, total: seen.append((file, done, total)),
+        report=pytest.fail,
+        sources=server.sources("good"),
+    )
+    assert same(found)
+    assert everything_in(tmp_path) == DOWNLOADED
+    for file in idx.FILES:
+        size = len(PACKED[file])
+        assert (f"{file}.gz", size, size) in seen
+        assert (tmp_path / f"MNIST/raw/{file}.gz").read_bytes() == PACKED[file]
+    asked = len(server.asked)
+    assert same(named.find("mnist", tmp_path, report=pytest.fail))
+    assert same(named.download("mnist", tmp_path, sources=server.sources("good")))
+    assert same(named.load("mnist", tmp_path, allow_download=True))
+    assert len(server.asked) == asked == 4
+
+
+def test_an_honest_redirect_is_followed(tmp_path: Path, server: Server) -> None:
+    assert same(named.download("mnist", tmp_path, sources=server.sources("moved")))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_next_mirror_is_tried_on_any_failure(
+    tmp_path: Path, server: Server, fault: str
+) -> None:
+    sources = server.sources(fault, "good", timeout=0.3 if fault in SLOW_FAULTS else 5.0)
+    start = time.monotonic()
+    assert same(named.download("mnist", tmp_path, sources=sources))
+    assert time.monotonic() - start < 10
+    assert everything_in(tmp_path) == DOWNLOADED
+    # in their order, and the failed one is not asked for the other files
+    asked = list(dict.fromkeys(server.asked))
+    first, *others = (f"{file}.gz" for file in idx.FILES)
+    assert asked == [f"{fault}/{first}", f"good/{first}", *(f"good/{file}" for file in others)]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_when_all_mirrors_fail_each_is_named_and_nothing_is_kept(
+    tmp_path: Path, server: Server, fault: str
+) -> None:
+    sources = server.sources(fault, timeout=0.1 if fault in SLOW_FAULTS else 5.0)
+    refused = closed_port()
+    sources = dataclasses.replace(sources, mirrors=[*sources.mirrors, refused])
+    with pytest.raises(EnvironmentFailure) as caught:
+        named.download("mnist", tmp_path, sources=sources)
+    assert f"127.0.0.1:{server.server_port}: " in caught.value.message
+    assert FAULTS[fault] in caught.value.message
+    assert f"{refused.split('/')[2]}: Connection refused" in caught.value.message
+    assert len(caught.value.message) < 400
+    assert str(tmp_path / "MNIST" / "raw") in caught.value.hint
+    assert "--data digits" in caught.value.hint
+    assert everything_in(tmp_path) == set()
+    assert named.find("mnist", tmp_path, report=pytest.fail) is None
+
+
+def test_an_endless_body_is_cut_off(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "SIZE_LIMIT", 4 * 1024**2)
+    with pytest.raises(EnvironmentFailure, match="sends more than"):
+        named.download("mnist", tmp_path, sources=server.sources("endless"))
+    assert everything_in(tmp_path) == set()
+
+
+def test_a_gzip_bomb_with_the_right_md5_is_refused(tmp_path: Path, server: Server) -> None:
+    sources = dataclasses.replace(server.sources("bomb"), md5={**MD5, idx.FILES[0]: md5(BOMB)})
+    with pytest.raises(EnvironmentFailure, match="more follow"):
+        named.download("mnist", tmp_path, sources=sources)
+    assert everything_in(tmp_path) == set()
+
+
+def test_https_is_never_downgraded() -> None:
+    request = urllib.request.Request("https://example.org/file")
+    headers = HTTPMessage()
+
+    def redirect(target: str) -> urllib.request.Request | None:
+        handler = fetch.Redirects()
+        return handler.redirect_request(request, BytesIO(), 302, "Found", headers, target)
+
+    assert isinstance(headers, Message)
+    followed = redirect("https://example.com/file")
+    assert followed is not None
+    assert followed.full_url == "https://example.com/file"
+    with pytest.raises(ValueError, match="from https to http"):
+        redirect("http://example.com/file")
+
+
+def test_no_request_goes_to_http_when_https_fails(tmp_path: Path, server: Server) -> None:
+    secure = server.mirror("good").replace("http:", "https:")
+    sources = named.Sources([secure], MD5, timeout=0.5)
+    with pytest.raises(EnvironmentFailure):
+        named.download("mnist", tmp_path, sources=sources)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("survivors", [0, 1, 2, 3])
+def test_an_interrupted_download_goes_on_with_what_is_sound(
+    tmp_path: Path, server: Server, survivors: int
+) -> None:
+    stop_at = f"{idx.FILES[survivors]}.gz"
+
+    def interrupt(file: str, done: int, total: int | None) -> None:
+        if file == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        named.download("mnist", tmp_path, progress=interrupt, sources=server.sources("good"))
+    kept = {f"MNIST/raw/{file}.gz" for file in idx.FILES[:survivors]}
+    assert everything_in(tmp_path) == kept
+    assert named.find("mnist", tmp_path) is None
+    server.asked.clear()
+    assert same(named.download("mnist", tmp_path, sources=server.sources("good")))
+    assert server.asked == [f"good/{file}.gz" for file in idx.FILES[survivors:]]
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_a_full_disk_is_an_environment_failure(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    real_write, calls = os.write, [0]
+
+    def write(descriptor: int, data: bytes) -> int:
+        calls[0] += 1
+        if calls[0] == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real_write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(EnvironmentFailure, match="No space left"):
+            named.download("mnist", tmp_path, sources=server.sources("good"))
+    kept = {f"MNIST/raw/{file}.gz" for file in idx.FILES[: failing - 1]}
+    assert everything_in(tmp_path) <= kept | {"vaecli/mnist/images.safetensors"}
+    assert same(named.download("mnist", tmp_path, sources=server.sources("good")))
+
+
+def test_a_cache_that_cannot_be_written_is_only_reported(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, dataset: Dataset) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "write_cache", refuse)
+    told: list[str] = []
+    sources = server.sources("good")
+    assert same(named.download("mnist", tmp_path, report=told.append, sources=sources))
+    assert ["No space left" in text for text in told] == [True]
+
+
+def test_a_data_folder_that_is_a_file_is_an_environment_failure(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(EnvironmentFailure, match="data"):
+        named.download("mnist", tmp_path / "data", sources=named.Sources([], MD5))
+
+
+def test_what_a_killed_download_left_is_removed(tmp_path: Path, server: Server) -> None:
+    for folder in ("MNIST/raw", "vaecli/mnist"):
+        fill(tmp_path / folder, {f"{files.TEMPORARY_PREFIX}123-x": b"half"})
+    assert same(named.download("mnist", tmp_path, sources=server.sources("good")))
+    assert everything_in(tmp_path) == DOWNLOADED
+
+
+def test_damage_is_repaired_by_a_download(tmp_path: Path, server: Server) -> None:
+    raw = fill(tmp_path / "MNIST" / "raw", PACKED, ".gz")
+    (raw / f"{idx.FILES[3]}.gz").write_bytes(PACKED[idx.FILES[3]][:-4])
+    told: list[str] = []
+    sources = server.sources("good")
+    found = named.load("mnist", tmp_path, allow_download=True, report=told.append, sources=sources)
+    assert same(found)
+    assert len(told) == 1
+    assert server.asked == [f"good/{idx.FILES[3]}.gz"]
+
+
+def test_two_downloads_at_once_fetch_once(tmp_path: Path, server: Server) -> None:
+    told: list[str] = []
+
+    def go(_: int) -> Dataset:
+        def linger(file: str, done: int, total: int | None) -> None:
+            time.sleep(0.05)
+
+        return named.download(
+            "mnist", tmp_path, progress=linger, report=told.append, sources=server.sources("good")
+        )
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(go, range(3)))
+    assert all(same(result) for result in results)
+    assert len(server.asked) == 4
+    assert [text.endswith("waiting for it") for text in told] == [True, True]
+
+
+def test_a_lock_that_never_ends_is_an_environment_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named, "LOCK_WAIT", 0.0)
+    path = cache.cache_path("mnist", tmp_path).with_name("lock")
+    path.parent.mkdir(parents=True)
+    with (
+        files.lock(path, what="the test"),
+        pytest.raises(EnvironmentFailure, match="in use by process"),
+    ):
+        named.download("mnist", tmp_path, sources=named.Sources([], MD5))
+
+
+# ------------------------------------------------------------------------ probe
+
+
+@pytest.mark.parametrize("behaviour", ["good", "moved", "stall_halfway"])
+def test_a_server_with_data_is_reachable(server: Server, behaviour: str) -> None:
+    assert named.reachable("mnist", mirror=server.mirror(behaviour))
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["html", "unnamed_html", "e503", "loop", "stall", "dripping_header", "nonsense"]
+)
+def test_a_server_without_data_is_not_reachable(server: Server, behaviour: str) -> None:
+    start = time.monotonic()
+    assert not named.reachable("mnist", 0.3, mirror=server.mirror(behaviour))
+    assert time.monotonic() - start < 3
+
+
+def test_no_server_is_not_reachable() -> None:
+    assert not named.reachable("mnist", mirror=closed_port())
+    assert not named.reachable("mnist", mirror="http://no-such-host.invalid/")
+
+
+def test_a_name_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def hang(*_: object, **__: object) -> Sequence[object]:
+        over.wait(20)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    start = time.monotonic()
+    assert not named.reachable("mnist", 0.2, mirror="http://mirror.invalid/")
+    assert time.monotonic() - start < 3
+    over.set()
+
+
+# ------------------------------------------------------------------ torchvision
+
+
+class Broken(importlib.abc.MetaPathFinder):
+    """Makes `import torchvision` fail."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name.partition(".")[0] == "torchvision":
+            raise self.error
+
+
+def break_torchvision(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("operator torchvision::nms does not exist"),
+        ImportError("undefined symbol: _ZN3c10"),
+        ModuleNotFoundError("No module named 'torchvision'"),
+        OSError("libcudart.so.13: cannot open shared object file"),
+        AttributeError("partially initialized module 'torchvision' has no attribute 'extension'"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_torchvision_of_another_build_is_one_clear_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    break_torchvision(monkeypatch, error)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{name}-1.2.3")
+    with pytest.raises(EnvironmentFailure) as caught:
+        named.download("mnist", tmp_path)
+    assert str(error) in caught.value.message
+    assert "torch-1.2.3" in caught.value.message
+    assert "torchvision-1.2.3" in caught.value.message
+    for line in ("pipx reinstall vaecli", "uv tool install --reinstall vaecli", "pip install"):
+        assert line in caught.value.hint
+    assert everything_in(tmp_path) == set()
+    fill(tmp_path / "MNIST" / "raw", PLAIN)
+    assert same(named.load("mnist", tmp_path, allow_download=True))
+
+
+def test_a_missing_torchvision_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert named._version("torchvision") == "(not installed)"
+
+
+def test_what_is_there_never_imports_torchvision(tmp_path: Path) -> None:
+    cache.write_cache(cache.cache_path("mnist", tmp_path / "a"), EXPECTED)
+    fill(tmp_path / "b" / "MNIST" / "raw", PACKED, ".gz")
+    script = (
+        "import sys, pathlib; from vaecli.data import named\n"
+        "for folder in map(pathlib.Path, sys.argv[1:]):\n"
+        "    assert named.find('mnist', folder) and named.download('mnist', folder)\n"
+        "print('torchvision' in sys.modules)"
+    )
+    command = [sys.executable, "-W", "error::ImportWarning", "-c", script]
+    done = subprocess.run(
+        [*command, str(tmp_path / "a"), str(tmp_path / "b")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+
+
+@pytest.fixture(scope="module")
+def real_sources() -> dict[str, named.Sources]:
+    """What torchvision itself says; the one test that imports it, which takes seconds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {name: named.torchvision_sources(name) for name in named.NAMES}
+
+
+def test_torchvision_knows_the_sources(real_sources: dict[str, named.Sources]) -> None:
+    for name, sources in real_sources.items():
+        assert sources.mirrors[0] == named.PROBES[name]
+        assert set(sources.md5) == set(idx.FILES)
+        assert all(len(value) == 32 for value in sources.md5.values())
+        assert sources.timeout == 10.0
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real MNIST: set VAECLI_TEST_DATA")
+def test_real_mnist_passes_torchvisions_md5(
+    tmp_path: Path, server: Server, real_sources: dict[str, named.Sources]
+) -> None:
+    server.packed = {file: (REAL / f"{file}.gz").read_bytes() for file in idx.FILES}
+    mirrors = [server.mirror("e503"), server.mirror("good")]
+    sources = dataclasses.replace(real_sources["mnist"], mirrors=mirrors)
+    found = named.download("mnist", tmp_path, report=pytest.fail, sources=sources)
+    original = idx.read_folder("mnist", REAL, pytest.fail)
+    assert original is not None
+    assert found.fingerprint() == original.fingerprint()
+    again = named.find("mnist", tmp_path, report=pytest.fail)
+    assert again is not None
+    assert again.fingerprint() == original.fingerprint()

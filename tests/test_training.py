@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from vaecli import training
+from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from vaecli.data.dataset import Dataset, Images
+from vaecli.errors import DivergedError
+from vaecli.evaluation import evaluate
+from vaecli.run import METRICS, WEIGHTS, EpochMetrics, Run, load_model
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def images(count: int) -> Images:
+    """Blobs: a bright square at one of four places, on black."""
+    pixels = torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
+    labels = torch.randint(0, 4, (count,), generator=GENERATOR)
+    for index, label in enumerate(labels.tolist()):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        pixels[index, 0, row : row + 4, column : column + 4] = 200
+    return Images(pixels, labels)
+
+
+DATASET = Dataset("blobs", images(70), images(21))
+
+
+def make_run(path: Path, dataset: Dataset = DATASET, **settings: object) -> Run:
+    config = RunConfig(
+        model=ModelConfig(image_shape=dataset.image_shape, hidden=(16,), latent_dim=2),
+        training=TrainConfig(**{"epochs": 3, "batch_size": 16, **settings}),  # type: ignore[arg-type]
+        data=DataConfig(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint(),
+            n_train=len(dataset.train),
+            n_test=len(dataset.test),
+        ),
+        environment={},
+    )
+    run = Run(path, config)
+    with run.locked():
+        run.write_config()
+    return run
+
+
+def finish(run: Run, dataset: Dataset = DATASET) -> list[training.Event]:
+    return list(training.train(run, dataset))
+
+
+def rows(run: Run) -> list[dict[str, str]]:
+    with (run.path / METRICS).open() as file:
+        return list(csv.DictReader(file))
+
+
+def untimed(row: dict[str, str]) -> list[str]:
+    return [value for name, value in row.items() if name not in ("images_per_second", "seconds")]
+
+
+def test_training_lowers_the_loss_and_tells_its_events(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", epochs=30, lr=0.01)
+    events = finish(run)
+    assert isinstance(events[0], training.Started)
+    assert isinstance(events[-1], training.Drawn)
+    assert all(path.is_file() for path in events[-1].files)
+    losses = [e.metrics.test_loss for e in events if isinstance(e, training.EpochEnd)]
+    assert len(losses) == 30
+    assert losses[-1] < 0.8 * losses[0]
+    assert [int(row["epoch"]) for row in rows(run)] == list(range(1, 31))
+    assert list(rows(run)[0]) == list(EpochMetrics.__dataclass_fields__)
+
+
+def test_the_last_row_is_what_eval_says(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finish(run)
+    loaded = load_model(str(run.path))
+    result = evaluate(loaded.model, DATASET.test, seed=0)
+    last = rows(run)[-1]
+    assert last["test_loss"] == f"{result.loss:.6f}"
+    assert last["test_distortion"] == f"{result.distortion:.6f}"
+    assert last["test_rate"] == f"{result.rate:.6f}"
+
+
+def test_train_loss_is_the_mean_over_all_images_short_batch_included(tmp_path: Path) -> None:
+    """With a vanishing learning rate, the epoch's loss is that of the initial model."""
+    run = make_run(tmp_path / "run", epochs=1, lr=1e-30, schedule="constant")
+    finish(run)
+    model = training.initial_model(run.config, DATASET.train.pixels)
+    rate = evaluate(model, DATASET.train, seed=0).rate  # needs no noise: it must agree exactly
+    assert float(rows(run)[0]["train_rate"]) == pytest.approx(rate, abs=2e-6)
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(index), seed=seed) for index, seed in enumerate((5, 5, 6))]
+    for run in runs:
+        finish(run)
+    first, second, third = ((run.path / WEIGHTS).read_bytes() for run in runs)
+    assert first == second
+    assert first != third
+    assert [untimed(row) for row in rows(runs[0])] == [untimed(row) for row in rows(runs[1])]
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 6, 10, 14])
+def test_stopped_and_continued_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
+    straight, broken = make_run(tmp_path / "straight"), make_run(tmp_path / "broken")
+    finish(straight)
+    calls = 0
+
+    def should_stop() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls == stop_after
+
+    events = list(training.train(broken, DATASET, should_stop=should_stop))
+    assert isinstance(events[-1], training.Stopped)
+    finish(broken)
+    assert (straight.path / WEIGHTS).read_bytes() == (broken.path / WEIGHTS).read_bytes()
+    assert [untimed(row) for row in rows(straight)] == [untimed(row) for row in rows(broken)]
+
+
+def test_divergence_is_an_error_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", epochs=50, lr=1e30, schedule="constant")
+    with pytest.raises(DivergedError, match=r"epoch \d+"):
+        finish(run)
+    if run.committed:
+        model = load_model(str(run.path)).model
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 17])
+def test_any_number_of_images_trains(tmp_path: Path, count: int) -> None:
+    small = Dataset("blobs", DATASET.train.first(count), DATASET.test.first(1))
+    run = make_run(tmp_path / "run", small)
+    finish(run, small)
+    assert len(rows(run)) == 3
+
+
+def test_schedules() -> None:
+    def rates(schedule: str, total: int = 100) -> list[float]:
+        config = TrainConfig(lr=2.0, schedule=schedule)  # type: ignore[arg-type]
+        return [training.learning_rate(step, total, config) for step in range(total)]
+
+    assert set(rates("constant")) == {2.0}
+    for schedule in ("linear", "cosine"):
+        values = rates(schedule)
+        peak = values.index(max(values))
+        assert values[peak] == pytest.approx(2.0)
+        assert values[: peak + 1] == sorted(values[: peak + 1])
+        assert values[peak:] == sorted(values[peak:], reverse=True)
+        assert 0 < values[-1] < 0.05
+        assert len(rates(schedule, 1)) == 1
+    assert all(math.isfinite(value) for total in (1, 2, 3) for value in rates("cosine", total))
+
+
+@pytest.mark.parametrize("bias", ["mean", "zero"])
+def test_output_bias(tmp_path: Path, bias: str) -> None:
+    run = make_run(tmp_path / "run", output_bias=bias)
+    model = training.initial_model(run.config, DATASET.train.pixels)
+    start = torch.sigmoid(model.decoder.output.bias.detach()).view(1, 8, 8)
+    if bias == "mean":
+        expected = DATASET.train.pixels.float().mean(0) / 255
+        torch.testing.assert_close(start, expected, atol=0.01, rtol=0)
+    else:
+        assert torch.equal(start, torch.full_like(start, 0.5))

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import torch
+
+from vaecli import weights
+from vaecli.config import ModelConfig
+from vaecli.errors import ModelError
+from vaecli.model import build
+
+CONFIG = ModelConfig(image_shape=(1, 3, 4), hidden=(5,), latent_dim=2)
+MODEL = build(CONFIG, seed=0)
+DATA = weights.encode_model(CONFIG, MODEL.state_dict())
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(DATA)
+    loaded = weights.read_model(path)
+    assert loaded.config == CONFIG
+    for name, tensor in MODEL.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_equal_content_gives_equal_bytes() -> None:
+    shuffled = dict(reversed(MODEL.state_dict().items()))
+    assert weights.encode_model(CONFIG, shuffled) == DATA
+
+
+def test_the_safetensors_library_alone_opens_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(DATA)
+    with safetensors.safe_open(path, "pt") as file:
+        assert set(file.keys()) == set(MODEL.state_dict())
+        about = json.loads(file.metadata()[weights.METADATA_KEY])
+    assert about["info"]["model"]["latent_dim"] == 2
+
+
+def edited(change: Callable[[dict[str, Any]], None]) -> bytes:
+    """DATA with its header changed."""
+    (length,) = struct.unpack("<Q", DATA[:8])
+    header = json.loads(DATA[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + DATA[8 + length :]
+
+
+def about(**changes: object) -> bytes:
+    """DATA with the configuration in its header changed."""
+
+    def change(header: dict[str, Any]) -> None:
+        content = json.loads(header["__metadata__"]["vaecli"])
+        for key, value in changes.items():
+            target = content if key in content else content["info"]["model"]
+            target[key] = value
+        header["__metadata__"]["vaecli"] = json.dumps(content)
+
+    return edited(change)
+
+
+def set_offsets(header: dict[str, Any]) -> None:
+    header["encoder.mean.bias"]["data_offsets"] = [0, 2**40]
+
+
+def rename(header: dict[str, Any]) -> None:
+    header["../../etc/passwd"] = header.pop("encoder.mean.bias")
+
+
+def nan_weights() -> bytes:
+    state = dict(MODEL.state_dict())
+    state["encoder.mean.bias"] = torch.full((2,), float("nan"))
+    return weights.encode_model(CONFIG, state)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "too short"),
+        (DATA[:100], "cut short"),
+        (DATA[:-1], "announces"),
+        (DATA + b"\0", "announces"),
+        (DATA[:-1] + bytes([DATA[-1] ^ 1]), "SHA-256"),
+        (struct.pack("<Q", 2**60) + DATA[8:], "no safetensors file"),
+        (b"<html>" * 100, "no safetensors file"),
+        (edited(lambda header: header.pop("__metadata__")), "not written by vaecli"),
+        (edited(set_offsets), "bytes its shape needs"),
+        (edited(rename), "do not fit"),
+        (about(format=99), "upgrade vaecli"),
+        (about(format="1"), "not one vaecli writes"),
+        (about(hidden=[10**9]), "hidden"),
+        (about(hidden=[65536, 65536]), "parameters"),
+        (about(latent_dim=3), "do not fit"),
+        (about(sha256="0" * 64), "SHA-256"),
+        (nan_weights(), "NaN"),
+    ],
+)
+def test_a_damaged_or_hostile_file_is_refused(data: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=words):
+        weights.read_model(path)
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    for length in range(0, len(DATA), 7):
+        with pytest.raises(ValueError, match=r"."):
+            weights.read_header(io.BytesIO(DATA[:length]))
+
+
+def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(ModelError, match="no regular file"):
+        weights.read_model(path)
