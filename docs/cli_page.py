@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "train", "eval")
+COMMANDS = ("", "train", "eval", "reconstruct", "sample", "export")
 PAGE = Path(__file__).with_name("cli.md")
 INTRODUCTION = """# Command line
 
@@ -29,7 +29,8 @@ hidden = [300, 300]
 
 Option beats environment beats file beats default. An unknown key is an error.
 
-stdout carries data only: `train` prints the run directory, `eval` the metrics. Everything else
+stdout carries data only: `train` prints the run directory, `eval` the metrics,
+`reconstruct`, `sample` and `export` the paths written, or the bytes with `-o -`. Everything else
 goes to stderr. With `--json` the data is one JSON object, and so are errors:
 `{"error": {"code", "message", "hint"}}`.
 

@@ -12,6 +12,9 @@ import typer
 
 from vaecli import __version__, ui
 from vaecli.commands.eval import evaluate
+from vaecli.commands.export import export
+from vaecli.commands.reconstruct import reconstruct
+from vaecli.commands.sample import sample
 from vaecli.commands.train import train
 from vaecli.errors import EnvironmentFailure, ExitCode, UsageError, VaecliError
 from vaecli.signals import stop_flag
@@ -34,6 +37,9 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("reconstruct")(reconstruct)
+app.command("sample")(sample)
+app.command("export")(export)
 
 
 @app.callback(invoke_without_command=True)
@@ -50,7 +56,10 @@ def root(
 
     \b
       vaecli train --epochs 20
-      vaecli eval --json
+      vaecli eval
+      vaecli reconstruct digit.png
+      vaecli sample -n 64
+      vaecli export
     """
     if version:
         print(_versions() if verbose else f"vaecli {__version__}")

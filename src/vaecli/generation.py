@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from vaecli.data.dataset import as_float
-from vaecli.images import to_uint8
-from vaecli.loss import pixel_mean
+from vaecli.loss import elbo_terms, pixel_mean
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
+from vaecli.pictures import to_uint8
 
 
 @torch.inference_mode()
@@ -31,6 +31,18 @@ def reconstruct(model: VAE, pixels: Tensor, *, noise: Tensor | None = None) -> T
     if noise is not None:
         latents = reparameterize(latents, log_variance, noise)
     return decode(model, latents)
+
+
+@torch.inference_mode()
+def score(model: VAE, pixels: Tensor, noise: Tensor) -> dict[str, float]:
+    """Loss, distortion and rate of one image (1, C, H, W) uint8 at one latent, in nats."""
+    images = as_float(pixels)
+    terms = elbo_terms(images, *model(images, noise))
+    return {
+        "loss": float(terms.loss),
+        "distortion": float(terms.distortion),
+        "rate": float(terms.rate),
+    }
 
 
 def sample(model: VAE, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from vaecli import __version__
 from vaecli.config import canonical_json
 from vaecli.data.dataset import Images
 from vaecli.evaluation import protocol
 from vaecli.generation import reconstruct, sample
-from vaecli.images import encode_png, make_grid
 from vaecli.model import VAE
+from vaecli.pictures import encode_png, make_grid, make_pairs
 from vaecli.run import (
     CARD,
     CURVES,
@@ -32,20 +29,14 @@ def write(run: Run, model: VAE, test: Images, rows: Sequence[EpochMetrics]) -> t
     """Write pictures, curves and model card into the run directory; returns their paths."""
     from vaecli import plots
 
-    pairs = reconstruction_pairs(model, test, PAIRS)
-    grid = make_grid(pairs, columns=min(PAIRS, len(test)))
+    originals = test.pixels[: 2 * PAIRS]
+    grid = make_pairs(originals, reconstruct(model, originals), columns=PAIRS)
     run.write(RECONSTRUCTIONS, encode_png(grid))
     samples = sample(model, SAMPLE_COLUMNS**2, seed=run.config.training.seed)
     run.write(SAMPLES, encode_png(make_grid(samples, columns=SAMPLE_COLUMNS)))
     run.write(CURVES, plots.curves(rows))
     run.write(CARD, card(run, rows).encode())
     return tuple(run.path / name for name in (RECONSTRUCTIONS, SAMPLES, CURVES, CARD))
-
-
-def reconstruction_pairs(model: VAE, images: Images, count: int) -> Tensor:
-    """The first `count` images, then their reconstructions; (2 * count, C, H, W) uint8."""
-    originals = images.pixels[:count]
-    return torch.cat([originals, reconstruct(model, originals)])
 
 
 def card(run: Run, rows: Sequence[EpochMetrics]) -> str:

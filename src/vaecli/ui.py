@@ -70,6 +70,12 @@ class Terminal:
             with contextlib.suppress(ValueError):  # stdout was closed before we started
                 print(text, flush=True)
 
+    def bytes(self, data: bytes) -> None:
+        """Data that is no text, such as a PNG, on stdout."""
+        if sys.stdout is not None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
     def object(self, value: Mapping[str, Any]) -> None:
         """One JSON object on stdout; NaN and infinity become null."""
         content = {"schema_version": SCHEMA_VERSION, **value}

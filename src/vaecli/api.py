@@ -1,0 +1,151 @@
+"""The Python API behind `vaecli.load` and `vaecli.train`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vaecli import device as devices
+from vaecli import planning, training
+from vaecli.data.dataset import as_float
+from vaecli.errors import DataError
+from vaecli.loss import pixel_mean
+from vaecli.model import VAE, reparameterize
+from vaecli.noise import NormalNoise
+from vaecli.run import load_model
+
+
+class Model:
+    """A trained model.
+
+    Images are (N, C, H, W): uint8 0..255, or floating point in [0, 1]; tensors or arrays.
+
+    Attributes:
+        vae: the `torch.nn.Module` itself, in evaluation mode.
+        seed: the run's seed, used where none is given.
+    """
+
+    def __init__(self, vae: VAE, seed: int = 0) -> None:
+        self.vae = vae
+        self.seed = seed
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.vae.config.image_shape
+
+    @property
+    def latent_dim(self) -> int:
+        """Latent dimension L."""
+        return self.vae.config.latent_dim
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor | NDArray[Any]) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z|x), each (N, L).
+
+        Raises:
+            DataError: the images do not have the model's shape, or lie outside [0, 1].
+        """
+        mean, log_variance = self.vae.encoder(self._images(images))
+        return mean, log_variance
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor | NDArray[Any]) -> Tensor:
+        """Mean image of p(x|z) for latents (N, L): (N, C, H, W) in [0, 1]."""
+        latents = torch.as_tensor(latents, dtype=torch.float32).to(self._device)
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
+            raise DataError(f"latents: {tuple(latents.shape)} is not (N, {self.latent_dim})")
+        return pixel_mean(self.vae.decoder(latents))
+
+    def reconstruct(self, images: Tensor | NDArray[Any], *, sample: bool = False) -> Tensor:
+        """Encode and decode: (N, C, H, W) in [0, 1].
+
+        Args:
+            images: as for `encode`.
+            sample: draw the latent from q(z|x) instead of taking its mean.
+        """
+        latents, log_variance = self.encode(images)
+        if sample:
+            noise = self._noise("evaluation", self.seed).rows(0, len(latents))
+            latents = reparameterize(latents, log_variance, noise)
+        return self.decode(latents)
+
+    def sample(self, count: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:
+        """Decode `count` draws of the prior N(0, temperature^2): (count, C, H, W) in [0, 1]."""
+        noise = self._noise("samples", self.seed if seed is None else seed)
+        return self.decode(temperature * noise.rows(0, count))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.vae.parameters()).device
+
+    def _noise(self, purpose: str, seed: int) -> NormalNoise:
+        return NormalNoise(self.latent_dim, seed=seed, purpose=purpose, device=self._device)
+
+    def _images(self, images: Tensor | NDArray[Any]) -> Tensor:
+        images = torch.as_tensor(images).to(self._device)
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
+            shape = ", ".join(map(str, self.image_shape))
+            raise DataError(f"images: {tuple(images.shape)} is not (N, {shape})")
+        if images.dtype == torch.uint8:
+            return as_float(images)
+        images = images.to(torch.float32)
+        if not bool(((images >= 0) & (images <= 1)).all()):
+            raise DataError("images: floating point values must lie in [0, 1]")
+        return images
+
+
+def load(model: str | Path = "latest", *, device: str = "auto") -> Model:
+    """Load a run directory, a `.safetensors` file, or `latest`.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    loaded = load_model(str(model))
+    return Model(loaded.model.to(devices.resolve(device)), loaded.seed(None))
+
+
+def train(
+    data: str = "auto",
+    *,
+    output: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    download: bool = True,
+    force: bool = False,
+    device: str = "auto",
+    **settings: Any,
+) -> Iterator[training.Event]:
+    """Train as `vaecli train` does, and yield the events of `vaecli.training`.
+
+    An unfinished run of the same settings at `output` is continued; a finished one yields
+    `Finished` at once.
+
+    Args:
+        data: a data set's name.
+        output: the run directory; the next number under `runs/` for None.
+        data_dir: where named sets are kept.
+        download: whether the network may be used.
+        force: replace a run of other settings at `output`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        **settings: fields of `ModelConfig` and `TrainConfig`, such as `epochs` or `latent_dim`.
+
+    Raises:
+        VaecliError: as the command would; nothing is raised before the first event is asked for.
+    """
+    where = devices.resolve(device)
+    request = planning.Request(
+        given={"data": data, **settings},
+        output=None if output is None else Path(output),
+        force=force,
+        device=where.type,
+    )
+    folder = None if data_dir is None else Path(data_dir)
+    plan = planning.plan(request, planning.Source(folder, download))
+    run = plan.prepare()
+    with run.locked():
+        yield from training.train(run, plan.dataset, device=where)

@@ -1,0 +1,322 @@
+"""`vaecli reconstruct`: images through encoder and decoder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vaecli.commands import options
+from vaecli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaecli.run import LoadedModel
+
+STDIN = "-"
+TEST_IMAGES = 32
+TEST_COLUMNS = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input, and the file its reconstruction goes to (None: none of its own)."""
+
+    source: str
+    output: Path | None
+
+
+def reconstruct(
+    ctx: typer.Context,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="Image files, folders, or - for one image from stdin; test images without any.",
+            show_default=False,
+        ),
+    ] = None,
+    model: options.Model = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help=options.with_default(
+                "A .png file for one input, a folder for several, or - for stdout.",
+                "STEM.recon.png here",
+            ),
+        ),
+    ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Originals above reconstructions in one picture, as well or alone.",
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Original and reconstruction side by side.")
+    ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw the latent instead of taking its mean.")
+    ] = False,
+    fit: Annotated[
+        Literal["auto", "crop", "digit"],
+        typer.Option(
+            help="How to bring an image to the model's size: crop its centre, or cut out a digit"
+            " and centre it as MNIST does; auto takes digit for models of digits."
+        ),
+    ] = "auto",
+    invert: Annotated[
+        Literal["auto", "yes", "no"],
+        typer.Option(help="Swap dark and light; auto does where the ground is opposite."),
+    ] = "auto",
+    seed: options.RunSeed = None,
+    force: options.Force = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    no_progress: options.NoProgress = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    no_download: options.NoDownload = False,
+) -> None:
+    """Reconstruct images of any size and colour mode; prints the paths written.
+
+    [bold]Examples[/bold]
+
+    \b
+      vaecli reconstruct digit.png
+      vaecli reconstruct photos/ -o reconstructed/
+      cat digit.png | vaecli reconstruct - > recon.png
+      vaecli reconstruct *.png --grid all.png
+    """
+    common = options.Common.of(ctx)
+    options.require_at_least("--seed", seed, 0)
+    to_stdout = output == "-" or (
+        output is None and inputs == [STDIN] and grid is None and not _stdout_is_terminal()
+    )
+    if to_stdout and common.terminal.json:
+        raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
+    jobs = _plan(common, inputs or [], output, grid, to_stdout)
+
+    from vaecli.commands.loading import load_model
+
+    loaded = load_model(common, model)
+    work = _Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed), grid is not None)
+    if inputs:
+        work.run(jobs, to_stdout)
+    else:
+        work.test_images()
+    _write_grid(common, work, grid, output, to_stdout, bool(inputs))
+    if work.failures:
+        count = f"{len(work.failures)} of {len(jobs)} inputs failed"
+        raise DataError(f"{count}: {'; '.join(work.failures[:10])}", "The others are done.")
+
+
+class _Work:
+    """What happens to each input, and what is kept for the grid."""
+
+    def __init__(
+        self,
+        common: options.Common,
+        loaded: LoadedModel,
+        fit: Literal["auto", "crop", "digit"],
+        invert: Literal["auto", "yes", "no"],
+        compare: bool,
+        sample: bool,
+        seed: int,
+        keep: bool,
+    ) -> None:
+        from vaecli.noise import NormalNoise
+
+        self.common, self.loaded = common, loaded
+        self.fit: Literal["auto", "crop", "digit"] = fit
+        self.invert: Literal["auto", "yes", "no"] = invert
+        self.compare, self.sample, self.keep = compare, sample, keep
+        self.failures: list[str] = []
+        self.originals: list[Tensor] = []
+        self.reconstructions: list[Tensor] = []
+        self.device = next(loaded.model.parameters()).device
+        latent_dim = loaded.model.config.latent_dim
+        self.noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=self.device)
+
+    def run(self, jobs: list[Job], to_stdout: bool) -> None:
+        """Every input in turn; one that fails does not stop the others."""
+        for index, job in enumerate(jobs):
+            try:
+                original = self.read(job.source)
+            except DataError as error:
+                if len(jobs) == 1:
+                    raise
+                self.failures.append(error.message)
+                continue
+            self.one(index, job, original, to_stdout)
+
+    def read(self, source: str) -> Tensor:
+        """One input at the model's shape, (1, C, H, W) uint8; each change made is noted."""
+        from vaecli.images import prepare, read_image
+
+        config = self.loaded.model.config
+        name = "stdin" if source == STDIN else source
+        picture = read_image(_stdin() if source == STDIN else Path(source), name=name)
+        pixels, notes = prepare(
+            picture,
+            config.image_shape,
+            border=config.border,
+            digits=config.digits,
+            fit=self.fit,
+            invert=self.invert,
+            name=name,
+        )
+        for note in notes:
+            self.common.terminal.note(f"{name}: {note}")
+        return pixels[None].to(self.device)
+
+    def one(self, index: int, job: Job, original: Tensor, to_stdout: bool) -> None:
+        """Reconstruct one image, write it and tell."""
+        import torch
+
+        from vaecli import files
+        from vaecli.generation import reconstruct, score
+        from vaecli.pictures import encode_png
+
+        noise = self.noise.rows(index, index + 1)
+        result = reconstruct(self.loaded.model, original, noise=noise if self.sample else None)
+        if self.keep:
+            self.originals.append(original)
+            self.reconstructions.append(result)
+        picture = torch.cat([original, result], dim=3) if self.compare else result
+        if to_stdout:
+            self.common.terminal.bytes(encode_png(picture[0]))
+        elif job.output is not None:
+            files.make_folder(job.output.parent)
+            files.atomic_write(job.output, encode_png(picture[0]))
+        if self.common.terminal.json:
+            scores = score(self.loaded.model, original, noise)
+            output = None if job.output is None else str(job.output)
+            self.common.terminal.object({"input": job.source, "output": output, **scores})
+        elif job.output is not None:
+            self.common.terminal.data(str(job.output))
+
+    def test_images(self) -> None:
+        """The first test images of the run's data, for the grid."""
+        from vaecli.commands.loading import load_images
+        from vaecli.generation import reconstruct
+
+        images, _ = load_images(self.common, self.loaded, None, "test", TEST_IMAGES)
+        noise = self.noise.rows(0, len(images)) if self.sample else None
+        self.originals = [images.pixels]
+        self.reconstructions = [reconstruct(self.loaded.model, images.pixels, noise=noise)]
+
+
+def _plan(
+    common: options.Common,
+    inputs: list[str],
+    output: str | None,
+    grid: Path | None,
+    to_stdout: bool,
+) -> list[Job]:
+    """Inputs and their outputs; every contradiction is found before any work."""
+    from vaecli import outputs
+
+    if grid is not None:
+        outputs.require_new([grid], force=common.force)
+    found = list(_expand(inputs))
+    if to_stdout and len(found) > 1:
+        raise UsageError(
+            "--output -: several images do not fit on stdout", "Name a folder with -o."
+        )
+    if to_stdout or (grid is not None and output is None):
+        return [Job(source, None) for source, _ in found]
+    single_file = output is not None and len(inputs) == 1 and not outputs.means_folder(output)
+    if output is not None and single_file and not Path(inputs[0]).is_dir():
+        outputs.require_new([Path(output)], force=common.force)
+        return [Job(found[0][0], Path(output))]
+    if output is not None and inputs and not outputs.means_folder(output):
+        raise UsageError(f"--output {output}: it is no folder", "Name a folder for several images.")
+    folder = Path(output or ".")
+    targets = [folder / relative.with_name(f"{relative.stem}.recon.png") for _, relative in found]
+    outputs.require_distinct(targets, [source for source, _ in found])
+    if output is not None:
+        outputs.require_new(targets, force=common.force)
+    elif not common.force:
+        targets = [outputs.free_name(target) for target in targets]
+    return [Job(source, target) for (source, _), target in zip(found, targets, strict=True)]
+
+
+def _expand(inputs: list[str]) -> Iterator[tuple[str, Path]]:
+    """Every image named or found in a folder, with its path relative to that folder."""
+    from vaecli.data.listing import find_images
+
+    if inputs.count(STDIN) > 1:
+        raise UsageError("-: stdin can be read only once", "Write - once.")
+    for name in inputs:
+        path = Path(name)
+        if name == STDIN:
+            yield name, Path("stdin")
+        elif path.is_dir():
+            for found in find_images(path):
+                yield str(found), found.relative_to(path)
+        else:
+            yield name, Path(path.name)
+
+
+def _write_grid(
+    common: options.Common,
+    work: _Work,
+    grid: Path | None,
+    output: str | None,
+    to_stdout: bool,
+    from_inputs: bool,
+) -> None:
+    """The picture of originals above reconstructions, where one was asked for."""
+    from vaecli import files, outputs
+    from vaecli.pictures import encode_png, make_pairs
+
+    if (from_inputs and grid is None) or not work.originals:
+        return
+    import torch
+
+    pairs = make_pairs(
+        torch.cat(work.originals), torch.cat(work.reconstructions), columns=TEST_COLUMNS
+    )
+    data = encode_png(pairs)
+    if not from_inputs and grid is None:
+        if to_stdout:
+            common.terminal.bytes(data)
+            return
+        default = Path("reconstructions.png")
+        grid = Path(output) if output else default if common.force else outputs.free_name(default)
+        outputs.require_new([grid], force=common.force)
+    assert grid is not None
+    files.make_folder(grid.parent)
+    files.atomic_write(grid, data)
+    if common.terminal.json:
+        if not from_inputs:
+            common.terminal.object({"input": None, "output": str(grid)})
+    else:
+        common.terminal.data(str(grid))
+
+
+def _stdin() -> bytes:
+    from vaecli.images import MAX_BYTES
+
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_BYTES + 1)
+    if not data:
+        raise DataError("stdin: it is empty", "Pipe an image into vaecli, or name a file.")
+    return data
+
+
+def _stdout_is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()

@@ -1,0 +1,53 @@
+"""Where results go: names a user gave are never overwritten, default names get a number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vaecli.errors import UsageError
+
+STDOUT = "-"
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of `STEM-2.png`, `STEM-3.png`, ... that does not exist."""
+    number, candidate = 1, path
+    while candidate.exists() or candidate.is_symlink():
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
+
+
+def require_new(paths: Iterable[Path], *, force: bool) -> None:
+    """Refuse outputs that exist, unless they may be replaced.
+
+    Raises:
+        UsageError: one exists, or is a folder.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise UsageError(f"output {path}: it is a folder", "Name a file.")
+        if not force and (path.exists() or path.is_symlink()):
+            raise UsageError(f"output {path}: it exists", "Name another, or use --force.")
+
+
+def require_distinct(paths: Sequence[Path], sources: Sequence[str]) -> None:
+    """Refuse two inputs that would write one file.
+
+    Raises:
+        UsageError: naming the first such pair.
+    """
+    for path, count in Counter(paths).items():
+        if count > 1:
+            pair = [source for source, other in zip(sources, paths, strict=True) if other == path]
+            raise UsageError(
+                f"{pair[0]} and {pair[1]} would both be written to {path}",
+                "Rename one, or reconstruct them into different folders.",
+            )
+
+
+def means_folder(path: str) -> bool:
+    """Whether an output name means a folder: it is one, ends in a slash, or has no suffix."""
+    return path.endswith(("/", "\\")) or Path(path).is_dir() or not Path(path).suffix
