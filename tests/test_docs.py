@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import runpy
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from conftest import REPOSITORY
 
@@ -52,3 +55,13 @@ def test_no_local_path_is_committed() -> None:
         check=False,
     )
     assert listing.stdout in ("", "tests/test_docs.py\n")
+
+
+def test_the_python_example_in_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    example = README.split("```python\n")[1].split("```")[0]
+    exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "runs/api/model.safetensors").is_file()

