@@ -108,17 +108,24 @@ def reconstruct(
     )
     if to_stdout and common.terminal.json:
         raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
-    jobs = _plan(common, inputs or [], output, grid, to_stdout)
+    if inputs:
+        jobs = _plan(common, inputs, output, grid, to_stdout)
+    else:
+        jobs = []
+        grid = _grid_of_test_images(common, output, grid)
 
     from vaecli.commands.loading import load_model
 
     loaded = load_model(common, model)
-    work = _Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed), grid is not None)
+    work = _Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed))
     if inputs:
-        work.run(jobs, to_stdout)
+        work.run(jobs, to_stdout, keep=grid is not None)
     else:
         work.test_images()
-    _write_grid(common, work, grid, output, to_stdout, bool(inputs))
+    if grid is not None or not inputs:
+        work.write_grid(grid)
+    if not inputs and common.terminal.json:
+        common.terminal.object({"input": None, "output": str(grid)})
     if work.failures:
         count = f"{len(work.failures)} of {len(jobs)} inputs failed"
         raise DataError(f"{count}: {'; '.join(work.failures[:10])}", "The others are done.")
@@ -136,14 +143,13 @@ class _Work:
         compare: bool,
         sample: bool,
         seed: int,
-        keep: bool,
     ) -> None:
         from vaecli.noise import NormalNoise
 
         self.common, self.loaded = common, loaded
         self.fit: Literal["auto", "crop", "digit"] = fit
         self.invert: Literal["auto", "yes", "no"] = invert
-        self.compare, self.sample, self.keep = compare, sample, keep
+        self.compare, self.sample = compare, sample
         self.failures: list[str] = []
         self.originals: list[Tensor] = []
         self.reconstructions: list[Tensor] = []
@@ -151,8 +157,14 @@ class _Work:
         latent_dim = loaded.model.config.latent_dim
         self.noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=self.device)
 
-    def run(self, jobs: list[Job], to_stdout: bool) -> None:
-        """Every input in turn; one that fails does not stop the others."""
+    def run(self, jobs: list[Job], to_stdout: bool, *, keep: bool) -> None:
+        """Every input in turn; one that fails does not stop the others.
+
+        Args:
+            jobs: what to do.
+            to_stdout: write the one picture to stdout.
+            keep: remember the pixels, for a grid of all.
+        """
         for index, job in enumerate(jobs):
             try:
                 original = self.read(job.source)
@@ -161,7 +173,10 @@ class _Work:
                     raise
                 self.failures.append(error.message)
                 continue
-            self.one(index, job, original, to_stdout)
+            result = self.one(index, job, original, to_stdout)
+            if keep:
+                self.originals.append(original)
+                self.reconstructions.append(result)
 
     def read(self, source: str) -> Tensor:
         """One input at the model's shape, (1, C, H, W) uint8; each change made is noted."""
@@ -183,7 +198,7 @@ class _Work:
             self.common.terminal.note(f"{name}: {note}")
         return pixels[None].to(self.device)
 
-    def one(self, index: int, job: Job, original: Tensor, to_stdout: bool) -> None:
+    def one(self, index: int, job: Job, original: Tensor, to_stdout: bool) -> Tensor:
         """Reconstruct one image, write it and tell."""
         import torch
 
@@ -193,9 +208,6 @@ class _Work:
 
         noise = self.noise.rows(index, index + 1)
         result = reconstruct(self.loaded.model, original, noise=noise if self.sample else None)
-        if self.keep:
-            self.originals.append(original)
-            self.reconstructions.append(result)
         picture = torch.cat([original, result], dim=3) if self.compare else result
         if to_stdout:
             self.common.terminal.bytes(encode_png(picture[0]))
@@ -208,6 +220,7 @@ class _Work:
             self.common.terminal.object({"input": job.source, "output": output, **scores})
         elif job.output is not None:
             self.common.terminal.data(str(job.output))
+        return result
 
     def test_images(self) -> None:
         """The first test images of the run's data, for the grid."""
@@ -218,6 +231,25 @@ class _Work:
         noise = self.noise.rows(0, len(images)) if self.sample else None
         self.originals = [images.pixels]
         self.reconstructions = [reconstruct(self.loaded.model, images.pixels, noise=noise)]
+
+    def write_grid(self, path: Path | None) -> None:
+        """Originals above reconstructions in one picture at `path`, None for stdout."""
+        import torch
+
+        from vaecli import files
+        from vaecli.pictures import encode_png, make_pairs
+
+        if not self.originals:
+            return
+        originals, reconstructions = torch.cat(self.originals), torch.cat(self.reconstructions)
+        data = encode_png(make_pairs(originals, reconstructions, columns=TEST_COLUMNS))
+        if path is None:
+            self.common.terminal.bytes(data)
+            return
+        files.make_folder(path.parent)
+        files.atomic_write(path, data)
+        if not self.common.terminal.json:
+            self.common.terminal.data(str(path))
 
 
 def _plan(
@@ -272,41 +304,23 @@ def _expand(inputs: list[str]) -> Iterator[tuple[str, Path]]:
             yield name, Path(path.name)
 
 
-def _write_grid(
-    common: options.Common,
-    work: _Work,
-    grid: Path | None,
-    output: str | None,
-    to_stdout: bool,
-    from_inputs: bool,
-) -> None:
-    """The picture of originals above reconstructions, where one was asked for."""
-    from vaecli import files, outputs
-    from vaecli.pictures import encode_png, make_pairs
+def _grid_of_test_images(
+    common: options.Common, output: str | None, grid: Path | None
+) -> Path | None:
+    """Where the picture without any input goes; None for stdout."""
+    from vaecli import outputs
 
-    if (from_inputs and grid is None) or not work.originals:
-        return
-    import torch
-
-    pairs = make_pairs(
-        torch.cat(work.originals), torch.cat(work.reconstructions), columns=TEST_COLUMNS
-    )
-    data = encode_png(pairs)
-    if not from_inputs and grid is None:
-        if to_stdout:
-            common.terminal.bytes(data)
-            return
+    if output is not None and grid is not None:
+        raise UsageError("--output and --grid name the same picture here", "Give one of them.")
+    if output == "-":
+        return None
+    if output is None and grid is None:
         default = Path("reconstructions.png")
-        grid = Path(output) if output else default if common.force else outputs.free_name(default)
-        outputs.require_new([grid], force=common.force)
-    assert grid is not None
-    files.make_folder(grid.parent)
-    files.atomic_write(grid, data)
-    if common.terminal.json:
-        if not from_inputs:
-            common.terminal.object({"input": None, "output": str(grid)})
-    else:
-        common.terminal.data(str(grid))
+        return default if common.force else outputs.free_name(default)
+    named = Path(output) if output is not None else grid
+    assert named is not None
+    outputs.require_new([named], force=common.force)
+    return named
 
 
 def _stdin() -> bytes:
