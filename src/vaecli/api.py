@@ -14,7 +14,7 @@ from vaecli import device as devices
 from vaecli import planning, training
 from vaecli.data.dataset import as_float
 from vaecli.errors import DataError
-from vaecli.loss import pixel_mean
+from vaecli.generation import mean_image
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
 from vaecli.run import load_model
@@ -60,7 +60,7 @@ class Model:
         latents = torch.as_tensor(latents, dtype=torch.float32).to(self._device)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise DataError(f"latents: {tuple(latents.shape)} is not (N, {self.latent_dim})")
-        return pixel_mean(self.vae.decoder(latents))
+        return mean_image(self.vae, latents)
 
     def reconstruct(self, images: Tensor | NDArray[Any], *, sample: bool = False) -> Tensor:
         """Encode and decode: (N, C, H, W) in [0, 1].

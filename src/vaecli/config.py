@@ -18,7 +18,8 @@ FORMAT = 1
 
 Arch = Literal["mlp"]
 Activation = Literal["relu", "gelu", "silu", "tanh"]
-Likelihood = Literal["bernoulli"]
+Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]
+Binarize = Literal["none", "dynamic", "static"]
 Schedule = Literal["linear", "cosine", "constant"]
 OutputBias = Literal["mean", "zero"]
 
@@ -30,12 +31,19 @@ LIMITS: dict[str, tuple[float, float]] = {
     "latent_dim": (1, 4096),
     "epochs": (1, 1_000_000),
     "batch_size": (1, 1_000_000),
+    "beta": (0, 1_000_000),
+    "warmup_epochs": (0, 1_000_000),
+    "free_bits": (0, 1_000_000),
+    "importance_samples": (1, 1_000_000),
     "seed": (0, 2**63 - 1),
     "border": (0, 255),
     "limit": (1, 2**40),
     "threads": (1, 1024),
 }
 """Smallest and largest value of each number, of each element where the field is a tuple."""
+
+SCALED_LIKELIHOODS: tuple[Likelihood, ...] = ("gaussian", "logistic")
+"""Likelihoods with one learned scale, which the decoder then holds as `log_scale`."""
 
 MAX_HIDDEN_LAYERS = 16
 MAX_PIXELS = 3 * 1024 * 1024
@@ -96,6 +104,16 @@ class TrainConfig:
     """`linear` and `cosine` warm up and then decay to zero; `constant` does neither."""
     output_bias: OutputBias = "mean"
     """Start of the decoder's output bias: the mean training image, or zero."""
+    beta: float = 1.0
+    """Weight of the rate in the objective."""
+    warmup_epochs: int = 0
+    """Epochs over which that weight rises from 0."""
+    free_bits: float = 0.0
+    """Nats of each latent dimension's rate that the objective does not penalise."""
+    importance_samples: int = 1
+    """Latents drawn per image; more than one trains the importance-weighted bound."""
+    binarize: Binarize = "none"
+    """Pixels as black or white: never, redrawn each epoch, or drawn once."""
     seed: int = 0
     """The only source of randomness."""
     limit: int | None = None
@@ -106,6 +124,14 @@ class TrainConfig:
         yield from _field_problems(self)
         if isinstance(self.lr, float) and not (math.isfinite(self.lr) and self.lr > 0):
             yield "lr", f"must be a finite number above 0, not {self.lr:g}"
+        if self.free_bits and self.importance_samples != 1:
+            yield (
+                "free_bits",
+                (
+                    "contradicts --importance-samples: the importance-weighted bound has no rate"
+                    " per dimension"
+                ),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +203,18 @@ class RunConfig:
             for name, mine in to_json(getattr(self, part)).items()
             if mine != (theirs := to_json(getattr(other, part))[name])
         ]
+
+
+def contradictions(model: ModelConfig, binarize: Binarize) -> Iterator[tuple[str, str]]:
+    """Yield (field, sentence) for settings that are right by themselves but not together."""
+    if binarize != "none" and model.likelihood != "bernoulli":
+        yield (
+            "binarize",
+            (
+                f"{binarize} contradicts --likelihood {model.likelihood}: black and white pixels"
+                " need bernoulli"
+            ),
+        )
 
 
 def to_json(config: ModelConfig | TrainConfig | DataConfig) -> dict[str, Any]:

@@ -1,98 +1,224 @@
-"""How good a model is on a set of images: the bound and its parts, in nats per image."""
+"""How good a model is on a set of images: the bound, its parts, and the likelihood behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vaecli.config import ModelConfig
 from vaecli.data.dataset import Images, as_float
-from vaecli.loss import elbo_terms, kl_to_prior
-from vaecli.model import VAE
-from vaecli.noise import NormalNoise
+from vaecli.loss import Weights, elbo_terms, kl_to_prior, log_likelihood, log_prior_ratio
+from vaecli.model import VAE, reparameterize
+from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
 
 BATCH_SIZE = 256
 ACTIVE_VARIANCE = 0.01
 """A latent is active where Var_x[mean(x)] exceeds this (Burda et al. 2016, section 5)."""
 
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """What K importance samples say about log p(x) of each image.
+
+    Attributes:
+        samples: K.
+        nll: (N,) float64, negative importance-weighted bound, nats.
+        effective: (N,) float64, effective sample size, 1 to K.
+    """
+
+    samples: int
+    nll: Tensor
+    effective: Tensor
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The bound averaged over images, with the noise kept (it is a bound only with it).
+    """The bound image by image, with the noise kept (it is a bound only with it).
 
     Attributes:
-        n_images: number of images N.
-        loss: negative ELBO, distortion + rate, nats per image.
-        distortion: -E_q[log p(x|z)] from one draw per image, nats per image.
-        rate: KL(q(z|x) || p(z)), nats per image.
+        distortions: (N,) float64, -log p(x|z) at one draw per image, nats.
+        rates: (N,) float64, KL(q(z|x) || p(z)), nats.
+        means: (N, L) mean of q(z|x), the embedding.
         kl_per_dim: the rate of each latent dimension, nats per image.
-        active_units: latents with Var_x[mean(x)] > 0.01.
+        likelihoods: with importance samples, else None.
     """
 
-    n_images: int
-    loss: float
-    distortion: float
-    rate: float
+    distortions: Tensor
+    rates: Tensor
+    means: Tensor
     kl_per_dim: tuple[float, ...]
-    active_units: int
+    likelihoods: Likelihoods | None = None
+
+    @property
+    def n_images(self) -> int:
+        """Number of images N."""
+        return len(self.rates)
+
+    @property
+    def losses(self) -> Tensor:
+        """Negative ELBO of each image, (N,) nats."""
+        return self.distortions + self.rates
+
+    @property
+    def loss(self) -> float:
+        """Negative ELBO, distortion + rate, nats per image."""
+        return self.distortion + self.rate
 
     @property
     def elbo(self) -> float:
         """Evidence lower bound, nats per image."""
         return -self.loss
 
+    @property
+    def distortion(self) -> float:
+        """-E_q[log p(x|z)], nats per image."""
+        return float(self.distortions.mean())
+
+    @property
+    def rate(self) -> float:
+        """KL(q(z|x) || p(z)), nats per image."""
+        return float(self.rates.mean())
+
+    @property
+    def active_units(self) -> int:
+        """Latents with Var_x[mean(x)] > 0.01."""
+        return int((self.means.double().var(0, correction=0) > ACTIVE_VARIANCE).sum())
+
+    @property
+    def nll(self) -> float:
+        """Negative log p(x) as far as K samples tell, nats per image; NaN without samples."""
+        return math.nan if self.likelihoods is None else float(self.likelihoods.nll.mean())
+
+    @property
+    def nll_se(self) -> float:
+        """Standard error of `nll` over the images; NaN for a single one."""
+        if self.likelihoods is None or self.n_images < 2:
+            return math.nan
+        return float(self.likelihoods.nll.std() / math.sqrt(self.n_images))
+
+    @property
+    def ess(self) -> float:
+        """Effective number of importance samples, mean over the images."""
+        return math.nan if self.likelihoods is None else float(self.likelihoods.effective.mean())
+
 
 @torch.inference_mode()
-def evaluate(model: VAE, images: Images, *, seed: int, batch_size: int = BATCH_SIZE) -> Evaluation:
+def evaluate(
+    model: VAE,
+    images: Images,
+    *,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    redraw: bool = False,
+    importance_samples: int | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Evaluation:
     """Judge `model` on `images`.
 
-    The noise of an image depends on its place in the set and on `seed`, not on the batch size;
-    sums are kept in float64.
+    All that is drawn for an image depends on its place in the set and on `seed`, not on the
+    batch size; sums are kept in float64.
 
     Args:
         model: the model; its parameters and `images` lie on the same device.
         images: at least one image of the model's shape.
         seed: the run's seed, to repeat what was recorded while training.
         batch_size: images per pass; changes speed and memory, not the meaning.
+        redraw: draw each pixel black or white with its grey level's probability.
+        importance_samples: K, to estimate log p(x) as well.
+        progress: told (what, done, total) as it goes.
     """
-    latent_dim = model.config.latent_dim
-    device = images.pixels.device
-    noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=device)
-    distortion = torch.zeros((), dtype=torch.float64, device=device)
-    kl, mean_sum, mean_square = torch.zeros(3, latent_dim, dtype=torch.float64, device=device)
-    for start, batch in batches(images.pixels, batch_size):
+    pixels, device = images.pixels, images.pixels.device
+    if redraw:
+        shape = model.config.image_shape
+        pixels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device).binarize(
+            pixels, 0
+        )
+    noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
+    kl = torch.zeros(model.config.latent_dim, dtype=torch.float64, device=device)
+    parts = []
+    for start, batch in batches(pixels, batch_size):
         x = as_float(batch)
-        logits, mean, log_variance = model(x, noise.rows(start, start + len(x)))
-        distortion += elbo_terms(x, logits, mean, log_variance).distortion.double().sum()
+        parameters, mean, log_variance = model(x, noise.rows(start, start + len(x)))
+        terms = elbo_terms(
+            x, parameters, mean, log_variance, model.config.likelihood, model.decoder.log_scale
+        )
         kl += kl_to_prior(mean, log_variance).double().sum(0)
-        mean_sum += mean.double().sum(0)
-        mean_square += mean.double().square().sum(0)
-    count = len(images)
-    variance = mean_square / count - (mean_sum / count).square()
-    rate = float(kl.sum()) / count
-    return Evaluation(
-        n_images=count,
-        loss=float(distortion) / count + rate,
-        distortion=float(distortion) / count,
-        rate=rate,
-        kl_per_dim=tuple((kl / count).tolist()),
-        active_units=int((variance > ACTIVE_VARIANCE).sum()),
-    )
+        parts.append((terms.distortion.double(), terms.rate.double(), mean))
+        progress("loss", start + len(x), len(pixels))
+    distortions, rates, means = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    likelihoods = None
+    if importance_samples is not None:
+        likelihoods = estimate(model, pixels, importance_samples, seed, batch_size, progress)
+    return Evaluation(distortions, rates, means, tuple((kl / len(pixels)).tolist()), likelihoods)
+
+
+@torch.inference_mode()
+def estimate(
+    model: VAE,
+    pixels: Tensor,
+    samples: int,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = lambda what, done, total: None,
+) -> Likelihoods:
+    """Log p(x) of each image by importance sampling, in blocks of constant memory.
+
+    Args:
+        model: the model, on the device of `pixels`.
+        pixels: (N, C, H, W) uint8.
+        samples: K.
+        seed: of the noise.
+        batch_size: about how many latents are decoded at once.
+        progress: told (what, done, total) as it goes.
+    """
+    device, (height, width) = pixels.device, SAMPLE_BLOCK
+    noise = SampleNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
+    bounds, effective = [], []
+    rows = max(1, batch_size // width)
+    for band, (start, batch) in enumerate(batches(pixels, height)):
+        x = as_float(batch)
+        mean, log_variance = model.encoder(x)
+        weights = Weights(len(x), device)
+        for column in range(math.ceil(samples / width)):
+            count = min(width, samples - column * width)
+            block = noise.block(band, column)[: len(x), :count]
+            part = [
+                log_weights(model, x[row], mean[row], log_variance[row], block[row])
+                for row in (slice(first, first + rows) for first in range(0, len(x), rows))
+            ]
+            weights.add(torch.cat(part))
+            done = start * samples + len(x) * (column * width + count)
+            progress("likelihood", done, len(pixels) * samples)
+        bounds.append(weights.bound().cpu())
+        effective.append(weights.effective_samples().cpu())
+    return Likelihoods(samples, -torch.cat(bounds), torch.cat(effective))
+
+
+def log_weights(
+    model: VAE, images: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor
+) -> Tensor:
+    """Log p(x|z) p(z) / q(z|x) at the latents that `noise` (B, K, L) draws; (B, K) nats.
+
+    Args:
+        model: decodes the latents.
+        images: (B, C, H, W) in [0, 1].
+        mean: (B, L) of q(z|x).
+        log_variance: (B, L) of q(z|x).
+        noise: standard normal.
+    """
+    parameters = model.decode_draws(mean, log_variance, noise)
+    kind, log_scale = model.config.likelihood, model.decoder.log_scale
+    latents = reparameterize(mean, log_variance, noise)
+    ratios = log_prior_ratio(latents, noise, log_variance)
+    return log_likelihood(kind, images, parameters, log_scale) + ratios
 
 
 def batches(pixels: Tensor, batch_size: int) -> Iterator[tuple[int, Tensor]]:
     """Pairs of a start index and the images from there on, in order, the short last one too."""
     for start in range(0, len(pixels), batch_size):
         yield start, pixels[start : start + batch_size]
-
-
-def protocol(config: ModelConfig) -> str:
-    """Which quantity a loss of this model is, in one sentence."""
-    del config
-    return (
-        "Grey-scale BCE: pixels in [0, 1] under a Bernoulli; an upper bound on the expected"
-        " dynamically binarized loss, no normalised likelihood of the grey image."
-    )

@@ -6,16 +6,23 @@ import torch
 from torch import Tensor
 
 from vaecli.data.dataset import as_float
-from vaecli.loss import elbo_terms, pixel_mean
+from vaecli.likelihood import LIKELIHOODS
+from vaecli.loss import elbo_terms
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
 from vaecli.pictures import to_uint8
 
 
+def mean_image(model: VAE, latents: Tensor) -> Tensor:
+    """E[x|z] for latents (N, L), as (N, C, H, W) in [0, 1]."""
+    name, log_scale = model.likelihood
+    return LIKELIHOODS[name].mean(model.decoder(latents), log_scale).clamp(0, 1)
+
+
 @torch.inference_mode()
 def decode(model: VAE, latents: Tensor) -> Tensor:
     """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8."""
-    return to_uint8(pixel_mean(model.decoder(latents)))
+    return to_uint8(mean_image(model, latents))
 
 
 @torch.inference_mode()
@@ -37,7 +44,7 @@ def reconstruct(model: VAE, pixels: Tensor, *, noise: Tensor | None = None) -> T
 def score(model: VAE, pixels: Tensor, noise: Tensor) -> dict[str, float]:
     """Loss, distortion and rate of one image (1, C, H, W) uint8 at one latent, in nats."""
     images = as_float(pixels)
-    terms = elbo_terms(images, *model(images, noise))
+    terms = elbo_terms(images, *model(images, noise), *model.likelihood)
     return {
         "loss": float(terms.loss),
         "distortion": float(terms.distortion),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from vaecli.config import ModelConfig
+from vaecli.config import SCALED_LIKELIHOODS, ModelConfig
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -37,7 +37,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to the parameters of p(x|z), one per pixel; logits for a Bernoulli."""
+    """Latents to the parameters of p(x|z), one per pixel; logits for a Bernoulli.
+
+    `log_scale` is the one learned scale of a likelihood that has one, a number, else None.
+    """
+
+    log_scale: nn.Parameter | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -45,6 +50,8 @@ class Decoder(nn.Module):
         widths = (config.latent_dim, *reversed(config.hidden))
         self.hidden = _mlp(widths, config.activation)
         self.output = nn.Linear(widths[-1], config.pixels)
+        scaled = config.likelihood in SCALED_LIKELIHOODS
+        self.register_parameter("log_scale", nn.Parameter(torch.zeros(())) if scaled else None)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Map latents (B, L) to pixel parameters (B, C, H, W)."""
@@ -62,24 +69,33 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode, draw one latent per image, decode.
+        """Encode, draw one latent per image or K of them, decode.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            noise: (B, L) standard normal.
+            noise: (B, L) or (B, K, L) standard normal.
 
         Returns:
-            Pixel parameters (B, C, H, W), mean (B, L), log variance (B, L).
+            Pixel parameters (B, C, H, W) or (B, K, C, H, W), mean (B, L), log variance (B, L).
         """
         mean, log_variance = self.encoder(images)
-        return self.decoder(reparameterize(mean, log_variance, noise)), mean, log_variance
+        return self.decode_draws(mean, log_variance, noise), mean, log_variance
+
+    def decode_draws(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+        """Pixel parameters at z = mean + std * noise, as `forward` returns them."""
+        latents = reparameterize(mean, log_variance, noise)
+        parameters: Tensor = self.decoder(latents.flatten(0, -2))
+        return parameters if noise.ndim == 2 else parameters.unflatten(0, latents.shape[:2])
 
 
 def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Draw z = mean + exp(log_variance / 2) * noise, a sample of N(mean, exp(log_variance)).
 
-    Source: Kingma & Welling 2014, section 2.4.  All shapes (..., L).
+    Source: Kingma & Welling 2014, section 2.4.  Mean and log variance (B, L), noise and result
+    (B, L), or (B, K, L) for K draws per image.
     """
+    if noise.ndim > mean.ndim:
+        mean, log_variance = mean.unsqueeze(1), log_variance.unsqueeze(1)
     return mean + torch.exp(0.5 * log_variance) * noise
 
 

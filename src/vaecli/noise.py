@@ -8,11 +8,21 @@ batch size nor on where a run was stopped, nor on how many processes share the w
 from __future__ import annotations
 
 import hashlib
+import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 CHUNK_ROWS = 4096
+SAMPLE_BLOCK = 128, 8
+"""Images and importance samples that are drawn together."""
+STATIC_SEED = 20_160_901
+"""What static binarization draws with, whatever --seed says."""
+_LEVEL_CHUNK = 1 << 20
+
+
+Device = torch.device | str
 
 
 def derive_seed(seed: int, purpose: str, *numbers: int) -> int:
@@ -21,9 +31,7 @@ def derive_seed(seed: int, purpose: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def generator(
-    seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, purpose: str, *numbers: int, device: Device = "cpu") -> torch.Generator:
     """A fresh generator seeded by `derive_seed`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *numbers))
 
@@ -33,8 +41,44 @@ def permutation(count: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator(seed, "permutation", epoch))
 
 
-class NormalNoise:
-    """Standard normal rows addressed by their place in the visiting order.
+class _Chunks(ABC):
+    """Rows in chunks of a constant size, each drawn whole by a generator of its own."""
+
+    def __init__(
+        self, key: tuple[int, str, int], chunk_rows: int, row: tuple[int, ...], device: Device
+    ) -> None:
+        self._key = key
+        self._shape = chunk_rows, *row
+        self._device = device
+        self._chunk = -1
+        self._rows = torch.empty(0)
+
+    @abstractmethod
+    def _draw(self, source: torch.Generator) -> Tensor:
+        """One chunk of shape `self._shape`."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The rows of places start..stop-1, as (stop - start, ...)."""
+        parts = []
+        while start < stop:
+            chunk, offset = divmod(start, self._shape[0])
+            end = min(stop, (chunk + 1) * self._shape[0])
+            parts.append(self._load(chunk)[offset : offset + end - start])
+            start = end
+        if not parts:
+            return self._load(0)[:0]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _load(self, chunk: int) -> Tensor:
+        if chunk != self._chunk:
+            seed, purpose, epoch = self._key
+            self._rows = self._draw(generator(seed, purpose, epoch, chunk, device=self._device))
+            self._chunk = chunk
+        return self._rows
+
+
+class NormalNoise(_Chunks):
+    """Standard normal rows (L,) addressed by their place in the visiting order.
 
     Args:
         width: numbers per row, the latent dimension L.
@@ -45,37 +89,75 @@ class NormalNoise:
     """
 
     def __init__(
+        self, width: int, *, seed: int, purpose: str, epoch: int = 0, device: Device = "cpu"
+    ) -> None:
+        super().__init__((seed, purpose, epoch), CHUNK_ROWS, (width,), device)
+
+    def _draw(self, source: torch.Generator) -> Tensor:
+        return torch.randn(self._shape, generator=source, device=self._device)
+
+
+class SampleNoise:
+    """Standard normal noise of K importance samples per image, drawn in blocks of both.
+
+    The first samples of an image do not depend on K.  Args as for `NormalNoise`.
+    """
+
+    def __init__(
+        self, width: int, *, seed: int, purpose: str, epoch: int = 0, device: Device = "cpu"
+    ) -> None:
+        self._key = seed, f"{purpose} samples", epoch
+        self._shape = *SAMPLE_BLOCK, width
+        self._device = device
+
+    def block(self, images: int, samples: int) -> Tensor:
+        """Block number (images, samples), of shape (128, 8, L)."""
+        source = generator(*self._key, images, samples, device=self._device)
+        return torch.randn(self._shape, generator=source, device=self._device)
+
+    def rows(self, start: int, stop: int, count: int) -> Tensor:
+        """`count` samples for each of the places start..stop-1, as (stop - start, count, L)."""
+        height, width, _ = self._shape
+        first, last = start // height, (stop - 1) // height + 1
+        bands = [
+            torch.cat([self.block(band, k) for k in range(math.ceil(count / width))], 1)
+            for band in range(first, last)
+        ]
+        return torch.cat(bands)[start - first * height : stop - first * height, :count]
+
+
+class LevelNoise(_Chunks):
+    """Rows (C, H, W) of uniform grey levels 0..254, for binarizing: white where level < pixel.
+
+    A pixel x is then white with probability x/255 exactly, 0 never and 255 always.
+
+    Args:
+        shape: channels, height, width.
+        seed: the run's seed, or `STATIC_SEED`.
+        purpose: what the draws are for.
+        epoch: training epoch; 0 for draws that must not change from pass to pass.
+        device: where to draw.
+    """
+
+    def __init__(
         self,
-        width: int,
+        shape: tuple[int, int, int],
         *,
         seed: int,
         purpose: str,
         epoch: int = 0,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
     ) -> None:
-        self._width = width
-        self._key = (seed, purpose, epoch)
-        self._device = device
-        self._chunk = -1
-        self._rows = torch.empty(0)
+        # memory, not meaning, decides the chunk: its size follows from the shape alone
+        rows = max(1, _LEVEL_CHUNK // math.prod(shape))
+        super().__init__((seed, f"{purpose} levels", epoch), rows, shape, device)
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """The rows of places start..stop-1, as (stop - start, width)."""
-        parts = []
-        while start < stop:
-            chunk, offset = divmod(start, CHUNK_ROWS)
-            end = min(stop, (chunk + 1) * CHUNK_ROWS)
-            parts.append(self._load(chunk)[offset : offset + end - start])
-            start = end
-        if not parts:
-            return torch.empty(0, self._width, device=self._device)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _draw(self, source: torch.Generator) -> Tensor:
+        return torch.randint(
+            255, self._shape, dtype=torch.uint8, generator=source, device=self._device
+        )
 
-    def _load(self, chunk: int) -> Tensor:
-        if chunk != self._chunk:
-            seed, purpose, epoch = self._key
-            source = generator(seed, purpose, epoch, chunk, device=self._device)
-            shape = (CHUNK_ROWS, self._width)
-            self._rows = torch.randn(shape, generator=source, device=self._device)
-            self._chunk = chunk
-        return self._rows
+    def binarize(self, pixels: Tensor, start: int) -> Tensor:
+        """Pixels (B, C, H, W) uint8 of the places from `start` on as 0 or 255, same shape."""
+        levels = self.rows(start, start + len(pixels))
+        return (levels < pixels).to(torch.uint8).mul_(255)

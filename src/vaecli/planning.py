@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from vaecli import __version__, data, run
-from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig, contradictions
 from vaecli.data.dataset import Dataset
 from vaecli.errors import DataError, ModelError, UsageError
 
@@ -185,9 +185,12 @@ def _check(given: Mapping[str, Any]) -> None:
     """Report every bad value at once, before any data is loaded."""
     model = {k: v for k, v in given.items() if k in MODEL_FIELDS}
     training = {k: v for k, v in given.items() if k in TRAIN_FIELDS}
+    model_config = ModelConfig(**{"image_shape": (1, 28, 28), **model})
+    train_config = TrainConfig(**training)
     problems = [
-        *ModelConfig(**{"image_shape": (1, 28, 28), **model}).problems(),
-        *TrainConfig(**training).problems(),
+        *model_config.problems(),
+        *train_config.problems(),
+        *contradictions(model_config, train_config.binarize),
     ]
     if problems:
         raise UsageError("; ".join(f"--{name.replace('_', '-')} {text}" for name, text in problems))

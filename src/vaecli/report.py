@@ -8,10 +8,10 @@ from pathlib import Path
 from vaecli import __version__
 from vaecli.config import canonical_json
 from vaecli.data.dataset import Images
-from vaecli.evaluation import protocol
 from vaecli.generation import reconstruct, sample
 from vaecli.model import VAE
 from vaecli.pictures import encode_png, make_grid, make_pairs
+from vaecli.protocol import describe
 from vaecli.run import (
     CARD,
     CURVES,
@@ -45,6 +45,7 @@ def card(run: Run, rows: Sequence[EpochMetrics]) -> str:
     model = config.model
     shape = "x".join(map(str, model.image_shape))
     hidden = ", ".join(map(str, model.hidden))
+    protocol = describe(model, config.training.binarize)
     return f"""---
 library_name: vaecli
 tags:
@@ -69,7 +70,7 @@ dimension {model.latent_dim}, {model.likelihood} decoder, images {shape}.
 | rate | {last.train_rate:.2f} | {last.test_rate:.2f} |
 
 After {last.epoch} epochs on {config.data.n_train:,} images; test figures over all
-{config.data.n_test:,} test images, one noise sample each. {protocol(model)}
+{config.data.n_test:,} test images, one noise sample each. {protocol}
 
 ```
 vaecli eval -m .

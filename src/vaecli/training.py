@@ -19,12 +19,13 @@ from torch import Tensor
 from vaecli import report
 from vaecli.checkpoint import Checkpoint
 from vaecli.config import RunConfig, TrainConfig
-from vaecli.data.dataset import Dataset, Images, as_float
+from vaecli.data.dataset import Dataset, Images, static_binarized
 from vaecli.errors import DivergedError
 from vaecli.evaluation import evaluate
-from vaecli.loss import bernoulli_output_bias, elbo_terms
+from vaecli.likelihood import LIKELIHOODS
 from vaecli.model import VAE, build
-from vaecli.noise import NormalNoise, derive_seed, permutation
+from vaecli.noise import derive_seed, permutation
+from vaecli.objective import Draws, beta_at, objective, passes
 from vaecli.run import EpochMetrics, Run
 from vaecli.weights import Shapes
 
@@ -190,14 +191,16 @@ class _Loop:
         self.run = run
         self.config = run.config.training
         self.device = device
+        if self.config.binarize == "static":
+            dataset = static_binarized(dataset)
         self.train = _to(dataset.train, device)
         self.test = _to(dataset.test, device)
         self.batch_size = min(self.config.batch_size, len(self.train))
         self.steps_per_epoch = math.ceil(len(self.train) / self.batch_size)
         self.model = initial_model(run.config, self.train.pixels).to(device)
         self.optimizer = _adam(self.model, self.config)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
-        """Distortion and rate summed over the images of this epoch so far."""
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        """Objective, distortion and rate summed over the images of this epoch so far."""
         self.state = _State()
         self.checkpoints = run.checkpoints()
         self._began = time.perf_counter()
@@ -240,50 +243,50 @@ class _Loop:
         """Run what is left of the current epoch, one optimizer step at a time."""
         epoch, seed = self.state.epoch, self.config.seed
         order = permutation(len(self.train), seed=seed, epoch=epoch).to(self.device)
-        noise = NormalNoise(
-            self.model.config.latent_dim,
-            seed=seed,
-            purpose="training",
-            epoch=epoch,
-            device=self.device,
-        )
+        draws = Draws(self.model.config, self.config, epoch, self.device)
         self._began = time.perf_counter() - self.state.seconds
         total = self.config.epochs * self.steps_per_epoch
         while self.state.step < self.steps_per_epoch:
             start = self.images_seen
             chosen = order[start : start + self.batch_size]
-            rate = learning_rate(epoch * self.steps_per_epoch + self.state.step, total, self.config)
-            self._step(self.train.pixels[chosen], noise.rows(start, start + len(chosen)), rate)
+            step = epoch * self.steps_per_epoch + self.state.step
+            self.optimizer.param_groups[0]["lr"] = learning_rate(step, total, self.config)
+            beta = beta_at(step, self.steps_per_epoch, self.config)
+            self._step(self.train.pixels[chosen], draws, start, beta)
             self.state.step += 1
             yield
 
-    def _step(self, pixels: Tensor, noise: Tensor, learning_rate: float) -> None:
-        images = as_float(pixels)
-        logits, mean, log_variance = self.model(images, noise)
-        terms = elbo_terms(images, logits, mean, log_variance)
+    def _step(self, pixels: Tensor, draws: Draws, start: int, beta: float) -> None:
+        """One optimizer step on the images at the places from `start` on."""
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(terms.loss.mean())
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        images, stop = draws.images(pixels, start), start + len(pixels)
+        samples = self.config.importance_samples
+        for first, last in passes(start, stop, self.model.config, samples):
+            part = images[first - start : last - start]
+            noise = draws.noise(first, last)
+            outcome = objective(self.model, part, noise, beta, self.config.free_bits)
+            torch.autograd.backward(outcome.objective.sum() / len(pixels))
+            with torch.no_grad():
+                self.sums += torch.stack([term.sum() for term in outcome])
         self.optimizer.step()
-        with torch.no_grad():
-            self.sums += torch.stack([terms.distortion.sum(), terms.rate.sum()])
 
     def refresh_due(self) -> bool:
         return time.perf_counter() - self._refreshed >= REFRESH_SECONDS
 
     def progress(self) -> Step:
         self._refreshed = time.perf_counter()
-        loss = float(self.sums.sum()) / self.images_seen
+        loss = float(self.sums[1:].sum()) / self.images_seen
         return Step(self.state.epoch + 1, self.images_seen, loss)
 
     def end_epoch(self) -> EpochMetrics:
         """The test pass and the row of metrics.csv."""
         training_seconds = time.perf_counter() - self._began
-        distortion, rate = (self.sums / len(self.train)).tolist()
-        test = evaluate(self.model, self.test, seed=self.config.seed)
+        optimised, distortion, rate = (self.sums / len(self.train)).tolist()
+        dynamic = self.config.binarize == "dynamic"
+        test = evaluate(self.model, self.test, seed=self.config.seed, redraw=dynamic)
         metrics = EpochMetrics(
             epoch=self.state.epoch + 1,
-            objective=distortion + rate,
+            objective=optimised,
             train_loss=distortion + rate,
             train_distortion=distortion,
             train_rate=rate,
@@ -293,7 +296,7 @@ class _Loop:
             images_per_second=len(self.train) / training_seconds,
             seconds=time.perf_counter() - self._began,
         )
-        self._check_finite(metrics.train_loss, metrics.test_loss)
+        self._check_finite(optimised, metrics.train_loss, metrics.test_loss)
         self.state = _State(epoch=metrics.epoch, rows=[*self.state.rows, metrics])
         self.sums.zero_()
         return metrics
@@ -346,13 +349,16 @@ def initial_model(config: RunConfig, pixels: Tensor) -> VAE:
         pixels: (N, C, H, W) uint8 training images, for the output bias.
     """
     model = build(config.model, seed=derive_seed(config.training.seed, "weights"))
+    distribution = LIKELIHOODS[config.model.likelihood]
     if config.training.output_bias == "mean":
         mean_image = pixels.sum(0, dtype=torch.int64).double() / (255 * len(pixels))
-        bias = bernoulli_output_bias(mean_image.flatten(), len(pixels))
+        bias = distribution.output_bias(mean_image.flatten(), len(pixels))
     else:
         bias = torch.zeros(config.model.pixels)
     with torch.no_grad():
         model.decoder.output.bias.copy_(bias)
+        if model.decoder.log_scale is not None and distribution.log_scale is not None:
+            model.decoder.log_scale.fill_(distribution.log_scale)
     return model
 
 

@@ -188,8 +188,10 @@ class TrainingView:
     def epoch(self, row: EpochMetrics) -> None:
         """The end of an epoch."""
         width = len(str(self.epochs))
+        apart = f"{row.objective:.2f}" != f"{row.train_loss:.2f}"
+        objective = f"  objective {row.objective:.2f}" if apart else ""
         self.terminal.note(
-            f"epoch {row.epoch:>{width}}/{self.epochs}  train {row.train_loss:.2f}"
+            f"epoch {row.epoch:>{width}}/{self.epochs}{objective}  train {row.train_loss:.2f}"
             f"  test {row.test_loss:.2f} = distortion {row.test_distortion:.2f}"
             f" + rate {row.test_rate:.2f}  {row.images_per_second:,.0f} images/s"
             f"  {row.seconds:.1f} s"

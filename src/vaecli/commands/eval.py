@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vaecli.commands import options
+from vaecli.config import Binarize, contradictions
+from vaecli.errors import EnvironmentFailure, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaecli.evaluation import Evaluation
+
+STDOUT = "-"
+FORMATS = (".csv", ".jsonl")
 
 
 def evaluate(
@@ -24,6 +36,35 @@ def evaluate(
             help="Images per pass; changes speed and memory, not the numbers.",
         ),
     ] = 256,
+    importance_samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help=options.with_default(
+                "Estimate the negative log-likelihood too, from K samples per image.", "not done"
+            ),
+        ),
+    ] = None,
+    binarize: Annotated[
+        Binarize | None,
+        typer.Option(help=options.with_default(options.BINARIZE_HELP, "as in training")),
+    ] = None,
+    per_image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write loss, distortion and rate of each image as .csv or .jsonl; - is stdout.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    latents: Annotated[
+        bool,
+        typer.Option(
+            "--latents",
+            help="With --per-image: also the mean of q(z|x), as z0, z1, ...",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
     seed: options.RunSeed = None,
     force: options.Force = False,
     config: options.Config = None,
@@ -44,23 +85,49 @@ def evaluate(
     \b
       vaecli eval
       vaecli eval -m runs/001-mnist-mlp --json
-      vaecli eval -d fashion-mnist
+      vaecli eval --importance-samples 5000
+      vaecli eval -d fashion-mnist --per-image scores.csv --latents
     """
     common = options.Common.of(ctx)
     options.require_at_least("--batch-size", batch_size, 1)
     options.require_at_least("--limit", limit, 1)
     options.require_at_least("--seed", seed, 0)
+    options.require_at_least("--importance-samples", importance_samples, 1)
+    _check_output(common, per_image, latents)
 
     from vaecli import evaluation
     from vaecli.commands.loading import load_images, load_model
 
     loaded = load_model(common, model)
-    images, source = load_images(common, loaded, data, split, limit)
-    result = evaluation.evaluate(
-        loaded.model, images, seed=loaded.seed(seed), batch_size=batch_size
-    )
-    protocol = f"{evaluation.protocol(loaded.model.config)} One noise sample per image; {source}."
-    value = {
+    if binarize is None:
+        binarize = "none" if loaded.run is None else loaded.run.config.training.binarize
+    for name, sentence in contradictions(loaded.model.config, binarize):
+        raise UsageError(f"--{name} {sentence}", "Leave --binarize out for this model.")
+    images, source = load_images(common, loaded, data, split, limit, binarize)
+    with common.terminal.working() as work:
+        result = evaluation.evaluate(
+            loaded.model,
+            images,
+            seed=loaded.seed(seed),
+            batch_size=batch_size,
+            redraw=binarize == "dynamic",
+            importance_samples=importance_samples,
+            progress=work,
+        )
+    value = _measured(result)
+    value |= _meaning(loaded.model.config, images, binarize, result)
+    value["protocol"] = _protocol(loaded.model.config, binarize, source, importance_samples)
+    if per_image is not None:
+        _write_scores(common, result, images.labels, per_image, latents)
+    if per_image == STDOUT:
+        for name, text in _texts(value).items():
+            common.terminal.note(f"{name}\t{text}")
+    else:
+        common.terminal.values(value, _texts(value))
+
+
+def _measured(result: Evaluation) -> dict[str, Any]:
+    value: dict[str, Any] = {
         "loss": result.loss,
         "elbo": result.elbo,
         "distortion": result.distortion,
@@ -68,16 +135,92 @@ def evaluate(
         "active_units": result.active_units,
         "kl_per_dim": result.kl_per_dim,
         "n_images": result.n_images,
-        "protocol": protocol,
     }
-    texts = {
-        "loss": f"{result.loss:.4f}",
-        "elbo": f"{result.elbo:.4f}",
-        "distortion": f"{result.distortion:.4f}",
-        "rate": f"{result.rate:.4f}",
-        "active_units": f"{result.active_units}",
-        "kl_per_dim": " ".join(f"{kl:.2f}" for kl in result.kl_per_dim),
-        "n_images": f"{result.n_images}",
-        "protocol": protocol,
-    }
-    common.terminal.values(value, texts)
+    if result.likelihoods is not None:
+        value |= {
+            "importance_samples": result.likelihoods.samples,
+            "nll": result.nll,
+            "nll_se": result.nll_se,
+            "ess": result.ess,
+        }
+    return value
+
+
+def _meaning(model: Any, images: Any, binarize: Binarize, result: Evaluation) -> dict[str, Any]:
+    """What the loss may be held against: its floor, or bits per dimension."""
+    from vaecli import protocol
+
+    value: dict[str, Any] = {}
+    if protocol.is_grey(model, binarize):
+        value["entropy_floor"] = protocol.entropy_floor(images)
+    if protocol.has_levels(model):
+        value["bits_per_dim"] = protocol.bits_per_dim(result.loss, model.pixels)
+        if result.likelihoods is not None:
+            value["nll_bits_per_dim"] = protocol.bits_per_dim(result.nll, model.pixels)
+    return value
+
+
+def _protocol(model: Any, binarize: Binarize, source: str, samples: int | None) -> str:
+    from vaecli import protocol
+
+    estimate = ""
+    if samples is not None:
+        estimate = (
+            f" nll: importance-weighted bound of {samples:,} samples per image, nll_se its"
+            " standard error over the images, ess the mean effective number of samples."
+        )
+    return f"{protocol.describe(model, binarize)} One noise sample per image; {source}.{estimate}"
+
+
+def _texts(value: dict[str, Any]) -> dict[str, str]:
+    texts = {}
+    for name, item in value.items():
+        if name == "kl_per_dim":
+            texts[name] = " ".join(f"{kl:.2f}" for kl in item)
+        else:
+            texts[name] = f"{item:.4f}" if isinstance(item, float) else str(item)
+    return texts
+
+
+def _check_output(common: options.Common, per_image: str | None, latents: bool) -> None:
+    """Refuse what cannot be written before any work is done."""
+    from vaecli.scores import FORMATS
+
+    if per_image is None:
+        if latents:
+            raise UsageError("--latents needs --per-image", "Name a file with --per-image.")
+        return
+    if per_image == STDOUT:
+        if common.terminal.json:
+            raise UsageError(
+                "--json and --per-image - both want stdout", "Name a file with --per-image."
+            )
+        return
+    path = Path(per_image)
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(
+            f"--per-image {per_image}: not a name ending in {' or '.join(FORMATS)}",
+            "The ending chooses the format.",
+        )
+    if path.is_dir() or (os.path.lexists(path) and not common.force):
+        raise UsageError(
+            f"--per-image {per_image}: it exists", "Name another file, or replace it with --force."
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise EnvironmentFailure(
+            f"--per-image {per_image}: its folder cannot be written", "Name another folder."
+        )
+
+
+def _write_scores(
+    common: options.Common, result: Evaluation, labels: Tensor | None, target: str, latents: bool
+) -> None:
+    from vaecli import files, scores
+
+    table = scores.rows(result, labels, latents=latents)
+    if target == STDOUT:
+        common.terminal.data(scores.as_csv(table).rstrip("\n"))
+        return
+    encode = scores.as_jsonl if Path(target).suffix.lower() == ".jsonl" else scores.as_csv
+    files.atomic_write(Path(target), encode(table).encode())
+    common.terminal.note(f"scores: {target}")

@@ -8,6 +8,7 @@ from vaecli.commands.options import Common
 from vaecli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from vaecli.config import Binarize
     from vaecli.data.dataset import Images
     from vaecli.run import LoadedModel
 
@@ -31,11 +32,15 @@ def load_images(
     data: str | None,
     split: Literal["test", "train", "all"] | None,
     limit: int | None,
+    binarize: Binarize = "none",
 ) -> tuple[Images, str]:
-    """Images of the model's shape on its device, and what to call them."""
+    """Images of the model's shape on its device, and what to call them.
+
+    Only static binarization is done here: it belongs to a place in the whole set.
+    """
     import torch
 
-    from vaecli.data.dataset import Images
+    from vaecli.data.dataset import Images, static_binarized
     from vaecli.planning import Source
 
     run = loaded.run
@@ -57,6 +62,8 @@ def load_images(
             f"--data {name}: its images are {_by(dataset.image_shape)}, the model's {_by(shape)}",
             "Choose data of the model's shape.",
         )
+    if binarize == "static":
+        dataset = static_binarized(dataset)
     split = split or ("test" if own else "all")
     parts = {"test": [dataset.test], "train": [dataset.train]}
     chosen = parts.get(split, [dataset.train, dataset.test])

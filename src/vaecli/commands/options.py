@@ -171,6 +171,10 @@ Limit = Annotated[
         help=with_default("Use only the first N images.", "all"),
     ),
 ]
+BINARIZE_HELP = (
+    "Pixels as black or white: dynamic draws with the grey level's probability, anew each"
+    " epoch; static draws once, from a fixed constant."
+)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaecli.commands import options
-from vaecli.config import Activation, ModelConfig, OutputBias, Schedule, TrainConfig
+from vaecli.config import (
+    Activation,
+    Binarize,
+    Likelihood,
+    ModelConfig,
+    OutputBias,
+    Schedule,
+    TrainConfig,
+)
 from vaecli.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
     from vaecli.planning import Plan
 
-DATA, MODEL, TRAINING = "Data", "Model", "Training"
+DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
 _MODEL = ModelConfig(image_shape=(1, 28, 28))
 _TRAINING = TrainConfig()
 
@@ -87,6 +95,64 @@ def train(
             metavar="N",
             help=options.with_default("Latent dimension.", str(_MODEL.latent_dim)),
             rich_help_panel=MODEL,
+        ),
+    ] = None,
+    likelihood: Annotated[
+        Likelihood | None,
+        typer.Option(
+            help=options.with_default(
+                "Distribution p(x|z) of a pixel: bernoulli (on grey pixels the grey-scale BCE),"
+                " continuous-bernoulli, gaussian with one learned sigma, or logistic over 256"
+                " levels with a learned scale.",
+                _MODEL.likelihood,
+            ),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help=options.with_default("Weight of the KL.", f"{_TRAINING.beta:g}"),
+            rich_help_panel=OBJECTIVE,
+        ),
+    ] = None,
+    warmup_epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=options.with_default(
+                "Epochs over which that weight rises from 0.", str(_TRAINING.warmup_epochs)
+            ),
+            rich_help_panel=OBJECTIVE,
+        ),
+    ] = None,
+    free_bits: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NATS",
+            help=options.with_default(
+                "KL of each latent dimension that is not penalised.", f"{_TRAINING.free_bits:g}"
+            ),
+            rich_help_panel=OBJECTIVE,
+        ),
+    ] = None,
+    importance_samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help=options.with_default(
+                "Latents per image; more than one trains the importance-weighted bound.",
+                str(_TRAINING.importance_samples),
+            ),
+            rich_help_panel=OBJECTIVE,
+        ),
+    ] = None,
+    binarize: Annotated[
+        Binarize | None,
+        typer.Option(
+            help=options.with_default(options.BINARIZE_HELP, _TRAINING.binarize),
+            rich_help_panel=OBJECTIVE,
         ),
     ] = None,
     epochs: Annotated[
@@ -162,6 +228,7 @@ def train(
     \b
       vaecli train --epochs 20
       vaecli train --data mnist --latent-dim 2 -o runs/flat
+      vaecli train --binarize dynamic --importance-samples 50
       vaecli train --resume latest
     """
     common = options.Common.of(ctx)
@@ -171,6 +238,12 @@ def train(
         "hidden": _widths(hidden),
         "activation": activation,
         "latent_dim": latent_dim,
+        "likelihood": likelihood,
+        "beta": beta,
+        "warmup_epochs": warmup_epochs,
+        "free_bits": free_bits,
+        "importance_samples": importance_samples,
+        "binarize": binarize,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
@@ -320,9 +393,19 @@ def _show(common: options.Common, plan: Plan) -> None:
         "steps": f"{training.epochs} epochs of {steps:,} steps of {batch} images",
         "recipe": f"lr {training.lr:g}, {training.schedule}, output bias {training.output_bias},"
         f" seed {training.seed}",
+        "objective": _objective_text(training),
         "memory": f"about {memory / 1e6:,.0f} MB besides torch itself",
     }
     common.terminal.values(value, texts)
+
+
+def _objective_text(training: TrainConfig) -> str:
+    parts = [
+        f"--{name.replace('_', '-')} {value}"
+        for name in ("beta", "warmup_epochs", "free_bits", "importance_samples", "binarize")
+        if (value := getattr(training, name)) != getattr(_TRAINING, name)
+    ]
+    return ", ".join(parts) or "the loss itself"
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaecli.noise import STATIC_SEED, LevelNoise
+
 
 @dataclass(frozen=True)
 class Images:
@@ -60,6 +62,20 @@ class Dataset:
         pixels = self.train.pixels[:1000]
         edges = (pixels[..., 0, :], pixels[..., -1, :], pixels[..., :, 0], pixels[..., :, -1])
         return int(torch.cat([edge.flatten() for edge in edges]).median())
+
+
+def static_binarized(dataset: Dataset) -> Dataset:
+    """The set in black and white, drawn once: the same for every run and seed.
+
+    The draw of an image depends on its place in its split.
+    """
+    shape = dataset.image_shape
+
+    def draw(images: Images, split: str) -> Images:
+        levels = LevelNoise(shape, seed=STATIC_SEED, purpose=f"static {split}")
+        return Images(levels.binarize(images.pixels, 0), images.labels)
+
+    return Dataset(dataset.name, draw(dataset.train, "train"), draw(dataset.test, "test"))
 
 
 def as_float(pixels: Tensor) -> Tensor:

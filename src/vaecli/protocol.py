@@ -1,0 +1,68 @@
+"""What a loss means: its protocol in words, its floor, and its unit per pixel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from vaecli.config import Binarize, ModelConfig
+from vaecli.data.dataset import Images
+from vaecli.likelihood import LIKELIHOODS
+
+
+def bits_per_dim(nats: float, pixels: int) -> float:
+    """Nats per image as bits per pixel value: nats / (D ln 2)."""
+    return nats / (pixels * math.log(2))
+
+
+def entropy_floor(images: Images) -> float:
+    """Mean entropy of a Bernoulli at each pixel's grey level: no grey-scale BCE is lower; nats."""
+    counts = torch.bincount(images.pixels.flatten().cpu(), minlength=256).double()
+    probability = torch.arange(256, dtype=torch.float64) / 255
+    entropy = -torch.special.xlogy(probability, probability)
+    entropy -= torch.special.xlogy(1 - probability, 1 - probability)
+    return float((counts * entropy).sum()) / len(images)
+
+
+def describe(config: ModelConfig, binarize: Binarize = "none") -> str:
+    """Which quantity a loss of this model is, in one or two sentences."""
+    if config.likelihood != "bernoulli":
+        return _PROTOCOLS[config.likelihood]
+    return _PROTOCOLS[binarize]
+
+
+def is_grey(config: ModelConfig, binarize: Binarize) -> bool:
+    """Whether the loss is the grey-scale BCE, which is no normalised likelihood."""
+    return config.likelihood == "bernoulli" and binarize == "none"
+
+
+def has_levels(config: ModelConfig) -> bool:
+    """Whether the likelihood is over 256 grey levels, so that bits per dimension mean something."""
+    return LIKELIHOODS[config.likelihood].levels
+
+
+_PROTOCOLS = {
+    "none": (
+        "Grey-scale BCE: pixels in [0, 1] under a Bernoulli; an upper bound on the expected"
+        " loss of dynamically binarized images, no normalised likelihood of the grey ones."
+    ),
+    "dynamic": (
+        "Dynamic binarization: each pixel drawn black or white with its grey level's probability,"
+        " once for this evaluation; Bernoulli likelihood of the binary images."
+    ),
+    "static": (
+        "Static binarization: each pixel drawn black or white once, from vaecli's own constant (not"
+        " the files of Larochelle); Bernoulli likelihood of the binary images."
+    ),
+    "continuous-bernoulli": (
+        "Density of grey levels in [0, 1] under a continuous Bernoulli, without dequantization:"
+        " nats of a density, which may be negative and compare with no Bernoulli loss."
+    ),
+    "gaussian": (
+        "Density of grey levels in [0, 1] under a Gaussian with one learned sigma, without"
+        " dequantization: nats of a density, which may be negative and compare with no Bernoulli"
+        " loss."
+    ),
+    "logistic": "Probability of the 256 grey levels under a discretized logistic.",
+}

@@ -1,0 +1,64 @@
+"""Scores image by image as a table: to rank, to find what does not belong, to embed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from vaecli.evaluation import Evaluation
+
+Row = dict[str, int | float | None]
+
+
+def rows(result: Evaluation, labels: Tensor | None, *, latents: bool) -> Iterator[Row]:
+    """One row per image: index, label, loss, distortion and rate in nats, and what else is known.
+
+    Args:
+        result: of the evaluation.
+        labels: (N,) class numbers, or None.
+        latents: add the mean of q(z|x) as z0, z1, ...
+    """
+    columns: dict[str, list[Any]] = {"index": list(range(result.n_images))}
+    if labels is not None:
+        columns["label"] = labels.tolist()
+    columns["loss"] = _rounded(result.losses)
+    columns["distortion"] = _rounded(result.distortions)
+    columns["rate"] = _rounded(result.rates)
+    if result.likelihoods is not None:
+        columns["nll"] = _rounded(result.likelihoods.nll)
+        columns["ess"] = _rounded(result.likelihoods.effective)
+    if latents:
+        # nine digits bring a float32 back exactly
+        columns |= {
+            f"z{index}": [float(f"{value:.9g}") for value in column.tolist()]
+            for index, column in enumerate(result.means.T)
+        }
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def as_csv(table: Iterator[Row]) -> str:
+    """The rows as CSV with a header line."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for number, row in enumerate(table):
+        if number == 0:
+            writer.writerow(row)
+        writer.writerow("" if value is None else value for value in row.values())
+    return text.getvalue()
+
+
+def as_jsonl(table: Iterator[Row]) -> str:
+    """The rows as one JSON object per line."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in table)
+
+
+def _rounded(values: Tensor) -> list[float | None]:
+    """To a millionth of a nat; None where there is no number."""
+    return [round(value, 6) if math.isfinite(value) else None for value in values.tolist()]
