@@ -184,8 +184,6 @@ def _texts(value: dict[str, Any]) -> dict[str, str]:
 
 def _check_output(common: options.Common, per_image: str | None, latents: bool) -> None:
     """Refuse what cannot be written before any work is done."""
-    from vaecli.scores import FORMATS
-
     if per_image is None:
         if latents:
             raise UsageError("--latents needs --per-image", "Name a file with --per-image.")
