@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import torch
 
-from vaecli.noise import CHUNK_ROWS, NormalNoise, derive_seed, permutation
+from vaecli.noise import (
+    CHUNK_ROWS,
+    LevelNoise,
+    NormalNoise,
+    SampleNoise,
+    derive_seed,
+    permutation,
+)
 
 
 def test_rows_do_not_depend_on_how_they_are_asked_for() -> None:
@@ -41,3 +48,38 @@ def test_permutations_visit_every_image_once_and_differ_by_epoch() -> None:
         assert torch.equal(order.sort().values, torch.arange(1000))
     assert not torch.equal(*orders)
     assert torch.equal(orders[0], permutation(1000, seed=0, epoch=0))
+
+
+def test_importance_samples_depend_on_place_alone_and_more_add_to_fewer() -> None:
+    noise = SampleNoise(3, seed=1, purpose="test", epoch=2)
+    whole = noise.rows(0, 300, 21)
+    assert whole.shape == (300, 21, 3)
+    for start, stop, count in ((0, 1, 21), (100, 200, 8), (127, 129, 9), (250, 300, 1)):
+        assert torch.equal(noise.rows(start, stop, count), whole[start:stop, :count])
+    assert torch.equal(noise.block(1, 2), noise.rows(128, 256, 24)[:, 16:])
+    assert abs(float(whole.double().mean())) < 0.05
+    assert abs(float(whole.double().std()) - 1) < 0.05
+    other = SampleNoise(3, seed=1, purpose="test", epoch=3).rows(0, 300, 21)
+    assert not torch.equal(other, whole)
+
+
+def test_binarization_keeps_black_and_white_and_the_mean_of_every_level() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(8000).view(-1, 1, 16, 16)
+    noise = LevelNoise((1, 16, 16), seed=1, purpose="test")
+    drawn = noise.binarize(pixels, 0)
+    assert set(drawn.unique().tolist()) == {0, 255}
+    share = (drawn.view(-1, 256) == 255).double().mean(0)
+    assert share[0] == 0
+    assert share[255] == 1
+    level = torch.arange(256, dtype=torch.float64) / 255
+    error = (level * (1 - level) / 8000).sqrt()
+    assert ((share - level).abs() <= 4.5 * error).all()
+
+
+def test_binarization_depends_on_place_alone() -> None:
+    noise = LevelNoise((1, 28, 28), seed=1, purpose="test", epoch=1)
+    whole = noise.rows(0, 3000)
+    for start, stop in ((0, 5), (1300, 1400), (2990, 3000)):
+        assert torch.equal(noise.rows(start, stop), whole[start:stop])
+    assert int(whole.max()) == 254
+    assert int(whole.min()) == 0

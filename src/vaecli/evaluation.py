@@ -144,9 +144,7 @@ def evaluate(
     for start, batch in batches(pixels, batch_size):
         x = as_float(batch)
         parameters, mean, log_variance = model(x, noise.rows(start, start + len(x)))
-        terms = elbo_terms(
-            x, parameters, mean, log_variance, model.config.likelihood, model.decoder.log_scale
-        )
+        terms = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
         kl += kl_to_prior(mean, log_variance).double().sum(0)
         parts.append((terms.distortion.double(), terms.rate.double(), mean))
         progress("loss", start + len(x), len(pixels))
@@ -212,10 +210,9 @@ def log_weights(
         noise: standard normal.
     """
     parameters = model.decode_draws(mean, log_variance, noise)
-    kind, log_scale = model.config.likelihood, model.decoder.log_scale
     latents = reparameterize(mean, log_variance, noise)
     ratios = log_prior_ratio(latents, noise, log_variance)
-    return log_likelihood(kind, images, parameters, log_scale) + ratios
+    return log_likelihood(images, parameters, *model.likelihood) + ratios
 
 
 def batches(pixels: Tensor, batch_size: int) -> Iterator[tuple[int, Tensor]]:

@@ -44,7 +44,8 @@ def reconstruct(model: VAE, pixels: Tensor, *, noise: Tensor | None = None) -> T
 def score(model: VAE, pixels: Tensor, noise: Tensor) -> dict[str, float]:
     """Loss, distortion and rate of one image (1, C, H, W) uint8 at one latent, in nats."""
     images = as_float(pixels)
-    terms = elbo_terms(images, *model(images, noise), *model.likelihood)
+    parameters, mean, log_variance = model(images, noise)
+    terms = elbo_terms(images, parameters, mean, log_variance, *model.likelihood)
     return {
         "loss": float(terms.loss),
         "distortion": float(terms.distortion),

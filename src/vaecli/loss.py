@@ -36,14 +36,17 @@ class Terms(NamedTuple):
 
 
 def log_likelihood(
-    likelihood: Likelihood, images: Tensor, parameters: Tensor, log_scale: Tensor | None = None
+    images: Tensor,
+    parameters: Tensor,
+    likelihood: Likelihood = "bernoulli",
+    log_scale: Tensor | None = None,
 ) -> Tensor:
     """Log p(x|z) of each image, summed over its pixels.
 
     Args:
-        likelihood: which distribution.
         images: (B, ...) in [0, 1].
         parameters: decoder output, (B, ...), or (B, K, ...) for K latents per image.
+        likelihood: which distribution p(x|z) is.
         log_scale: the decoder's learned log scale where the likelihood has one.
 
     Returns:
@@ -82,7 +85,7 @@ def elbo_terms(
         likelihood: which distribution p(x|z) is.
         log_scale: the decoder's learned log scale where the likelihood has one.
     """
-    distortion = -log_likelihood(likelihood, images, parameters, log_scale)
+    distortion = -log_likelihood(images, parameters, likelihood, log_scale)
     return Terms(distortion, kl_to_prior(mean, log_variance).sum(1))
 
 
@@ -99,6 +102,7 @@ def log_prior_ratio(latents: Tensor, noise: Tensor, log_variance: Tensor) -> Ten
     Returns:
         (B, K) nats; its mean over draws is -rate.
     """
+    noise = noise.to(latents.dtype)  # or its square is rounded before it meets float64
     return 0.5 * (noise.square() + log_variance.unsqueeze(1) - latents.square()).sum(-1)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from vaecli.config import SCALED_LIKELIHOODS, ModelConfig
+from vaecli.config import SCALED_LIKELIHOODS, Likelihood, ModelConfig
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -67,6 +67,11 @@ class VAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+
+    @property
+    def likelihood(self) -> tuple[Likelihood, Tensor | None]:
+        """Name and learned log scale of p(x|z), as the functions of `loss.py` take them."""
+        return self.config.likelihood, self.decoder.log_scale
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode, draw one latent per image or K of them, decode.

@@ -97,8 +97,7 @@ def objective(
         free_bits: nats of each latent dimension that are not penalised.
     """
     parameters, mean, log_variance = model(images, noise)
-    kind, log_scale = model.config.likelihood, model.decoder.log_scale
-    likelihoods = log_likelihood(kind, images, parameters, log_scale)
+    likelihoods = log_likelihood(images, parameters, *model.likelihood)
     kl = kl_to_prior(mean, log_variance)
     if noise.ndim == 2:
         minimised = beta_objective(-likelihoods, kl, beta=beta, free_bits=free_bits)

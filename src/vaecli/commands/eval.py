@@ -11,13 +11,13 @@ import typer
 from vaecli.commands import options
 from vaecli.config import Binarize, contradictions
 from vaecli.errors import EnvironmentFailure, UsageError
+from vaecli.outputs import STDOUT, require_new
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vaecli.evaluation import Evaluation
 
-STDOUT = "-"
 FORMATS = (".csv", ".jsonl")
 
 
@@ -200,10 +200,7 @@ def _check_output(common: options.Common, per_image: str | None, latents: bool) 
             f"--per-image {per_image}: not a name ending in {' or '.join(FORMATS)}",
             "The ending chooses the format.",
         )
-    if path.is_dir() or (os.path.lexists(path) and not common.force):
-        raise UsageError(
-            f"--per-image {per_image}: it exists", "Name another file, or replace it with --force."
-        )
+    require_new([path], force=common.force)
     if not os.access(path.parent, os.W_OK):
         raise EnvironmentFailure(
             f"--per-image {per_image}: its folder cannot be written", "Name another folder."

@@ -1,0 +1,142 @@
+"""A linear Gaussian VAE, whose log p(x) is known: what the bounds and the estimate must do.
+
+z ~ N(0, I), x | z ~ N(W z + c, s^2 I), so x ~ N(c, W W^T + s^2 I), and with orthogonal columns
+of W the true posterior is a normal with diagonal covariance, which the encoder can be.  It is
+vaecli's own network: ReLU units in pairs, relu(u) - relu(-u) = u, make its layers linear.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from test_likelihood import scale_parameter
+from vaecli.config import ModelConfig
+from vaecli.data.dataset import Images
+from vaecli.evaluation import Evaluation, evaluate
+from vaecli.model import VAE, build
+
+DIM, LATENTS, SIGMA = 9, 2, 0.1
+CONFIG = ModelConfig(
+    image_shape=(1, 3, 3), hidden=(2 * DIM,), latent_dim=LATENTS, likelihood="gaussian"
+)
+GENERATOR = torch.Generator().manual_seed(0)
+WEIGHT = torch.linalg.qr(torch.randn(DIM, LATENTS, generator=GENERATOR).double()).Q
+WEIGHT = WEIGHT * torch.tensor([0.25, 0.12], dtype=torch.float64)
+CENTRE = torch.full((DIM,), 0.5, dtype=torch.float64)
+MARGINAL = MultivariateNormal(
+    CENTRE, WEIGHT @ WEIGHT.T + SIGMA**2 * torch.eye(DIM, dtype=torch.float64)
+)
+
+
+@pytest.fixture(autouse=True)
+def _double(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaecli.evaluation.as_float", lambda pixels: pixels.double() / 255)
+
+
+@torch.no_grad()
+def linear_gaussian(*, shift: float = 0.0, widen: float = 0.0) -> VAE:
+    """The model at its true posterior, or at one that is shifted and wider by `widen` nats."""
+    model = build(CONFIG, seed=0).double()
+    for parameter in model.parameters():
+        parameter.zero_()
+    identity = torch.eye(DIM, dtype=torch.float64)
+    precision = 1 + WEIGHT.square().sum(0) / SIGMA**2
+    gain = (WEIGHT / SIGMA**2 / precision).T
+    encoder, decoder = model.encoder, model.decoder
+    encoder.hidden[0].weight.copy_(torch.cat([identity, -identity]))
+    encoder.mean.weight.copy_(torch.cat([gain, -gain], 1))
+    encoder.mean.bias.copy_(shift - gain @ CENTRE)
+    encoder.log_variance.bias.copy_(widen - precision.log())
+    latent = torch.eye(LATENTS, dtype=torch.float64)
+    decoder.hidden[0].weight[: 2 * LATENTS].copy_(torch.cat([latent, -latent]))
+    decoder.output.weight[:, : 2 * LATENTS].copy_(torch.cat([WEIGHT, -WEIGHT], 1))
+    decoder.output.bias.copy_(CENTRE)
+    log_scale = scale_parameter("gaussian", SIGMA)
+    assert decoder.log_scale is not None
+    assert log_scale is not None
+    decoder.log_scale.copy_(log_scale)
+    return model
+
+
+def draw(count: int) -> Images:
+    values = MARGINAL.sample((count,)).clamp(0, 1)
+    return Images((255 * values).round().byte().view(count, 1, 3, 3))
+
+
+torch.manual_seed(1)
+IMAGES = draw(400)
+EXACT: Tensor = -MARGINAL.log_prob(IMAGES.pixels.view(400, DIM).double() / 255)
+
+
+def judge(model: VAE, samples: int, seed: int = 0) -> Evaluation:
+    return evaluate(model, IMAGES, seed=seed, importance_samples=samples)
+
+
+def nll(result: Evaluation) -> Tensor:
+    assert result.likelihoods is not None
+    return result.likelihoods.nll
+
+
+@pytest.mark.parametrize("samples", [1, 3, 64])
+def test_at_the_true_posterior_every_weight_is_the_likelihood(samples: int) -> None:
+    result = judge(linear_gaussian(), samples)
+    torch.testing.assert_close(nll(result), EXACT, atol=1e-9, rtol=0)
+    assert result.ess == pytest.approx(samples)
+    # one draw of the distortion with the closed form of the rate: equal in expectation
+    slack = (result.losses - EXACT).std() / math.sqrt(400)
+    assert abs(result.loss - float(EXACT.mean())) < 4 * slack
+
+
+def test_the_bounds_are_ordered_in_expectation() -> None:
+    model = linear_gaussian(shift=0.3, widen=0.7)
+    seeds = range(12)
+    losses = torch.stack([evaluate(model, IMAGES, seed=seed).losses for seed in seeds]).mean(0)
+    bounds = [
+        torch.stack([nll(judge(model, samples, seed)) for seed in seeds]).mean(0)
+        for samples in (1, 2, 8, 64)
+    ]
+    chain = [losses, *bounds]
+    # ELBO = bound of one sample; then strictly better; all above the truth
+    first = chain[1] - chain[0]
+    assert abs(float(first.mean())) < 4 * float(first.std()) / math.sqrt(400)
+    for looser, tighter in zip(chain[1:], [*bounds[1:], EXACT], strict=True):
+        gain = looser - tighter
+        assert float(gain.mean()) > 3 * float(gain.std()) / math.sqrt(400)
+
+
+def test_the_gap_of_the_loss_is_the_divergence_from_the_true_posterior() -> None:
+    shift, widen = 0.3, 0.7
+    model = linear_gaussian(shift=shift, widen=widen)
+    precision = 1 + WEIGHT.square().sum(0) / SIGMA**2
+    divergence = 0.5 * (math.exp(widen) - 1 - widen + precision * shift**2).sum()
+    gaps = torch.stack([evaluate(model, IMAGES, seed=s).losses - EXACT for s in range(20)]).mean(0)
+    assert float(gaps.mean()) == pytest.approx(
+        float(divergence), abs=4 * float(gaps.std()) / math.sqrt(400)
+    )
+
+
+def test_many_samples_cover_the_likelihood() -> None:
+    model = linear_gaussian(shift=0.3, widen=0.7)
+    result = judge(model, 4000)
+    assert result.nll == pytest.approx(float(EXACT.mean()), abs=2e-3)
+    assert 1 < result.ess < 4000
+    assert result.nll_se == pytest.approx(float(nll(result).std()) / 20)
+    assert abs(result.nll - float(EXACT.mean())) < result.nll_se
+    assert result.nll < result.loss
+
+
+def test_the_mean_weight_is_unbiased() -> None:
+    """E[p(x|z) p(z) / q(z|x)] = p(x) at every K: average the estimates, not their logs."""
+    model = linear_gaussian(widen=0.4)
+    for samples in (1, 5):
+        ratios = torch.stack(
+            [torch.exp(EXACT - nll(judge(model, samples, seed))) for seed in range(60)]
+        )
+        assert float(ratios.mean()) == pytest.approx(
+            1, abs=4 * float(ratios.std()) / math.sqrt(ratios.numel())
+        )
