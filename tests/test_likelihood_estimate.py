@@ -38,28 +38,24 @@ def _double(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaecli.evaluation.as_float", lambda pixels: pixels.double() / 255)
 
 
-@torch.no_grad()
 def linear_gaussian(*, shift: float = 0.0, widen: float = 0.0) -> VAE:
     """The model at its true posterior, or at one that is shifted and wider by `widen` nats."""
     model = build(CONFIG, seed=0).double()
-    for parameter in model.parameters():
-        parameter.zero_()
-    identity = torch.eye(DIM, dtype=torch.float64)
+    weights = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    pixels, latents = torch.eye(DIM).double(), torch.eye(LATENTS).double()
     precision = 1 + WEIGHT.square().sum(0) / SIGMA**2
     gain = (WEIGHT / SIGMA**2 / precision).T
-    encoder, decoder = model.encoder, model.decoder
-    encoder.hidden[0].weight.copy_(torch.cat([identity, -identity]))
-    encoder.mean.weight.copy_(torch.cat([gain, -gain], 1))
-    encoder.mean.bias.copy_(shift - gain @ CENTRE)
-    encoder.log_variance.bias.copy_(widen - precision.log())
-    latent = torch.eye(LATENTS, dtype=torch.float64)
-    decoder.hidden[0].weight[: 2 * LATENTS].copy_(torch.cat([latent, -latent]))
-    decoder.output.weight[:, : 2 * LATENTS].copy_(torch.cat([WEIGHT, -WEIGHT], 1))
-    decoder.output.bias.copy_(CENTRE)
+    weights["encoder.hidden.0.weight"] = torch.cat([pixels, -pixels])
+    weights["encoder.mean.weight"] = torch.cat([gain, -gain], 1)
+    weights["encoder.mean.bias"] = shift - gain @ CENTRE
+    weights["encoder.log_variance.bias"] = widen - precision.log()
+    weights["decoder.hidden.0.weight"][: 2 * LATENTS] = torch.cat([latents, -latents])
+    weights["decoder.output.weight"][:, : 2 * LATENTS] = torch.cat([WEIGHT, -WEIGHT], 1)
+    weights["decoder.output.bias"] = CENTRE
     log_scale = scale_parameter("gaussian", SIGMA)
-    assert decoder.log_scale is not None
     assert log_scale is not None
-    decoder.log_scale.copy_(log_scale)
+    weights["decoder.log_scale"] = log_scale
+    model.load_state_dict(weights)
     return model
 
 
