@@ -89,6 +89,17 @@ BAD = [
     ("--hidden", "1000000000"),
     ("--activation", "swish"),
     ("--latent-dim", "0"),
+    ("--likelihood", "poisson"),
+    ("--beta", "-1"),
+    ("--beta", "nan"),
+    ("--beta", "inf"),
+    ("--warmup-epochs", "-1"),
+    ("--warmup-epochs", "0.5"),
+    ("--free-bits", "-0.1"),
+    ("--free-bits", "nan"),
+    ("--importance-samples", "0"),
+    ("--importance-samples", "-5"),
+    ("--binarize", "always"),
     ("--limit", "0"),
     ("--seed", "-1"),
     ("--threads", "0"),
@@ -109,6 +120,26 @@ def test_a_bad_value_is_exit_2_with_a_sentence(vaecli: Vaecli, option: str, valu
     assert not Path("runs").exists()
     error = json.loads(vaecli("train", option, value, "--json").out)["error"]
     assert error["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--likelihood", "logistic", "--binarize", "dynamic"),
+        ("--likelihood", "gaussian", "--binarize", "static"),
+        ("--likelihood", "continuous-bernoulli", "--binarize", "dynamic"),
+        ("--free-bits", "0.5", "--importance-samples", "2"),
+    ],
+)
+def test_options_that_contradict_each_other_are_exit_2(
+    vaecli: Vaecli, options: tuple[str, ...]
+) -> None:
+    outcome = vaecli("train", *options)
+    assert outcome.code == ExitCode.USAGE
+    assert options[0] in outcome.err
+    assert options[2] in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not Path("runs").exists()
 
 
 def test_all_bad_values_are_named_together(vaecli: Vaecli) -> None:

@@ -10,6 +10,7 @@ from vaecli.config import (
     RunConfig,
     TrainConfig,
     canonical_json,
+    contradictions,
     from_json,
     parse_json,
     to_json,
@@ -75,6 +76,14 @@ def test_a_bad_model_value_is_named(field: str, value: object) -> None:
         ("lr", math.inf),
         ("lr", "1e-3"),
         ("schedule", "step"),
+        ("beta", -0.5),
+        ("beta", math.inf),
+        ("beta", math.nan),
+        ("beta", True),
+        ("warmup_epochs", -1),
+        ("free_bits", -1.0),
+        ("importance_samples", 0),
+        ("binarize", True),
         ("seed", -1),
         ("seed", 2**63),
         ("limit", 0),
@@ -89,6 +98,16 @@ def test_all_problems_are_reported_together() -> None:
     data = {**to_json(TrainConfig()), "epochs": 0, "lr": -1, "seed": -1}
     with pytest.raises(ValueError, match=r"epochs.*seed.*lr"):
         from_json(TrainConfig, data, where="training")
+
+
+def test_contradictions_are_named() -> None:
+    mixed = {**to_json(TrainConfig()), "free_bits": 0.5, "importance_samples": 5}
+    with pytest.raises(ValueError, match=r"free_bits: contradicts --importance-samples"):
+        from_json(TrainConfig, mixed, where="training")
+    logistic = ModelConfig(image_shape=(1, 28, 28), likelihood="logistic")
+    assert [field for field, _ in contradictions(logistic, "dynamic")] == ["binarize"]
+    assert not list(contradictions(logistic, "none"))
+    assert not list(contradictions(MODEL, "static"))
 
 
 def test_unknown_and_missing_keys_are_named() -> None:

@@ -119,6 +119,16 @@ class TrainConfig:
     limit: int | None = None
     """Use only the first N training images."""
 
+    @property
+    def optimises_loss(self) -> bool:
+        """Whether the objective is the loss itself."""
+        return (self.beta, self.warmup_epochs, self.free_bits, self.importance_samples) == (
+            1.0,
+            0,
+            0.0,
+            1,
+        )
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, sentence) for everything that is wrong."""
         yield from _field_problems(self)

@@ -282,6 +282,8 @@ class _Loop:
         """The test pass and the row of metrics.csv."""
         training_seconds = time.perf_counter() - self._began
         optimised, distortion, rate = (self.sums / len(self.train)).tolist()
+        if self.config.optimises_loss:
+            optimised = distortion + rate  # not a rounding error beside it
         dynamic = self.config.binarize == "dynamic"
         test = evaluate(self.model, self.test, seed=self.config.seed, redraw=dynamic)
         metrics = EpochMetrics(

@@ -121,7 +121,7 @@ def evaluate(
         _write_scores(common, result, images.labels, per_image, latents)
     if per_image == STDOUT:
         for name, text in _texts(value).items():
-            common.terminal.note(f"{name}\t{text}")
+            common.terminal.note(f"{name}: {text}")
     else:
         common.terminal.values(value, _texts(value))
 
