@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, ContinuousBernoulli, Normal
 
 from vaecli.config import Likelihood
-from vaecli.likelihood import LEVELS, LIKELIHOODS, learned_scale
+from vaecli.likelihood import LEVELS, LIKELIHOODS, bounded, learned_scale
 
 NAMES: list[Likelihood] = list(LIKELIHOODS)
 DOUBLE = torch.float64
@@ -137,7 +137,7 @@ def test_against_torch_distributions() -> None:
     bits = (x > 0.5).double()
     for name, pixels, oracle in (
         ("bernoulli", bits, Bernoulli(logits=output)),
-        ("continuous-bernoulli", x, ContinuousBernoulli(logits=output)),
+        ("continuous-bernoulli", x, ContinuousBernoulli(logits=bounded(output))),
         ("gaussian", x, Normal(output, 0.3)),
     ):
         found = LIKELIHOODS[name].log_prob(pixels, output, scale_parameter(name, 0.3))  # type: ignore[index,arg-type]
@@ -171,7 +171,7 @@ def test_the_output_bias_starts_at_the_mean_image(name: Likelihood) -> None:
     assert bias.isfinite().all()
     found = LIKELIHOODS[name].mean(bias, scale_parameter(name, 0.05)).clamp(0, 1)
     # a density over [0, 1] starts a black pixel a little above black, where it can still learn
-    tolerance = 0.04 if name in ("continuous-bernoulli", "logistic") else 1e-3
+    tolerance = 0.1 if name in ("continuous-bernoulli", "logistic") else 1e-3
     torch.testing.assert_close(found, mean_image, atol=tolerance, rtol=0)
     torch.testing.assert_close(found[1:4], mean_image[1:4], atol=1e-3, rtol=0)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,9 +31,13 @@ def images(count: int) -> Images:
 DATASET = Dataset("blobs", images(70), images(21))
 
 
-def make_run(path: Path, dataset: Dataset = DATASET, **settings: object) -> Run:
+def make_run(
+    path: Path, dataset: Dataset = DATASET, likelihood: Any = "bernoulli", **settings: object
+) -> Run:
     config = RunConfig(
-        model=ModelConfig(image_shape=dataset.image_shape, hidden=(16,), latent_dim=2),
+        model=ModelConfig(
+            image_shape=dataset.image_shape, hidden=(16,), latent_dim=2, likelihood=likelihood
+        ),
         training=TrainConfig(**{"epochs": 3, "batch_size": 16, **settings}),  # type: ignore[arg-type]
         data=DataConfig(
             name=dataset.name,
@@ -45,6 +50,12 @@ def make_run(path: Path, dataset: Dataset = DATASET, **settings: object) -> Run:
     run = Run(path, config)
     with run.locked():
         run.write_config()
+    return run
+
+
+def make_finished(path: Path, **settings: Any) -> Run:
+    run = make_run(path, **settings)
+    finish(run)
     return run
 
 
@@ -120,6 +131,64 @@ def test_stopped_and_continued_equals_uninterrupted(tmp_path: Path, stop_after: 
     finish(broken)
     assert (straight.path / WEIGHTS).read_bytes() == (broken.path / WEIGHTS).read_bytes()
     assert [untimed(row) for row in rows(straight)] == [untimed(row) for row in rows(broken)]
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"importance_samples": 4, "binarize": "dynamic", "warmup_epochs": 2},
+    {"beta": 2.0, "free_bits": 0.1, "binarize": "static"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_every_objective_continues_exactly(tmp_path: Path, settings: dict[str, Any]) -> None:
+    straight = make_run(tmp_path / "straight", **settings)
+    broken = make_run(tmp_path / "broken", **settings)
+    finish(straight)
+    steps = iter(range(100))
+    list(training.train(broken, DATASET, should_stop=lambda: next(steps) == 6))
+    finish(broken)
+    assert (straight.path / WEIGHTS).read_bytes() == (broken.path / WEIGHTS).read_bytes()
+    assert [untimed(row) for row in rows(straight)] == [untimed(row) for row in rows(broken)]
+
+
+def test_the_objective_column_is_what_was_optimised(tmp_path: Path) -> None:
+    """Weights that hardly move: objective = distortion + beta * rate, the warm-up's mean beta."""
+    settings = {"lr": 1e-30, "schedule": "constant", "epochs": 2, "batch_size": 35}
+    plain = rows(make_finished(tmp_path / "plain", **settings))
+    weighted = rows(make_finished(tmp_path / "beta", **settings, beta=3.0, warmup_epochs=1))
+    for index, beta in ((0, 0.75), (1, 3.0)):  # two steps an epoch: 0 and 1/2, then 1 and 1
+        distortion, rate = (float(plain[index][f"train_{n}"]) for n in ("distortion", "rate"))
+        assert float(weighted[index]["train_loss"]) == pytest.approx(distortion + rate, abs=1e-5)
+        # the rates of the two halves of an epoch are not quite equal
+        expected = pytest.approx(distortion + beta * rate, rel=1e-3)
+        assert float(weighted[index]["objective"]) == expected
+        assert plain[index]["objective"] == plain[index]["train_loss"]
+
+
+def test_the_importance_bound_does_not_depend_on_how_a_batch_is_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = rows(make_finished(tmp_path / "whole", importance_samples=6))
+    monkeypatch.setattr("vaecli.objective.PASS_VALUES", 5 * 6 * 64)
+    parts = rows(make_finished(tmp_path / "parts", importance_samples=6))
+    for one, other in zip(whole, parts, strict=True):
+        for name in ("objective", "train_loss", "test_loss"):
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
+    assert float(whole[-1]["objective"]) < float(whole[-1]["train_loss"])
+
+
+@pytest.mark.parametrize("likelihood", ["continuous-bernoulli", "gaussian", "logistic"])
+def test_every_likelihood_trains_on_all_black_and_all_white(
+    tmp_path: Path, likelihood: str
+) -> None:
+    for level in (0, 255):
+        plain = Images(torch.full((40, 1, 8, 8), level, dtype=torch.uint8))
+        dataset = Dataset("plain", plain, plain)
+        run = make_run(tmp_path / str(level), dataset, likelihood=likelihood, epochs=30)
+        finish(run, dataset)
+        losses = [float(row["test_loss"]) for row in rows(run)]
+        assert all(map(math.isfinite, losses))
+        assert losses[-1] < losses[0]
 
 
 def test_divergence_is_an_error_and_keeps_the_last_good_state(tmp_path: Path) -> None:

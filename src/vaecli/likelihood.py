@@ -22,8 +22,11 @@ HALF_LEVEL = 0.5 / (LEVELS - 1)
 """Half the distance of two grey levels on the scale from 0 to 1."""
 LOG_SCALE_FLOOR = -7.0
 """Scales stay above e^-7, a quarter of a grey level, or constant images would send them to 0."""
-MAX_START_LOGIT = 30.0
-"""A pixel that is black in all training images must not start where it can never leave."""
+MAX_LOGIT = 16.0
+"""Bound of the continuous Bernoulli's logit: where float32 rounds the probability to 0 or 1.
+
+Without one the density at exactly black pixels grows for ever, and is all that is learned.
+"""
 _NEAR_ZERO = 0.1
 
 
@@ -88,7 +91,13 @@ def _continuous_bernoulli_log_prob(x: Tensor, logits: Tensor, log_scale: Tensor 
     A(l) = l/2 + log(sinh(h)/h) at h = l/2: the second part is even, and has a series near 0,
     where the paper's normalizing constant is 0/0 (at probability 1/2).
     """
+    logits = bounded(logits)
     return (x - 0.5) * logits - _log_sinh_ratio(0.5 * logits)
+
+
+def bounded(output: Tensor) -> Tensor:
+    """The logit of a continuous Bernoulli: l = o / (1 + |o|/16), between -16 and 16."""
+    return output / (1 + output.abs() / MAX_LOGIT)
 
 
 def _log_sinh_ratio(h: Tensor) -> Tensor:
@@ -104,7 +113,7 @@ def _log_sinh_ratio(h: Tensor) -> Tensor:
 
 def _continuous_bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tensor:
     """1/2 + (coth(h) - 1/h)/2 at h = l/2, the derivative of A."""
-    h = 0.5 * logits
+    h = 0.5 * bounded(logits)
     near = h.abs() < _NEAR_ZERO
     large = torch.where(near, 1.0, h)
     square = h.square()
@@ -116,7 +125,7 @@ def _continuous_bernoulli_sample(
     logits: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
 ) -> Tensor:
     """Inverse of the distribution function at a uniform u: log(1 + u (e^l - 1)) / l."""
-    u = _uniform(logits, generator)
+    logits, u = bounded(logits), _uniform(logits, generator)
     rising = logits > 0  # 1 - x has the logit -l, and e^-|l| does not overflow
     a = -logits.abs().clamp(min=1e-3)
     drawn = torch.log1p(u * torch.expm1(a)) / a
@@ -127,8 +136,8 @@ def _continuous_bernoulli_sample(
 def _continuous_bernoulli_output_bias(mean_image: Tensor, count: int) -> Tensor:
     """Solved by bisection: the mean has no inverse in closed form."""
     target = _smoothed(mean_image, count)
-    low = torch.full_like(target, -MAX_START_LOGIT)
-    high = torch.full_like(target, MAX_START_LOGIT)
+    # where a pixel is black in all training images, it must start where it can still learn
+    low, high = torch.full_like(target, -2 * MAX_LOGIT), torch.full_like(target, 2 * MAX_LOGIT)
     for _ in range(60):
         middle = 0.5 * (low + high)
         below = _continuous_bernoulli_mean(middle, None) < target

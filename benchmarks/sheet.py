@@ -1,0 +1,29 @@
+"""Rows of pictures with a name before each, for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from vaecli.pictures import make_grid
+
+MARGIN = 200
+
+
+def write_sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
+    """Write a PNG; rows map a name to (N, 1, H, W) uint8 images, N the same for all."""
+    count = len(next(iter(rows.values())))
+    grid = make_grid(torch.cat(list(rows.values())), columns=count, scale=2)
+    picture = Image.fromarray(grid[0].numpy())
+    sheet = Image.new("L", (picture.width + MARGIN, picture.height), 255)
+    sheet.paste(picture, (MARGIN, 0))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    pitch = picture.height / len(rows)
+    for index, name in enumerate(rows):
+        draw.text((MARGIN - 8, (index + 0.5) * pitch), name, fill=0, font=font, anchor="rm")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, optimize=True)
