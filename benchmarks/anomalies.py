@@ -25,7 +25,7 @@ Bytes = NDArray[np.uint8]
 
 
 def letter(character: str, size: int) -> Bytes:
-    """A capital, white on black, in the middle of 28x28."""
+    """A capital, white on black, about as high as a digit, in the middle of 28x28."""
     image = Image.new("L", (28, 28))
     font = ImageFont.load_default(size)
     ImageDraw.Draw(image).text(
@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.Generator(np.random.PCG64(0))
     digits = data.load("mnist", folder=options.data_dir).test.pixels[:, 0].numpy()
-    letters = [letter("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[i % 26], 20 + i % 3) for i in range(33)]
+    letters = [letter("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[i % 26], 27 + i % 3) for i in range(33)]
     noise = rng.integers(0, 256, (34, 28, 28)).astype(np.uint8)
     images = np.concatenate([digits[:9900], noise, np.stack(letters), 255 - digits[9900:9933]])
     kinds = np.repeat([0, 1, 2, 3], [9900, 34, 33, 33]).astype(np.uint8)
