@@ -46,7 +46,7 @@ def main() -> None:
             last = next(event for event in events if isinstance(event, training.Drawn))
             model = load_model(str(last.files[0].parent)).model
             result = evaluate(model, test, seed=0)
-            rows[f"{name} reconstructed"] = reconstruct(model, shown)
+            rows[f"{name}: again"] = reconstruct(model, shown)
             rows["samples" + " " * len(rows)] = sample(model, len(shown), seed=0)
             extremes = torch.stack([torch.zeros(1, 28, 28), torch.full((1, 28, 28), 255.0)]).byte()
             black, white = evaluate(model, data.Images(extremes), seed=0).losses.tolist()
