@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +46,14 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model: VAE, images: Images, *, seed: int, batch_size: int = BATCH_SIZE) -> Evaluation:
+def evaluate(
+    model: VAE,
+    images: Images,
+    *,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Evaluation:
     """Judge `model` on `images`.
 
     The noise of an image depends on its place in the set and on `seed`, not on the batch size;
@@ -57,6 +64,7 @@ def evaluate(model: VAE, images: Images, *, seed: int, batch_size: int = BATCH_S
         images: at least one image of the model's shape.
         seed: the run's seed, to repeat what was recorded while training.
         batch_size: images per pass; changes speed and memory, not the meaning.
+        before_batch: called before each pass; raises to end the evaluation.
     """
     latent_dim = model.config.latent_dim
     device = images.pixels.device
@@ -64,6 +72,7 @@ def evaluate(model: VAE, images: Images, *, seed: int, batch_size: int = BATCH_S
     distortion = torch.zeros((), dtype=torch.float64, device=device)
     kl, mean_sum, mean_square = torch.zeros(3, latent_dim, dtype=torch.float64, device=device)
     for start, batch in batches(images.pixels, batch_size):
+        before_batch()
         x = as_float(batch)
         logits, mean, log_variance = model(x, noise.rows(start, start + len(x)))
         distortion += elbo_terms(x, logits, mean, log_variance).distortion.double().sum()
