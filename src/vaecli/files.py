@@ -57,7 +57,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             system.unlink(temporary)
         try:
-            _write_synced(temporary, data)
+            _create(temporary, data, synced=True)
             system.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -69,14 +69,15 @@ def atomic_write(path: Path, data: bytes) -> None:
         raise type(error)(error.errno, why, str(path)) from error
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    """Create the file `path` and see it onto the disk; an error of close counts too."""
+def _create(path: Path, data: bytes, *, synced: bool = False) -> None:
+    """Write a new file, seen onto the disk if `synced`; an error of close counts too."""
     descriptor = system.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         view = memoryview(data)
         while view:
             view = view[system.write(descriptor, view) :]
-        system.fsync(descriptor)
+        if synced:
+            system.fsync(descriptor)
     finally:
         system.close(descriptor)
 
@@ -219,8 +220,9 @@ def lock(path: Path, *, what: str) -> Iterator[None]:
             f"{what} is in use by {who}", "Wait for it to end, or choose another output with -o."
         ) from None
     try:
-        with contextlib.suppress(OSError):
-            atomic_write(holder, f"process {os.getpid()} on {platform.node()}\n".encode())
+        with contextlib.suppress(OSError):  # a courtesy to others: it need not outlive us
+            discard(holder)
+            _create(holder, f"process {os.getpid()} on {platform.node()}\n".encode())
         yield
     finally:
         try:
