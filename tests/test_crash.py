@@ -182,7 +182,7 @@ def assert_intact(run: Path) -> None:
 
 
 def is_harmless(call: tuple[str, str]) -> bool:
-    """Whether its failure costs nothing: leftovers go with the next run, the holder is a courtesy."""
+    """Whether its failure costs nothing: a leftover, or the name of the holder, a courtesy."""
     name, path = call
     being_written = f"{files.TEMPORARY_PREFIX}{os.getpid()}-" in path
     return path.endswith("holder") or (name == "unlink" and not being_written)

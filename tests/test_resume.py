@@ -19,7 +19,6 @@ from vaecli.data.dataset import Dataset
 from vaecli.errors import ExitCode
 from vaecli.evaluation import evaluate
 from vaecli.run import METRICS, WEIGHTS, Run, load_model
-from vaecli.weights import Shapes
 
 FORTY_STEPS = Dataset("blobs", images(150), images(21))
 
@@ -30,7 +29,7 @@ def _quick_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def _in_cache(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_cache(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAECLI_DATA_DIR", str(data_dir))
     monkeypatch.setenv("VAECLI_NO_DOWNLOAD", "1")
 
@@ -55,7 +54,7 @@ def state(run: Run) -> dict[str, torch.Tensor]:
         return weights.read_tensors(file, header, header.shapes)
 
 
-@pytest.mark.parametrize("settings", [{}, {"patience": 9}, {"schedule": "constant", "lr": 0.01}])
+@pytest.mark.parametrize("settings", [{}, {"patience": 9}])
 def test_resume_after_every_step_of_forty(tmp_path: Path, settings: dict[str, object]) -> None:
     """Also within every test pass: weights, optimizer state and metrics are bit-equal."""
     batch_size = 15 if settings.get("patience") is None else 14
@@ -79,25 +78,6 @@ def test_resume_after_every_step_of_forty(tmp_path: Path, settings: dict[str, ob
         assert [untimed(row) for row in rows(broken)] == [untimed(row) for row in rows(straight)]
     passes = 2 if settings.get("patience") else 1
     assert stops == 40 + 4 * passes
-
-
-def test_stopped_after_every_step_in_turn(tmp_path: Path) -> None:
-    """Forty stops in one run."""
-    settings = {"epochs": 4, "batch_size": 15}
-    straight = make_run(tmp_path / "straight", FORTY_STEPS, **settings)
-    finish(straight, FORTY_STEPS)
-    broken = make_run(tmp_path / "broken", FORTY_STEPS, **settings)
-    stops = 0
-    while isinstance(stop_at(broken, 1, FORTY_STEPS)[-1], training.Stopped):
-        stops += 1
-        assert stops < 100
-        if stops > 40:  # in a test pass every attempt is stopped again: let it through
-            break
-        if broken.checkpoints().size and stops % 11 == 10:
-            stop_at(broken, 2, FORTY_STEPS)
-    finish(broken, FORTY_STEPS)
-    assert (broken.path / WEIGHTS).read_bytes() == (straight.path / WEIGHTS).read_bytes()
-    assert result(broken.path) == result(straight.path)
 
 
 def test_patience_keeps_the_best_on_held_out_training_images(tmp_path: Path) -> None:
@@ -154,26 +134,30 @@ def test_a_fallback_keeps_the_intact_generation(tmp_path: Path) -> None:
     assert result(one.path) == result(straight.path)
 
 
-def test_only_train_falls_back(vaecli: Vaecli, _in_cache: None) -> None:
-    command = [*TRAIN, "--epochs", "1", "-o", "out", "-q"]
+def test_only_train_falls_back(vaecli: Vaecli, in_cache: None) -> None:
+    command = [*TRAIN, "--epochs", "2", "-o", "out"]
     assert vaecli(*command).code == 0
     path = Path("out") / WEIGHTS
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
     refused = vaecli("eval", "-m", "out")
     assert refused.code == ExitCode.MODEL
-    assert refused.err.count("\n") == 1
-    assert vaecli(*command).code == 0  # it is derived from the state, and made again
-    assert path.read_bytes() == whole
+    assert refused.err.count("vaecli: error: ") == 1
     generation = max(Path("out/state").glob("generation-*"))
     generation.write_bytes(generation.read_bytes()[:-9])
-    path.unlink()
-    fallen = vaecli(*command[:-1])
+    fallen = vaecli(*command)  # the weights are derived from the state, and made again
     assert fallen.code == 0
-    assert "falling back" in fallen.err or "no state to resume from" in fallen.err
+    assert "falling back to the generation before it" in fallen.err
+    assert path.read_bytes() == whole
+    for generation in Path("out/state").glob("generation-*"):
+        generation.write_bytes(b"")
+    path.unlink()
+    lost = vaecli(*command)
+    assert lost.code == ExitCode.MODEL
+    assert "no state to resume from" in lost.err
 
 
-def test_epochs_may_grow_with_a_constant_schedule(vaecli: Vaecli, _in_cache: None) -> None:
+def test_epochs_may_grow_with_a_constant_schedule(vaecli: Vaecli, in_cache: None) -> None:
     constant = [*TRAIN, "--schedule", "constant", "-q"]
     assert vaecli(*constant, "-e", "3", "-o", "straight").code == 0
     assert vaecli(*constant, "-e", "1", "-o", "out").code == 0
@@ -188,7 +172,7 @@ def test_epochs_may_grow_with_a_constant_schedule(vaecli: Vaecli, _in_cache: Non
     assert "nothing to do" in vaecli(*constant[:-1], "-e", "3", "-o", "out").err
 
 
-def test_epochs_may_not_grow_with_a_schedule_that_decays(vaecli: Vaecli, _in_cache: None) -> None:
+def test_epochs_may_not_grow_with_a_schedule_that_decays(vaecli: Vaecli, in_cache: None) -> None:
     assert vaecli(*TRAIN, "-e", "1", "-o", "out", "-q").code == 0
     before = result(Path("out"))
     for command in (["train", "--resume", "out"], [*TRAIN, "-o", "out"]):
@@ -199,7 +183,7 @@ def test_epochs_may_not_grow_with_a_schedule_that_decays(vaecli: Vaecli, _in_cac
     assert result(Path("out")) == before
 
 
-def test_init_from(vaecli: Vaecli, _in_cache: None, trained: Path) -> None:
+def test_init_from(vaecli: Vaecli, in_cache: None, trained: Path) -> None:
     """Weights only; the run then needs nothing but itself, and tells no path."""
     shutil.copy(trained / WEIGHTS, "loose.safetensors")
     quick = ["--lr", "1e-30", "--schedule", "constant", "-e", "1", "-q", "--data", "mnist"]
@@ -238,7 +222,7 @@ def test_init_from_resumes_without_its_source(tmp_path: Path) -> None:
 
 
 def test_init_from_another_architecture_is_exit_4(
-    vaecli: Vaecli, _in_cache: None, trained: Path
+    vaecli: Vaecli, in_cache: None, trained: Path
 ) -> None:
     refused = vaecli(
         "train", "-d", "mnist", "--init-from", trained, "--latent-dim", "3", "--hidden", "9,9"
@@ -268,7 +252,7 @@ def test_changed_data_is_exit_4(vaecli: Vaecli, tmp_path: Path) -> None:
     assert result(Path("out")) == before
 
 
-def test_other_conditions_are_a_warning(vaecli: Vaecli, _in_cache: None) -> None:
+def test_other_conditions_are_a_warning(vaecli: Vaecli, in_cache: None) -> None:
     assert vaecli(*TRAIN, "-e", "1", "-o", "out", "--threads", "1", "-q").code == 0
     path = Path("out/config.json")
     config = json.loads(path.read_text())
@@ -289,7 +273,7 @@ def test_other_conditions_are_a_warning(vaecli: Vaecli, _in_cache: None) -> None
 
 @pytest.mark.parametrize("name", [*run.OWN_FILES[1:]])
 def test_whatever_is_missing_of_a_finished_run_is_made_again(
-    vaecli: Vaecli, _in_cache: None, name: str, trained: Path
+    vaecli: Vaecli, in_cache: None, name: str, trained: Path
 ) -> None:
     shutil.copytree(trained, "out")
     digest = hashlib.sha256((trained / name).read_bytes()).digest()
@@ -316,10 +300,6 @@ def test_no_two_processes_get_one_number(tmp_path: Path) -> None:
     numbers = [path.name.split("-")[0] for path in paths]
     assert len(set(numbers)) == len(names)
     assert all(path.is_dir() for path in paths)
-
-
-def shapes(run: Run) -> Shapes:
-    return {name: (t.dtype, tuple(t.shape)) for name, t in state(run).items()}
 
 
 def test_files_take_the_mode_of_the_umask(tmp_path: Path) -> None:
