@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from test_training import DATASET, finish, images, make_run, rows, untimed
 from vaecli import files, run, training, weights
 from vaecli.config import TrainConfig
 from vaecli.data.dataset import Dataset
-from vaecli.errors import ExitCode
+from vaecli.errors import ExitCode, ModelError
 from vaecli.evaluation import evaluate
 from vaecli.run import METRICS, WEIGHTS, Run, load_model
 
@@ -55,7 +56,7 @@ def state(run: Run) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"patience": 9}])
-def test_resume_after_every_step_of_forty(tmp_path: Path, settings: dict[str, object]) -> None:
+def test_resume_after_every_step_of_forty(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Also within every test pass: weights, optimizer state and metrics are bit-equal."""
     batch_size = 15 if settings.get("patience") is None else 14
     settings = {"epochs": 4, "batch_size": batch_size, **settings}
@@ -105,6 +106,16 @@ def test_patience_keeps_the_best_on_held_out_training_images(tmp_path: Path) -> 
     two = make_run(tmp_path / "two", other, **settings)
     finish(two, other)
     assert (one.path / WEIGHTS).read_bytes() == (two.path / WEIGHTS).read_bytes()
+
+
+def test_each_epoch_draws_its_own_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One visiting order and weights that do not move: only the noise can differ."""
+    monkeypatch.setattr(training, "permutation", lambda count, **key: torch.arange(count))
+    one = make_run(tmp_path / "one", lr=1e-30, schedule="constant", epochs=2)
+    finish(one)
+    first, second = rows(one)
+    assert first["train_rate"] == second["train_rate"]
+    assert first["train_distortion"] != second["train_distortion"]
 
 
 def test_held_out_images_are_not_trained_on() -> None:
@@ -211,13 +222,12 @@ def test_init_from_resumes_without_its_source(tmp_path: Path) -> None:
         make_run(tmp_path / name, init_from=digest) for name in ("straight", "broken", "never")
     )
     list(training.train(straight, DATASET, initial=initial))
-    events = training.train(broken, DATASET, initial=initial)
-    while not isinstance(next(events), training.Saved):
-        pass
-    events.close()
+    for event in training.train(broken, DATASET, initial=initial):
+        if isinstance(event, training.Saved):
+            break
     finish(broken)
     assert result(broken.path) == result(straight.path)
-    with pytest.raises(training.ModelError, match="were not saved yet"):
+    with pytest.raises(ModelError, match="were not saved yet"):
         finish(never)
 
 
