@@ -92,7 +92,7 @@ class RecordingSystem(files.OperatingSystem):
         self._open[descriptor] = ("file" if flags & os.O_CREAT else "folder", str(path))
         return descriptor
 
-    def write(self, descriptor: int, data: Any) -> int:  # type: ignore[override]
+    def write(self, descriptor: int, data: Any) -> int:
         written = os.write(descriptor, data)
         self.trace.append(("write", self._open[descriptor][1], bytes(data[:written])))
         return written
@@ -100,7 +100,7 @@ class RecordingSystem(files.OperatingSystem):
     def fsync(self, descriptor: int) -> None:  # type: ignore[override]
         self.trace.append(("sync", *self._open[descriptor]))
 
-    def close(self, descriptor: int) -> None:  # type: ignore[override]
+    def close(self, descriptor: int) -> None:
         del self._open[descriptor]
         os.close(descriptor)
 

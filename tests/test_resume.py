@@ -83,7 +83,7 @@ def test_resume_after_every_step_of_forty(tmp_path: Path, settings: dict[str, An
 
 def test_patience_keeps_the_best_on_held_out_training_images(tmp_path: Path) -> None:
     """Selected on the held-out loss at beta = 1, never on the test set."""
-    settings = {"epochs": 60, "patience": 3, "lr": 0.05, "schedule": "constant"}
+    settings: dict[str, Any] = {"epochs": 60, "patience": 3, "lr": 0.05, "schedule": "constant"}
     one = make_run(tmp_path / "one", **settings)
     events = finish(one)
     metrics = [event.metrics for event in events if isinstance(event, training.EpochEnd)]
