@@ -100,7 +100,8 @@ def make_folder(path: Path) -> None:
     """Create `path` and its parents, durably; an existing folder is fine."""
     if not path.is_dir():
         make_folder(path.parent)
-        claim_folder(path)
+        if not claim_folder(path) and not path.is_dir():
+            raise FileExistsError(errno.EEXIST, "it is a file, not a folder", str(path))
 
 
 def claim_folder(path: Path) -> bool:
