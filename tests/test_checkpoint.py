@@ -19,7 +19,7 @@ def state(number: int) -> dict[str, torch.Tensor]:
 def filled(folder: Path, count: int = 3) -> Checkpoints:
     checkpoints = Checkpoints(folder, "me")
     for number in range(1, count + 1):
-        checkpoints.commit(state(number), {"number": number}, finished=False)
+        checkpoints.commit(state(number), {"number": number})
     return checkpoints
 
 

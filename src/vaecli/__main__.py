@@ -1,6 +1,19 @@
-"""`python -m vaecli`, which is also how torchrun starts it."""
+"""The process: signals first, then the command line; torchrun starts here too."""
 
-from vaecli.cli import main
+import sys
+
+from vaecli.signals import stop_flag
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    stop_flag.install()
+    try:
+        from vaecli import cli
+    except KeyboardInterrupt:
+        sys.exit(stop_flag.exit_code)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

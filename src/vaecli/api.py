@@ -114,6 +114,7 @@ def train(
     data: str = "auto",
     *,
     output: str | Path | None = None,
+    init_from: str | Path | None = None,
     data_dir: str | Path | None = None,
     download: bool = True,
     force: bool = False,
@@ -128,6 +129,7 @@ def train(
     Args:
         data: a data set's name.
         output: the run directory; the next number under `runs/` for None.
+        init_from: a run or weights file whose weights to start from.
         data_dir: where named sets are kept.
         download: whether the network may be used.
         force: replace a run of other settings at `output`.
@@ -141,11 +143,11 @@ def train(
     request = planning.Request(
         given={"data": data, **settings},
         output=None if output is None else Path(output),
+        init_from=None if init_from is None else str(init_from),
         force=force,
         device=where.type,
     )
     folder = None if data_dir is None else Path(data_dir)
     plan = planning.plan(request, planning.Source(folder, download))
-    run = plan.prepare()
-    with run.locked():
-        yield from training.train(run, plan.dataset, device=where)
+    with plan.opened() as run:
+        yield from training.train(run, plan.dataset, device=where, initial=plan.initial)

@@ -46,28 +46,30 @@ class Checkpoints:
         self.folder = folder
         self._identity = identity
         self._generations: list[dict[str, Any]] = []
+        self._number = 0
         self.finished = False
+        """Whether nothing is left to do: the end is committed, and all that follows from it."""
         self._read_manifest()
 
-    def commit(self, tensors: Mapping[str, Tensor], info: dict[str, Any], *, finished: bool) -> int:
-        """Make this state the newest, durably; returns the bytes written."""
+    def commit(self, tensors: Mapping[str, Tensor], info: dict[str, Any]) -> None:
+        """Make this state the newest, durably."""
         data = weights.encode(tensors, info)
-        number = self._number(self._generations[0]) + 1 if self._generations else 1
-        name = f"generation-{number:06d}.safetensors"
+        name = f"generation-{self._number + 1:06d}.safetensors"
         files.make_folder(self.folder)
         files.atomic_write(self.folder / name, data)
         entry = {"file": name, "size": len(data), "sha256": files.sha256(data)}
-        generations = [entry, *self._generations[: KEPT - 1]]
-        manifest = {
-            "format": FORMAT,
-            "run": self._identity,
-            "finished": finished,
-            "generations": generations,
-        }
-        files.atomic_write(self.folder / MANIFEST, canonical_json(manifest).encode())
-        self._generations, self.finished = generations, finished
+        self._write_manifest([entry, *self._generations[: KEPT - 1]], finished=False)
+        self._number += 1
         self.remove_leftovers()
-        return len(data)
+
+    def finish(self, *, finished: bool = True) -> None:
+        """Record that nothing is left to do, or that there is again."""
+        self._write_manifest(self._generations, finished=finished)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the committed generations."""
+        return sum(entry["size"] for entry in self._generations)
 
     def newest(
         self, expected: weights.Shapes, warn: Callable[[str], None] = lambda text: None
@@ -82,7 +84,7 @@ class Checkpoints:
             ModelError: every committed generation is damaged.
         """
         reason = ""
-        for entry in self._generations:
+        for index, entry in enumerate(self._generations):
             path = self.folder / entry["file"]
             try:
                 data = files.read_capped(path, entry["size"])
@@ -90,10 +92,14 @@ class Checkpoints:
                     raise ValueError("it does not match the SHA-256 in the manifest")
                 file = io.BytesIO(data)
                 header = weights.read_header(file)
-                return Checkpoint(weights.read_tensors(file, header, expected), header.info)
+                tensors = weights.read_tensors(file, header, expected)
+                # a damaged one must not push out the intact one at the next commit
+                self._generations = self._generations[index:]
+                return Checkpoint(tensors, header.info)
             except (OSError, ValueError) as error:
                 reason = f"{path}: {error}"
-                warn(f"{reason}; falling back to the generation before it")
+                if index + 1 < len(self._generations):
+                    warn(f"{reason}; falling back to the generation before it")
         if reason:
             raise ModelError(
                 f"no state to resume from: {reason}",
@@ -108,8 +114,18 @@ class Checkpoints:
         kept = {entry["file"] for entry in self._generations}
         for path in self.folder.iterdir():
             if _NAME.fullmatch(path.name) and path.name not in kept:
-                files.remove(path)
+                files.discard(path)
         files.remove_leftovers(self.folder)
+
+    def _write_manifest(self, generations: list[dict[str, Any]], *, finished: bool) -> None:
+        manifest = {
+            "format": FORMAT,
+            "run": self._identity,
+            "finished": finished,
+            "generations": generations,
+        }
+        files.atomic_write(self.folder / MANIFEST, canonical_json(manifest).encode())
+        self._generations, self.finished = generations, finished
 
     def _read_manifest(self) -> None:
         path = self.folder / MANIFEST
@@ -123,6 +139,7 @@ class Checkpoints:
                 f"{path}: {error}", "Start again with another -o, or with --force."
             ) from None
         self._generations = manifest["generations"]
+        self._number = max((_number(entry["file"]) for entry in self._generations), default=0)
         self.finished = manifest["finished"]
 
     def _check(self, manifest: object) -> None:
@@ -150,7 +167,7 @@ class Checkpoints:
             ):
                 raise ValueError("its list of generations is malformed")
 
-    @staticmethod
-    def _number(entry: dict[str, Any]) -> int:
-        match = _NAME.fullmatch(entry["file"])
-        return int(match[1]) if match else 0
+
+def _number(name: str) -> int:
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else 0

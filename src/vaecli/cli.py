@@ -68,7 +68,6 @@ def root(
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    stop_flag.install()
     ui.plain_streams()
     sys.exit(run(sys.argv[1:]))
 
@@ -94,6 +93,8 @@ def _failure(error: BaseException, terminal: ui.Terminal) -> int:
         return ExitCode.BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt):
         return _stopped()
+    if stop_flag.received is not None and not isinstance(error, VaecliError):
+        return _stopped()  # what a library made of being interrupted
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else ExitCode.FAILURE
     if terminal.debug:
@@ -138,7 +139,8 @@ def _translate_os_error(error: OSError) -> VaecliError:
         errno.EROFS: "Write elsewhere with -o.",
     }
     hint = remedies.get(error.errno or 0, "Check the path and the disk.")
-    return EnvironmentFailure(f"{where}{error.strerror or error}", hint)
+    notes = getattr(error, "__notes__", [])  # what to do then, where the raiser knew
+    return EnvironmentFailure(f"{where}{error.strerror or error}", " ".join([hint, *notes]))
 
 
 def _stopped() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -36,6 +37,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "free_bits": (0, 1_000_000),
     "importance_samples": (1, 1_000_000),
     "seed": (0, 2**63 - 1),
+    "patience": (0, 1_000_000),
     "border": (0, 255),
     "limit": (1, 2**40),
     "threads": (1, 1024),
@@ -44,6 +46,8 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 SCALED_LIKELIHOODS: tuple[Likelihood, ...] = ("gaussian", "logistic")
 """Likelihoods with one learned scale, which the decoder then holds as `log_scale`."""
+HELD_OUT = 10
+"""With patience, one training image in this many is held out of training."""
 
 MAX_HIDDEN_LAYERS = 16
 MAX_PIXELS = 3 * 1024 * 1024
@@ -118,6 +122,14 @@ class TrainConfig:
     """The only source of randomness."""
     limit: int | None = None
     """Use only the first N training images."""
+    patience: int = 0
+    """Stop after this many epochs without a better loss on held-out training images; 0: never."""
+    init_from: str | None = None
+    """Digest of the weights training starts from, instead of fresh ones; never a path."""
+
+    def fitted(self, images: int) -> int:
+        """How many of `images` training images are trained on; patience watches the others."""
+        return images - max(1, images // HELD_OUT) if self.patience else images
 
     @property
     def optimises_loss(self) -> bool:
@@ -142,6 +154,8 @@ class TrainConfig:
                     " per dimension"
                 ),
             )
+        if isinstance(self.init_from, str) and not re.fullmatch("[0-9a-f]{64}", self.init_from):
+            yield "init_from", "must be a SHA-256 in hexadecimal"
 
 
 @dataclass(frozen=True, kw_only=True)

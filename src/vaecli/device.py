@@ -30,6 +30,19 @@ def resolve(name: str) -> torch.device:
     return torch.device(name)
 
 
+def require_working(device: torch.device) -> None:
+    """See that something can be computed there, before work is spent.
+
+    Raises:
+        EnvironmentFailure: the driver, or another process, does not let it.
+    """
+    try:
+        torch.ones(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        why = (str(error).splitlines() or ["it does not answer"])[0]
+        raise EnvironmentFailure(f"--device {device}: {why}", "Use --device cpu.") from None
+
+
 def _require_cuda(name: str, index: int) -> None:
     if not torch.cuda.is_available():
         build = torch.version.cuda

@@ -117,6 +117,7 @@ def evaluate(
     redraw: bool = False,
     importance_samples: int | None = None,
     progress: Progress = lambda what, done, total: None,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Judge `model` on `images`.
 
@@ -131,6 +132,7 @@ def evaluate(
         redraw: draw each pixel black or white with its grey level's probability.
         importance_samples: K, to estimate log p(x) as well.
         progress: told (what, done, total) as it goes.
+        before_batch: called before each pass; raises to end the evaluation.
     """
     pixels, device = images.pixels, images.pixels.device
     if redraw:
@@ -142,6 +144,7 @@ def evaluate(
     kl = torch.zeros(model.config.latent_dim, dtype=torch.float64, device=device)
     parts = []
     for start, batch in batches(pixels, batch_size):
+        before_batch()
         x = as_float(batch)
         parameters, mean, log_variance = model(x, noise.rows(start, start + len(x)))
         terms = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)

@@ -1,14 +1,18 @@
 """The only file that writes: atomic writes, capped reads, the lock of a run directory.
 
 A reader never sees half a file: bytes go to a temporary file in the same folder, are synced,
-and take the final name in one rename.
+and take the final name in one rename.  Every change of the disk is one of the calls of
+`OperatingSystem`, so that what happens when the N-th of them fails can be tried out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import platform
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +21,26 @@ from typing import BinaryIO
 from vaecli.errors import BusyError
 
 TEMPORARY_PREFIX = ".vaecli-tmp-"
+PROBE_BYTES = 4096
+LOCK_FILES = ("lock", "holder")
+# what a file system answers that cannot sync a folder, such as some network mounts
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
+
+
+class OperatingSystem:
+    """The calls by which this program changes the disk."""
+
+    open = staticmethod(os.open)
+    write = staticmethod(os.write)
+    fsync = staticmethod(os.fsync)
+    close = staticmethod(os.close)
+    replace = staticmethod(os.replace)
+    unlink = staticmethod(os.unlink)
+    mkdir = staticmethod(os.mkdir)
+    rmdir = staticmethod(os.rmdir)
+
+
+system = OperatingSystem()
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -25,64 +49,115 @@ def atomic_write(path: Path, data: bytes) -> None:
     The file gets the mode the umask asks for, and it and its folder are synced to disk.
 
     Raises:
-        OSError: the disk is full, the folder cannot be written, and the like.
+        OSError: the disk is full, the folder cannot be written, and the like; it names `path`
+            and the bytes that were to be written.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name[:80]}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
     try:
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with contextlib.suppress(FileNotFoundError):
+            system.unlink(temporary)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    sync_folder(path.parent)
+            _create(temporary, data, synced=True)
+            system.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                system.unlink(temporary)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        why = f"{error.strerror} (writing {len(data):,} bytes)"
+        raise type(error)(error.errno, why, str(path)) from error
+
+
+def _create(path: Path, data: bytes, *, synced: bool = False) -> None:
+    """Write a new file, seen onto the disk if `synced`; an error of close counts too."""
+    descriptor = system.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[system.write(descriptor, view) :]
+        if synced:
+            system.fsync(descriptor)
+    finally:
+        system.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power loss, where the system can."""
+    """Make a change of names in `folder` survive a power loss, where the system can."""
     if os.name == "nt":  # a directory cannot be opened there
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = system.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        system.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
-        os.close(descriptor)
+        system.close(descriptor)
 
 
 def make_folder(path: Path) -> None:
-    """Create `path` and its parents; an existing folder is fine."""
-    path.mkdir(parents=True, exist_ok=True)
+    """Create `path` and its parents, durably; an existing folder is fine."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        if not claim_folder(path) and not path.is_dir():
+            raise FileExistsError(errno.EEXIST, "it is a file, not a folder", str(path))
 
 
 def claim_folder(path: Path) -> bool:
-    """Create `path` exclusively; False when it was there already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Create `path` exclusively, its parents too; False when it was there already."""
+    make_folder(path.parent)
     try:
-        path.mkdir()
+        system.mkdir(path)
     except FileExistsError:
         return False
+    sync_folder(path.parent)
     return True
+
+
+def release_folder(path: Path) -> None:
+    """Remove an empty folder that was claimed; one that holds something stays."""
+    with contextlib.suppress(OSError):
+        system.rmdir(path)
 
 
 def remove(path: Path) -> None:
     """Remove a file; one that is gone already is fine."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        system.unlink(path)
+
+
+def discard(path: Path) -> None:
+    """Remove a file nobody needs; one that cannot be removed is left for the next run."""
+    with contextlib.suppress(OSError):
+        system.unlink(path)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that a killed process left in `folder`."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        remove(path)
+        discard(path)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file called `name` may be left of a process that was killed while it began."""
+    return name in LOCK_FILES or name.startswith(TEMPORARY_PREFIX)
+
+
+def probe(folder: Path) -> None:
+    """Write a small file into `folder` and remove it again.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    path = folder / f"{TEMPORARY_PREFIX}probe"
+    atomic_write(path, bytes(PROBE_BYTES))
+    discard(path)
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that can still be written into `folder`."""
+    return shutil.disk_usage(folder).free
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -125,13 +200,19 @@ def lock(path: Path, *, what: str) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it; the message names that process.
+        OSError: the lock file cannot be opened, or the file system has no locks.
     """
     import filelock
 
-    guard = filelock.FileLock(path)
-    holder = path.with_name("holder")
+    guard: filelock.BaseFileLock = filelock.FileLock(path)
+    holder = path.with_name(LOCK_FILES[1])
     try:
         guard.acquire(timeout=0)
+        if isinstance(guard, filelock.SoftFileLock):  # it would outlive a process that is killed
+            guard.release()
+            raise NotImplementedError
+    except NotImplementedError:
+        raise OSError(errno.ENOLCK, "the file system has no locks", str(path)) from None
     except filelock.Timeout:
         who = "another process"
         with contextlib.suppress(OSError, ValueError):
@@ -140,9 +221,12 @@ def lock(path: Path, *, what: str) -> Iterator[None]:
             f"{what} is in use by {who}", "Wait for it to end, or choose another output with -o."
         ) from None
     try:
-        with contextlib.suppress(OSError):
-            holder.write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
+        with contextlib.suppress(OSError):  # a courtesy to others: it need not outlive us
+            discard(holder)
+            _create(holder, f"process {os.getpid()} on {platform.node()}\n".encode())
         yield
     finally:
-        remove(holder)
-        guard.release()
+        try:
+            discard(holder)
+        finally:
+            guard.release()

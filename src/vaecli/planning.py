@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from vaecli import __version__, data, run
+from vaecli import __version__, data, run, weights
 from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig, contradictions
 from vaecli.data.dataset import Dataset
-from vaecli.errors import DataError, ModelError, UsageError
+from vaecli.errors import BusyError, DataError, ModelError, UsageError
+from vaecli.model import VAE
 
 MODEL_FIELDS = {field.name for field in fields(ModelConfig)}
 TRAIN_FIELDS = {field.name for field in fields(TrainConfig)}
+DATA_FIELDS = {"image_shape", "border", "digits"}
+"""What a model's configuration takes from the images."""
+CONDITIONS = ("vaecli", "torch", "device", "threads", "cpu")
+"""What decides the last bits besides the configuration."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Request:
             what is absent was not given.
         output: the run directory, or None for the next numbered one.
         resume: the run to continue exactly, or None.
+        init_from: the run or weights file whose weights to start from, or None.
         force: replace what is at `output`.
         threads: CPU threads, or None for torch's choice or what the run recorded.
         device: where to compute.
@@ -36,6 +44,7 @@ class Request:
     given: Mapping[str, Any]
     output: Path | None = None
     resume: Path | None = None
+    init_from: str | None = None
     force: bool = False
     threads: int | None = None
     device: str = "cpu"
@@ -72,6 +81,8 @@ class Plan:
         path: its directory, None until a number is taken.
         status: `new`, `continued`, or `finished` when there is nothing left to do.
         replaces: whether an earlier run at `path` is to be removed.
+        grows: whether the run at `path` was planned for fewer epochs.
+        initial: the model whose weights a new run starts from, or None.
     """
 
     config: RunConfig
@@ -79,17 +90,34 @@ class Plan:
     path: Path | None
     status: Literal["new", "continued", "finished"]
     replaces: bool = False
+    grows: bool = False
+    initial: VAE | None = None
 
-    def prepare(self) -> run.Run:
-        """Make the run directory, or take up the one there is."""
+    @contextmanager
+    def opened(self) -> Iterator[run.Run]:
+        """Make the run directory, or take up the one there is, and hold it against others.
+
+        Raises:
+            BusyError: another process holds it, or has made a run there since the plan.
+            OSError: it cannot be written.
+        """
         path = self.path or run.allocate(self.dataset.name, self.config.model.arch)
         target = run.Run(path, self.config)
-        if self.status == "new":
-            with target.locked():
+        with target.locked():
+            if self.status == "new":
+                if not self.replaces and run.is_run(path):
+                    raise BusyError(
+                        f"another process has made a run in {path} meanwhile",
+                        "Give the same command again to continue that one.",
+                    )
                 if self.replaces:
                     target.clear()
                 target.write_config()
-        return target
+            elif self.grows:
+                # the other order could leave more epochs under a manifest that says finished
+                target.checkpoints().finish(finished=False)
+                target.write_config()
+            yield target
 
 
 def plan(request: Request, source: Source) -> Plan:
@@ -99,9 +127,13 @@ def plan(request: Request, source: Source) -> Plan:
         UsageError: bad values, contradictions, or something else at the output.
         ModelError: the run to resume is missing, damaged or of other data.
     """
-    _check(request.given)
+    _check(request)
+    initial = None
+    if request.init_from is not None:
+        initial = run.load_model(request.init_from).model
+        request = _starting_from(request, initial)
     if request.resume is not None:
-        return _resumed(request, run.open_run(request.resume), source)
+        return _resumed(request, run.open_run(request.resume), source, initial)
     existing = None
     if request.output is not None and not run.is_free(request.output):
         if not run.is_run(request.output):
@@ -115,16 +147,26 @@ def plan(request: Request, source: Source) -> Plan:
         name = existing.config.data.name
     dataset = source.load(name, request.given.get("limit"))
     config = _config(request, dataset)
+    if initial is not None:
+        _require_fit(config.model, initial.config, request.init_from)
     if existing is None:
         replaces = request.output is not None and not run.is_free(request.output)
-        return Plan(config, dataset, request.output, "new", replaces)
-    if differences := existing.config.differences(config):
+        return Plan(config, dataset, request.output, "new", replaces, initial=initial)
+    same_source = (existing.config.data.name, existing.config.training.limit) == (
+        config.data.name,
+        config.training.limit,
+    )
+    if same_source and existing.config.data.fingerprint != config.data.fingerprint:
+        raise _changed(existing, config.data)
+    grown = _grown(existing, config.training.epochs)
+    if differences := grown.config.differences(config):
         raise UsageError(
             f"--output {request.output}: it holds a run with other settings"
             f" ({'; '.join(differences)})",
             "Name a new folder, give the same settings, or replace it with --force.",
         )
-    return _existing(existing, dataset)
+    _require_constant_schedule(existing, grown)
+    return _existing(request, existing, grown, dataset, source, initial)
 
 
 def latest_unfinished() -> Path:
@@ -154,8 +196,51 @@ def unfinished_twin(config: RunConfig) -> Path | None:
     return None
 
 
-def _resumed(request: Request, found: run.Run, source: Source) -> Plan:
-    recorded = {**vars(found.config.model), **vars(found.config.training)}
+def _starting_from(request: Request, initial: VAE) -> Request:
+    """The request with what the weights decide: their digest, and settings that were not given."""
+    taken = {k: v for k, v in vars(initial.config).items() if k not in DATA_FIELDS}
+    digest = weights.digest(initial.state_dict())
+    return replace(request, given={**taken, **request.given, "init_from": digest})
+
+
+def _require_fit(config: ModelConfig, theirs: ModelConfig, source: object) -> None:
+    compared = MODEL_FIELDS - (DATA_FIELDS - {"image_shape"})
+    differing = [
+        f"{name}: the weights have {_text(getattr(theirs, name))}, not {_text(value)}"
+        for name, value in vars(config).items()
+        if name in compared and value != getattr(theirs, name)
+    ]
+    if differing:
+        raise ModelError(
+            f"--init-from {source}: its weights are of another architecture"
+            f" ({'; '.join(differing)})",
+            "Leave these settings out, or start from other weights.",
+        )
+
+
+def _grown(found: run.Run, epochs: int) -> run.Run:
+    """The run as it would be with `epochs`, if these are more than it was planned for."""
+    training = found.config.training
+    if epochs <= training.epochs:
+        return found
+    training = replace(training, epochs=epochs)
+    return run.Run(found.path, replace(found.config, training=training))
+
+
+def _require_constant_schedule(found: run.Run, grown: run.Run) -> None:
+    training = found.config.training
+    if grown is not found and training.schedule != "constant":
+        raise UsageError(
+            f"--epochs {grown.config.training.epochs}: {found.path} was planned for"
+            f" {training.epochs} epochs, and its {training.schedule} schedule with them;"
+            " only --schedule constant can be prolonged",
+            f"Start a new run from its weights with --init-from {shlex.quote(str(found.path))}.",
+        )
+
+
+def _resumed(request: Request, found: run.Run, source: Source, initial: VAE | None) -> Plan:
+    grown = _grown(found, request.given.get("epochs", 0))
+    recorded = {**vars(grown.config.model), **vars(grown.config.training)}
     recorded["data"] = found.config.data.name
     differing = [
         f"--{name.replace('_', '-')}: the run has {_text(recorded[name])}, not {_text(value)}"
@@ -167,22 +252,68 @@ def _resumed(request: Request, found: run.Run, source: Source) -> Plan:
             f"--resume {found.path}: {'; '.join(differing)}",
             "Leave these options out, or start a new run.",
         )
+    _require_constant_schedule(found, grown)
     dataset = source.load(found.config.data.name, found.config.training.limit)
-    return _existing(found, dataset)
+    return _existing(request, found, grown, dataset, source, initial)
 
 
-def _existing(found: run.Run, dataset: Dataset) -> Plan:
+def _existing(
+    request: Request,
+    found: run.Run,
+    grown: run.Run,
+    dataset: Dataset,
+    source: Source,
+    initial: VAE | None,
+) -> Plan:
+    """The plan to go on with `found` as `grown`, which is the same run or one of more epochs."""
     if dataset.fingerprint() != found.config.data.fingerprint:
-        raise ModelError(
-            f"{found.path}: the data {dataset.name} changed since this run was started",
-            "Restore the images it was started with, or start a new run.",
+        raise _changed(found, _data(dataset))
+    if grown is found and found.finished and found.intact:
+        return Plan(found.config, dataset, found.path, "finished")
+    now, then = _environment(request), found.config.environment
+    differing = [
+        f"{name} {then[name]} then, {now[name]} now"
+        for name in CONDITIONS
+        if name in then and then[name] != now[name]
+    ]
+    if differing:
+        source.report(
+            f"{found.path} was started under other conditions ({'; '.join(differing)}): the last"
+            " bits of its numbers may differ from those of an uninterrupted run"
         )
-    status: Literal["finished", "continued"] = "finished" if found.finished else "continued"
-    return Plan(found.config, dataset, found.path, status)
+    return Plan(
+        grown.config,
+        dataset,
+        found.path,
+        "continued",
+        grows=grown is not found,
+        initial=initial,
+    )
 
 
-def _check(given: Mapping[str, Any]) -> None:
+def _changed(found: run.Run, now: DataConfig) -> ModelError:
+    then = found.config.data
+    counts = (
+        f"{then.n_train:,} training and {then.n_test:,} test images then,"
+        f" {now.n_train:,} and {now.n_test:,} now"
+    )
+    same = (then.n_train, then.n_test) == (now.n_train, now.n_test)
+    what = f"as many images ({now.n_train:,} and {now.n_test:,}), of other content"
+    return ModelError(
+        f"{found.path}: the data {now.name} changed since this run was started:"
+        f" {what if same else counts}",
+        "Restore the images it was started with, or start a new run.",
+    )
+
+
+def _check(request: Request) -> None:
     """Report every bad value at once, before any data is loaded."""
+    given = request.given
+    if request.init_from is not None and "output_bias" in given:
+        raise UsageError(
+            "--init-from and --output-bias contradict each other: the weights include the bias",
+            "Give one of them.",
+        )
     model = {k: v for k, v in given.items() if k in MODEL_FIELDS}
     training = {k: v for k, v in given.items() if k in TRAIN_FIELDS}
     model_config = ModelConfig(**{"image_shape": (1, 28, 28), **model})
@@ -200,6 +331,12 @@ def _config(request: Request, dataset: Dataset) -> RunConfig:
     given = request.given
     if not len(dataset.train) or not len(dataset.test):
         raise DataError(f"--data {dataset.name}: it has no images")
+    if given.get("patience") and len(dataset.train) < 2:
+        raise DataError(
+            f"--data {dataset.name}: it has one training image, and --patience needs one to train"
+            " on and one to hold out",
+            "Leave --patience out, or use more images.",
+        )
     return RunConfig(
         model=ModelConfig(
             image_shape=dataset.image_shape,
@@ -208,20 +345,29 @@ def _config(request: Request, dataset: Dataset) -> RunConfig:
             **{k: v for k, v in given.items() if k in MODEL_FIELDS},
         ),
         training=TrainConfig(**{k: v for k, v in given.items() if k in TRAIN_FIELDS}),
-        data=DataConfig(
-            name=dataset.name,
-            fingerprint=dataset.fingerprint(),
-            n_train=len(dataset.train),
-            n_test=len(dataset.test),
-        ),
-        environment={
-            "vaecli": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": request.device,
-            "threads": request.threads or torch.get_num_threads(),
-        },
+        data=_data(dataset),
+        environment=_environment(request),
     )
+
+
+def _data(dataset: Dataset) -> DataConfig:
+    return DataConfig(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint(),
+        n_train=len(dataset.train),
+        n_test=len(dataset.test),
+    )
+
+
+def _environment(request: Request) -> dict[str, str | int]:
+    return {
+        "vaecli": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": request.device,
+        "threads": request.threads or torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def _text(value: object) -> str:

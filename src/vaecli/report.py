@@ -25,8 +25,18 @@ PAIRS = 12
 SAMPLE_COLUMNS = 8
 
 
-def write(run: Run, model: VAE, test: Images, rows: Sequence[EpochMetrics]) -> tuple[Path, ...]:
-    """Write pictures, curves and model card into the run directory; returns their paths."""
+def write(
+    run: Run, model: VAE, test: Images, rows: Sequence[EpochMetrics], epoch: int
+) -> tuple[Path, ...]:
+    """Write pictures, curves and model card of a run directory; returns their paths.
+
+    Args:
+        run: the run directory.
+        model: the model that is shown.
+        test: test images.
+        rows: the metrics of all epochs.
+        epoch: the one that `model` is of, counted from 1.
+    """
     from vaecli import plots
 
     originals = test.pixels[: 2 * PAIRS]
@@ -35,7 +45,7 @@ def write(run: Run, model: VAE, test: Images, rows: Sequence[EpochMetrics]) -> t
     samples = sample(model, SAMPLE_COLUMNS**2, seed=run.config.training.seed)
     run.write(SAMPLES, encode_png(make_grid(samples, columns=SAMPLE_COLUMNS)))
     run.write(CURVES, plots.curves(rows))
-    run.write(CARD, card(run, rows).encode())
+    run.write(CARD, card(run, rows[:epoch]).encode())
     return tuple(run.path / name for name in (RECONSTRUCTIONS, SAMPLES, CURVES, CARD))
 
 

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from vaecli import files, weights
-from vaecli.checkpoint import Checkpoints
+from vaecli.checkpoint import MANIFEST, Checkpoints
 from vaecli.config import RunConfig, canonical_json, parse_json
-from vaecli.errors import ModelError, UsageError
+from vaecli.errors import EnvironmentFailure, ModelError, UsageError
 from vaecli.model import VAE
 
 ROOT = Path("runs")
@@ -30,6 +31,8 @@ SAMPLES = "samples.png"
 CURVES = "curves.png"
 STATE = "state"
 LATEST = "latest"
+COMMITS_ROOM = 3
+"""Two generations, and the one being written."""
 
 _MAX_CONFIG_BYTES = 1 << 16
 _NUMBERED = re.compile(r"(\d{3,9})-.+")
@@ -41,6 +44,7 @@ class EpochMetrics:
 
     `loss`, `distortion` and `rate` always mean the bound at beta = 1 with one noise sample;
     `objective` is what was optimised.  `seconds` is the wall time of the epoch with its test pass.
+    `held_out_loss` is the one --patience watches; without --patience there is no such column.
     """
 
     epoch: int
@@ -53,6 +57,7 @@ class EpochMetrics:
     test_rate: float
     images_per_second: float
     seconds: float
+    held_out_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ class Run:
 
     def checkpoints(self) -> Checkpoints:
         """The state this run resumes from."""
-        identity = {**self.config.to_json(), "environment": None}
+        identity: dict[str, Any] = {**self.config.to_json(), "environment": None}
+        if self.config.training.schedule == "constant":  # such a run may be given more epochs
+            identity["training"] = {**identity["training"], "epochs": None}
         return Checkpoints(self.path / STATE, files.sha256(canonical_json(identity).encode()))
 
     @property
@@ -74,16 +81,46 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether training has reached its end."""
+        """Whether training has reached its end, and all that follows from it is written."""
         return self.checkpoints().finished
+
+    @property
+    def intact(self) -> bool:
+        """Whether its own files are there, and its weights undamaged."""
+        if not all((self.path / name).is_file() for name in OWN_FILES):
+            return False
+        try:
+            weights.read_model(self.path / WEIGHTS)
+        except (ModelError, OSError):
+            return False
+        return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run against other writers; BusyError when one is at work."""
         files.make_folder(self.path / STATE)
-        with files.lock(self.path / STATE / "lock", what=f"the run {self.path}"):
+        with files.lock(self.path / STATE / files.LOCK_FILES[0], what=f"the run {self.path}"):
             files.remove_leftovers(self.path)
             yield
+
+    def require_room(self, state_bytes: int) -> None:
+        """See that `state_bytes` per commit can be written here, before work is spent.
+
+        Raises:
+            EnvironmentFailure: there is too little free space.
+            OSError: nothing can be written.
+        """
+        state = self.path / STATE
+        for folder in (self.path, state):
+            files.probe(folder)
+        needed = COMMITS_ROOM * state_bytes - self.checkpoints().size
+        free = files.free_space(state)
+        if free < needed:
+            raise EnvironmentFailure(
+                f"{self.path}: {free / 1e6:,.1f} MB of disk space are free, and"
+                f" {needed / 1e6:,.1f} MB are needed",
+                "Free some space, or write elsewhere with -o.",
+            )
 
     def write_config(self) -> None:
         """Write config.json, in an order and form a person can read."""
@@ -101,11 +138,14 @@ class Run:
         """Write metrics.csv, one row per epoch."""
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(field.name for field in fields(EpochMetrics))
+        names = [field.name for field in fields(EpochMetrics)]
+        held_out = any(row.held_out_loss is not None for row in rows)
+        writer.writerow(names if held_out else names[:-1])
         for row in rows:
-            epoch, *losses, images_per_second, seconds = astuple(row)
+            epoch, *losses, images_per_second, seconds, held_out_loss = astuple(row)
             numbers = [f"{loss:.6f}" for loss in losses]
-            writer.writerow([epoch, *numbers, f"{images_per_second:.0f}", f"{seconds:.3f}"])
+            last = [f"{held_out_loss:.6f}"] if held_out else []
+            writer.writerow([epoch, *numbers, f"{images_per_second:.0f}", f"{seconds:.3f}", *last])
         files.atomic_write(self.path / METRICS, text.getvalue().encode())
 
     def write(self, name: str, data: bytes) -> None:
@@ -113,14 +153,20 @@ class Run:
         files.atomic_write(self.path / name, data)
 
     def clear(self) -> None:
-        """Remove what vaecli wrote here, and nothing else."""
+        """Remove what vaecli wrote here, and nothing else.
+
+        The manifest goes first, so that what is left is no state; config.json stays, so that
+        what is left is still a run, until another is written in its place.
+        """
         state = self.path / STATE
-        for path in [*state.glob("*"), *(self.path / name for name in _OWN_FILES)]:
-            if path.is_file() and path.name != "lock":
+        derived = [self.path / name for name in OWN_FILES if name != CONFIG]
+        for path in [state / MANIFEST, *derived, *state.glob("*")]:
+            if path.is_file() and path.name not in files.LOCK_FILES:
                 files.remove(path)
+        files.sync_folder(state)
 
 
-_OWN_FILES = (CONFIG, WEIGHTS, METRICS, CARD, RECONSTRUCTIONS, SAMPLES, CURVES)
+OWN_FILES = (CONFIG, WEIGHTS, METRICS, CARD, RECONSTRUCTIONS, SAMPLES, CURVES)
 
 
 def open_run(path: Path) -> Run:
@@ -162,19 +208,24 @@ def is_free(path: Path) -> bool:
 def _is_leftover(path: Path) -> bool:
     """Whether a run that died before its config.json was written may have left this."""
     if path.name == STATE and path.is_dir():
-        return all(entry.name in ("lock", "holder") for entry in path.iterdir())
-    return path.name.startswith(files.TEMPORARY_PREFIX)
+        return all(files.is_leftover(entry.name) for entry in path.iterdir())
+    return files.is_leftover(path.name)
 
 
 def allocate(data: str, arch: str, root: Path = ROOT) -> Path:
-    """Create the next numbered run directory, `runs/NNN-DATA-ARCH`."""
+    """Create the next numbered run directory, `runs/NNN-DATA-ARCH`.
+
+    No two processes get one number, whatever their names: each makes its folder before it looks
+    for others of that number, so at least one of two sees the other and goes on to the next.
+    """
     number = max((int(run.name.split("-")[0]) for run in numbered(root)), default=0)
     while True:
         number += 1
         path = root / f"{number:03d}-{data}-{arch}"
-        # another process may take the number under a different name
-        if not any(root.glob(f"{number:03d}-*")) and files.claim_folder(path):
-            return path
+        if files.claim_folder(path):
+            if list(root.glob(f"{number:03d}-*")) == [path]:
+                return path
+            files.release_folder(path)
 
 
 def numbered(root: Path = ROOT) -> list[Path]:

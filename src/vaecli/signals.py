@@ -5,11 +5,13 @@ Handlers are installed before torch is imported, so that a signal during start-u
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = tuple(
     number
@@ -19,11 +21,17 @@ SIGNALS = tuple(
 
 
 class StopFlag:
-    """Remembers the first signal; a second one leaves the process at once."""
+    """Remembers the first signal; a second one leaves the process at once.
+
+    A first one raises KeyboardInterrupt, except in three places: where it is `deferred`, where
+    the process may leave without a word to anyone (`leave_with`), and inside an import, since
+    libraries catch what is raised there and go on half imported.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._deferring = False
+        self._last_words: str | None = None
 
     def install(self) -> None:
         """Listen; a signal that was ignored when the process started stays ignored (nohup)."""
@@ -44,13 +52,46 @@ class StopFlag:
             yield
         finally:
             self._deferring = False
+            self._last_words = None
+
+    def leave_with(self, last_words: str) -> None:
+        """From here to the end of the `deferred` block, a signal ends the process at once.
+
+        Raises:
+            KeyboardInterrupt: one has come already.
+        """
+        self._last_words = last_words
+        if self.received is not None:
+            raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            os._exit(128 + self.received)
+            self._leave("")
         self.received = number
-        if not self._deferring:
-            raise KeyboardInterrupt
+        if self._last_words is not None:
+            self._leave(self._last_words)
+        if self._deferring:
+            return
+        if _inside_an_import(frame):
+            self._leave("vaecli: stopped.")
+        raise KeyboardInterrupt
+
+    def _leave(self, last_words: str) -> NoReturn:
+        with contextlib.suppress(OSError):
+            if os.isatty(2):  # a live bar hides the cursor
+                os.write(2, b"\r\x1b[K\x1b[?25h")
+            os.write(
+                2, f"{last_words}\n".encode("utf-8", "backslashreplace") if last_words else b""
+            )
+        os._exit(self.exit_code)
+
+
+def _inside_an_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 stop_flag = StopFlag()

@@ -20,8 +20,8 @@ from vaecli import report
 from vaecli.checkpoint import Checkpoint
 from vaecli.config import RunConfig, TrainConfig
 from vaecli.data.dataset import Dataset, Images, static_binarized
-from vaecli.errors import DivergedError
-from vaecli.evaluation import evaluate
+from vaecli.errors import DivergedError, ModelError
+from vaecli.evaluation import Evaluation, evaluate
 from vaecli.likelihood import LIKELIHOODS
 from vaecli.model import VAE, build
 from vaecli.noise import derive_seed, permutation
@@ -35,6 +35,8 @@ ADAM_BETAS = (0.9, 0.999)
 COMMIT_EVERY = 33
 """A commit may cost one part in this many of the time since the last."""
 REFRESH_SECONDS = 0.1
+LONG_EPOCH_SECONDS = 60.0
+"""In an epoch that takes longer, commits are made within it too."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Stopped:
-    """`should_stop` said so: the state was committed and training ends early."""
+    """`should_stop` said so: the state is committed and training ends early."""
 
     epoch: int
     images: int
@@ -90,10 +92,11 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Finished:
-    """Weights and metrics are safe on disk."""
+    """Weights and metrics are safe on disk; the weights are those of `epoch`."""
 
     path: Path
     metrics: tuple[EpochMetrics, ...]
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def train(
     *,
     device: torch.device | str = "cpu",
     should_stop: Callable[[], bool] = lambda: False,
+    initial: VAE | None = None,
 ) -> Iterator[Event]:
     """Train the model of `run`, from its last committed state if it has one.
 
@@ -119,7 +123,10 @@ def train(
         run: the run directory, locked by the caller.
         dataset: the images the run's configuration was made for.
         device: where to compute.
-        should_stop: asked after each step; True commits the state and ends with `Stopped`.
+        should_stop: asked after each step and each batch of an evaluation; True commits the
+            state and ends with `Stopped`.
+        initial: the model whose weights to start from, where the configuration has `init_from`
+            and nothing is committed yet.
 
     Yields:
         `Started`, then `Step`, `EpochEnd`, `Saved` and `Notice` as they happen, and at last
@@ -128,26 +135,46 @@ def train(
     Raises:
         DivergedError: the loss or a weight is NaN or infinite; the last good state is kept.
         ModelError: the committed state is damaged.
+        EnvironmentFailure: the disk has too little room.
     """
-    loop = _Loop(run, dataset, torch.device(device))
+
+    def pause() -> None:
+        if should_stop():
+            raise _StopRequested
+
+    loop = _Loop(run, dataset, torch.device(device), initial)
     yield from loop.restore()
+    run.require_room(loop.state_bytes)
+    if initial is not None and not loop.committed:
+        yield loop.commit()  # from here on the run needs nothing but itself
     yield loop.started()
-    while loop.state.epoch < run.config.training.epochs:
-        for _ in loop.steps():
-            if should_stop():
+    try:
+        while not loop.done:
+            for _ in loop.steps():
+                pause()
+                if loop.refresh_due():
+                    yield loop.progress()
+                    if loop.commit_due(LONG_EPOCH_SECONDS):
+                        yield loop.commit()
+            yield EpochEnd(loop.end_epoch(pause))
+            if loop.commit_due():
                 yield loop.commit()
-                yield Stopped(loop.state.epoch, loop.images_seen)
-                return
-            if loop.refresh_due():
-                yield loop.progress()
-        yield EpochEnd(loop.end_epoch())
-        if loop.commit_due():
+    except _StopRequested:
+        if not loop.committed:
             yield loop.commit()
-    if not loop.checkpoints.finished:
-        yield loop.commit(finished=True)
-    rows = tuple(loop.state.rows)
-    yield Finished(run.path, rows)
-    yield Drawn(report.write(run, loop.model, dataset.test, rows))
+        yield Stopped(loop.state.epoch, loop.images_seen)
+        return
+    if not loop.committed:
+        yield loop.commit()
+    rows, epoch = tuple(loop.state.rows), loop.epoch_of_weights
+    yield Finished(run.path, rows, epoch)
+    drawn = report.write(run, loop.result(), dataset.test, rows, epoch)
+    loop.checkpoints.finish()
+    yield Drawn(drawn)
+
+
+class _StopRequested(Exception):
+    """Raised where training can be left and nothing is lost."""
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
@@ -174,6 +201,8 @@ class _State:
     step: int = 0
     seconds: float = 0.0
     rows: list[EpochMetrics] = field(default_factory=list)
+    best_epoch: int = 0
+    """The epoch of the lowest held-out loss; 0 before the first, and without --patience."""
 
     def info(self) -> dict[str, Any]:
         return asdict(self)
@@ -181,28 +210,44 @@ class _State:
     @classmethod
     def from_info(cls, info: dict[str, Any]) -> _State:
         rows = [EpochMetrics(**row) for row in info["rows"]]
-        return cls(info["epoch"], info["step"], info["seconds"], rows)
+        return cls(**{**info, "rows": rows})
 
 
 class _Loop:
     """Model, optimizer and place in the schedule of one run."""
 
-    def __init__(self, run: Run, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, run: Run, dataset: Dataset, device: torch.device, initial: VAE | None
+    ) -> None:
         self.run = run
         self.config = run.config.training
         self.device = device
         if self.config.binarize == "static":
             dataset = static_binarized(dataset)
-        self.train = _to(dataset.train, device)
+        train, held_out = dataset.train, None
+        if self.config.patience:
+            train, held_out = train.split(self.config.fitted(len(train)))
+        self.train = _to(train, device)
+        self.held_out = None if held_out is None else _to(held_out, device)
         self.test = _to(dataset.test, device)
         self.batch_size = min(self.config.batch_size, len(self.train))
         self.steps_per_epoch = math.ceil(len(self.train) / self.batch_size)
         self.model = initial_model(run.config, self.train.pixels).to(device)
+        if initial is not None:
+            self.model.load_state_dict(initial.state_dict())
+        self._starts_from_given = initial is not None
+        self.best = {
+            name: parameter.detach().clone()
+            for name, parameter in self.model.named_parameters()
+            if self.config.patience
+        }
+        """The weights of `best_epoch`."""
         self.optimizer = _adam(self.model, self.config)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         """Objective, distortion and rate summed over the images of this epoch so far."""
         self.state = _State()
         self.checkpoints = run.checkpoints()
+        self._place_committed: tuple[int, int] | None = None
         self._began = time.perf_counter()
         self._refreshed = self._committed = self._began
         self._commit_cost = 0.0
@@ -216,12 +261,19 @@ class _Loop:
         yield from map(Notice, warnings)
         if checkpoint is not None:
             self._load(tensors, checkpoint)
+            self.checkpoints.remove_leftovers()
+        elif self.config.init_from and not self._starts_from_given:
+            raise ModelError(
+                f"{self.run.path}: the weights this run was to start from were not saved yet",
+                "Give the command it was started with again, with --init-from.",
+            )
 
     @torch.no_grad()
     def _load(self, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> None:
         for name, tensor in tensors.items():
             tensor.copy_(checkpoint.tensors[name])
         self.state = _State.from_info(checkpoint.info)
+        self._place_committed = self._place
         self._derive()
 
     def started(self) -> Started:
@@ -233,6 +285,41 @@ class _Loop:
             epoch=self.state.epoch,
             images=self.images_seen,
         )
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is over, or patience."""
+        waited = self.state.epoch - self.state.best_epoch
+        impatient = bool(self.config.patience) and waited >= self.config.patience
+        return self.state.epoch >= self.config.epochs or impatient
+
+    @property
+    def committed(self) -> bool:
+        """Whether the newest commit is of this very place."""
+        return self._place_committed == self._place
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return self.state.epoch, self.state.step
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the tensors in a commit."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    @property
+    def epoch_of_weights(self) -> int:
+        """The epoch whose weights are given to the user."""
+        return self.state.best_epoch or self.state.epoch
+
+    def result(self) -> VAE:
+        """The model the user gets: the best so far with --patience, else the current one."""
+        if not self.state.best_epoch:
+            return self.model
+        with torch.device("meta"):
+            model = VAE(self.model.config)
+        model.load_state_dict(self.best, assign=True)
+        return model
 
     @property
     def images_seen(self) -> int:
@@ -278,14 +365,16 @@ class _Loop:
         loss = float(self.sums[1:].sum()) / self.images_seen
         return Step(self.state.epoch + 1, self.images_seen, loss)
 
-    def end_epoch(self) -> EpochMetrics:
-        """The test pass and the row of metrics.csv."""
+    def end_epoch(self, pause: Callable[[], None]) -> EpochMetrics:
+        """The test pass and the row of metrics.csv; nothing is changed if `pause` raises."""
         training_seconds = time.perf_counter() - self._began
         optimised, distortion, rate = (self.sums / len(self.train)).tolist()
         if self.config.optimises_loss:
             optimised = distortion + rate  # not a rounding error beside it
-        dynamic = self.config.binarize == "dynamic"
-        test = evaluate(self.model, self.test, seed=self.config.seed, redraw=dynamic)
+        test = self._judge(self.test, pause)
+        held_out_loss = None
+        if self.held_out is not None:
+            held_out_loss = self._judge(self.held_out, pause).loss
         metrics = EpochMetrics(
             epoch=self.state.epoch + 1,
             objective=optimised,
@@ -297,30 +386,57 @@ class _Loop:
             test_rate=test.rate,
             images_per_second=len(self.train) / training_seconds,
             seconds=time.perf_counter() - self._began,
+            held_out_loss=held_out_loss,
         )
-        self._check_finite(optimised, metrics.train_loss, metrics.test_loss)
-        self.state = _State(epoch=metrics.epoch, rows=[*self.state.rows, metrics])
+        self._check_finite(optimised, metrics.train_loss, metrics.test_loss, held_out_loss or 0.0)
+        best_epoch = self._best_epoch(metrics)
+        self.state = _State(
+            epoch=metrics.epoch, rows=[*self.state.rows, metrics], best_epoch=best_epoch
+        )
         self.sums.zero_()
         return metrics
 
-    def commit_due(self) -> bool:
-        since = time.perf_counter() - self._committed
-        return since >= COMMIT_EVERY * self._commit_cost
+    @torch.no_grad()
+    def _best_epoch(self, row: EpochMetrics) -> int:
+        """The epoch with the lowest held-out loss, the earliest of equals; keeps its weights."""
+        if row.held_out_loss is None:
+            return 0
+        best = self.state.rows[self.state.best_epoch - 1] if self.state.best_epoch else None
+        if best is not None and row.held_out_loss >= (best.held_out_loss or 0.0):
+            return best.epoch
+        for name, parameter in self.model.named_parameters():
+            self.best[name].copy_(parameter)
+        return row.epoch
 
-    def commit(self, *, finished: bool = False) -> Saved:
+    def _judge(self, images: Images, pause: Callable[[], None]) -> Evaluation:
+        """The loss of the current model, drawn pixel by pixel where training redraws them."""
+        return evaluate(
+            self.model,
+            images,
+            seed=self.config.seed,
+            redraw=self.config.binarize == "dynamic",
+            before_batch=pause,
+        )
+
+    def commit_due(self, at_least: float = 0.0) -> bool:
+        since = time.perf_counter() - self._committed
+        return since >= max(at_least, COMMIT_EVERY * self._commit_cost)
+
+    def commit(self) -> Saved:
         """Save the state; everything else in the run directory follows from it."""
         began = time.perf_counter()
         if self.state.step:
             self.state.seconds = began - self._began
         self._check_finite(float(self.sums.sum()))
-        self.checkpoints.commit(self._tensors(), self.state.info(), finished=finished)
+        self.checkpoints.commit(self._tensors(), self.state.info())
+        self._place_committed = self._place
         self._derive()
         self._committed = time.perf_counter()
         self._commit_cost = self._committed - began
         return Saved(self.state.epoch, self.images_seen)
 
     def _derive(self) -> None:
-        self.run.write_weights(self.model)
+        self.run.write_weights(self.result())
         self.run.write_metrics(self.state.rows)
 
     def _check_finite(self, *losses: float) -> None:
@@ -336,6 +452,7 @@ class _Loop:
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor a commit holds, by name; the tensors themselves, not copies."""
         tensors = {"sums": self.sums}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state[parameter]
             tensors[f"model.{name}"] = parameter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,6 +71,15 @@ def train(
         typer.Option(
             metavar="RUN",
             help="Continue this run exactly; latest is the newest unfinished one.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Start a new run from the weights of this run or .safetensors file; model"
+            " settings that are not given are taken from there too.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -202,6 +212,18 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=options.with_default(
+                "Stop after N epochs without a better loss on a tenth of the training images,"
+                " which is held out of training, and keep the best weights. 0: never.",
+                "0",
+            ),
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     seed: options.Seed = None,
     dry_run: Annotated[
         bool,
@@ -249,6 +271,7 @@ def train(
         "lr": lr,
         "schedule": schedule,
         "output_bias": output_bias,
+        "patience": patience,
         "seed": seed,
     }
     given = {name: value for name, value in given.items() if value is not None}
@@ -256,7 +279,7 @@ def train(
         raise UsageError("--resume and --output contradict each other", "Give one of them.")
     if resume is not None and force:
         raise UsageError("--resume and --force contradict each other", "Give one of them.")
-    plan = _plan(common, given, output, resume)
+    plan = _plan(common, given, output, resume, init_from)
     if dry_run:
         _show(common, plan)
     else:
@@ -264,7 +287,11 @@ def train(
 
 
 def _plan(
-    common: options.Common, given: dict[str, Any], output: Path | None, resume: str | None
+    common: options.Common,
+    given: dict[str, Any],
+    output: Path | None,
+    resume: str | None,
+    init_from: str | None,
 ) -> Plan:
     from vaecli import device, planning, run
 
@@ -280,6 +307,7 @@ def _plan(
         given=given,
         output=output,
         resume=resumed,
+        init_from=init_from,
         force=common.force,
         threads=common.threads,
         device=device.resolve(common.device).type,
@@ -291,10 +319,10 @@ def _plan(
 
 def _run(common: options.Common, plan: Plan, *, numbered: bool) -> None:
     from vaecli import planning
-    from vaecli.device import resolve
+    from vaecli.device import require_working, resolve
     from vaecli.signals import stop_flag
 
-    terminal = common.terminal
+    terminal, device = common.terminal, resolve(common.device)
     if plan.status == "finished":
         assert plan.path is not None
         terminal.note(f"{plan.path} is finished; nothing to do")
@@ -302,23 +330,47 @@ def _run(common: options.Common, plan: Plan, *, numbered: bool) -> None:
         return
     if numbered and (twin := planning.unfinished_twin(plan.config)):
         terminal.note(f"An unfinished run of these settings exists: vaecli train --resume {twin}")
-    target = plan.prepare()
-    with target.locked(), stop_flag.deferred():
-        last = _watch(common, target, plan, resolve(common.device))
+    require_working(device)
+    with plan.opened() as target:
+        command = _resume_command(common, target.path)
+        stopped = f"stopped; the state is saved in {target.path}", f"Continue with: {command}"
+        try:
+            with stop_flag.deferred():
+                last = _watch(common, target, plan, device, "vaecli: {}. {}".format(*stopped))
+        except KeyboardInterrupt:
+            raise StoppedError(stop_flag.exit_code, *stopped) from None
+        except OSError as error:
+            error.add_note(f"Then continue with: {command}")
+            raise
     _result(common, target.path, last)
 
 
-def _watch(common: options.Common, target: Any, plan: Plan, device: Any) -> Any:
+def _resume_command(common: options.Common, path: Path) -> str:
+    """What continues the run, ready for a shell."""
+    words = ["vaecli", "train", "--resume", str(path)]
+    if common.data_dir is not None:
+        words += ["--data-dir", str(common.data_dir)]
+    words += ["--no-download"] * (not common.download)
+    if common.device != "auto":
+        words += ["--device", common.device]
+    return shlex.join(words)
+
+
+def _watch(common: options.Common, target: Any, plan: Plan, device: Any, last_words: str) -> Any:
     """Train, and show what happens; returns the last row of metrics."""
     from vaecli import training
     from vaecli.signals import stop_flag
 
     terminal, config = common.terminal, plan.config.training
-    n_train = len(plan.dataset.train)
     events = training.train(
-        target, plan.dataset, device=device, should_stop=lambda: stop_flag.received is not None
+        target,
+        plan.dataset,
+        device=device,
+        should_stop=lambda: stop_flag.received is not None,
+        initial=plan.initial,
     )
     last = None
+    n_train = config.fitted(len(plan.dataset.train))
     with terminal.training(config.epochs, n_train) as view:
         for event in events:
             match event:
@@ -332,13 +384,12 @@ def _watch(common: options.Common, target: Any, plan: Plan, device: Any) -> Any:
                 case training.Notice():
                     terminal.warning(event.text)
                 case training.Stopped():
-                    raise StoppedError(
-                        stop_flag.exit_code,
-                        f"stopped; the state is saved in {target.path}",
-                        f"Continue with: vaecli train --resume {target.path}",
-                    )
+                    raise KeyboardInterrupt
                 case training.Finished():
-                    last = event.metrics[-1]
+                    last = event.metrics[event.epoch - 1]
+                    if last.epoch < event.metrics[-1].epoch:
+                        terminal.note(f"the weights are those of epoch {last.epoch}, the best")
+                    stop_flag.leave_with(last_words)  # pictures can be drawn again
     return last
 
 
@@ -371,8 +422,9 @@ def _show(common: options.Common, plan: Plan) -> None:
 
     model, training, data = plan.config.model, plan.config.training, plan.config.data
     parameters = count_parameters(model)
-    batch = min(training.batch_size, data.n_train)
-    steps = -(-data.n_train // batch)
+    fitted = training.fitted(data.n_train)
+    batch = min(training.batch_size, fitted)
+    steps = -(-fitted // batch)
     images = (data.n_train + data.n_test) * model.pixels
     memory = images + 16 * parameters + 4 * batch * 6 * model.pixels
     value = {

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaecli.noise import STATIC_SEED, LevelNoise
+from vaecli.noise import STATIC_SEED, LevelNoise, permutation
+
+_HELD_OUT_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class Images:
         """The first `count` images, all of them for None."""
         labels = None if self.labels is None else self.labels[:count]
         return Images(self.pixels[:count], labels)
+
+    def take(self, places: Tensor) -> Images:
+        """The images at `places`, (n,) int64."""
+        return Images(self.pixels[places], None if self.labels is None else self.labels[places])
+
+    def split(self, count: int) -> tuple[Images, Images]:
+        """The set in two parts, `count` images and the others, each in its order.
+
+        Which image goes where depends on the number of images alone, on no seed.
+        """
+        order = permutation(len(self), seed=_HELD_OUT_SEED, epoch=0)
+        return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
 
 
 @dataclass(frozen=True)
