@@ -82,7 +82,7 @@ def test_random_kills_of_a_real_training(tmp_path: Path) -> None:
         epoch_seconds = sum(float(row["seconds"]) for row in csv.DictReader(file)) / EPOCHS
     lines = [f"{EPOCHS} epochs of {epoch_seconds:.1f} s; killed at most two epochs after a start"]
     rng = random.Random(5)
-    seen = []
+    seen: list[int] = []
     while len(seen) < KILLS:
         process = subprocess.Popen(
             [*command, "killed"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
