@@ -42,6 +42,10 @@ def test_wrong_input_is_named(trained: Path) -> None:
             model.encode(images)
     with pytest.raises(DataError, match="latents"):
         model.decode(np.zeros((1, 3)))
+    with pytest.raises(UsageError, match="epoch: unknown setting"):
+        next(vaecli.train("mnist", epoch=1))
+    codes = model.encode(np.zeros((1, 1, 28, 28)))[0]
+    torch.nn.Linear(8, 2)(codes).sum().backward()  # codes can be trained on
     with pytest.raises(ModelError, match="no model"):
         vaecli.load("nowhere")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import TRAIN, Vaecli
-from vaecli import __version__
+from vaecli import __version__, cli
 from vaecli.errors import ExitCode
 
 pytestmark = pytest.mark.usefixtures("_in_cache")
@@ -153,6 +153,38 @@ def test_a_wrong_option_under_json(vaecli: Vaecli) -> None:
     assert set(json.loads(outcome.out)["error"]) == {"code", "message", "hint"}
 
 
+def test_json_is_wanted_by_the_environment_too(
+    vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAECLI_EVAL_JSON", "1")
+    assert "error" in json.loads(vaecli("eval", "--nonsense").out)
+
+
+def test_variables_that_are_no_options_are_left_alone(
+    vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAECLI_VERSION", "0.1.0")
+    monkeypatch.setenv("VAECLI_CONFIG", "")
+    assert vaecli("train", "--data", "mnist", "--dry-run").code == 0
+
+
+def test_no_command_shows_the_help(vaecli: Vaecli) -> None:
+    outcome = vaecli()
+    assert (outcome.code, outcome.err) == (ExitCode.USAGE, "")
+    assert "reconstruct" in outcome.out
+
+
+def test_every_variable_is_named_after_its_option() -> None:
+    import typer
+
+    group = typer.main.get_command(cli.app)
+    for command in group.commands.values():  # type: ignore[attr-defined]
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and parameter.name != "help":
+                names = {name[2:].replace("-", "_") for name in parameter.opts}
+                assert parameter.name in names, f"{command.name} {parameter.opts}"
+
+
 def test_an_unknown_command(vaecli: Vaecli) -> None:
     assert vaecli("trian").code == 2
     assert "train" in vaecli("trian").err
@@ -204,11 +236,20 @@ def test_a_folder_that_is_no_run_is_never_touched(vaecli: Vaecli) -> None:
     assert vaecli(*TRAIN, "-o", "file", "--force").code == ExitCode.USAGE
 
 
+def test_a_model_of_another_tool_is_never_touched(vaecli: Vaecli) -> None:
+    Path("bert").mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        Path("bert", name).write_text('{"model_type": "bert"}')
+    assert vaecli(*TRAIN, "-o", "bert", "--force").code == ExitCode.USAGE
+    assert {path.read_text() for path in Path("bert").iterdir()} == {'{"model_type": "bert"}'}
+
+
 def test_force_keeps_what_others_put_into_a_run(vaecli: Vaecli) -> None:
     vaecli(*TRAIN, "--epochs", "1", "-o", "out")
-    Path("out/notes.txt").write_text("mine")
+    for name in ("out/notes.txt", "out/state/mine.txt"):
+        Path(name).write_text("mine")
     assert vaecli(*TRAIN, "--epochs", "1", "-o", "out", "--force").code == 0
-    assert Path("out/notes.txt").read_text() == "mine"
+    assert Path("out/notes.txt").read_text() == Path("out/state/mine.txt").read_text() == "mine"
 
 
 def test_resume_agrees_with_what_is_given(vaecli: Vaecli, trained: Path) -> None:

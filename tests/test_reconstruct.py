@@ -101,6 +101,8 @@ def test_compare_and_grid(vaecli: Vaecli, trained: Path, png: Path) -> None:
     assert both.shape == (28, 56)
     assert (both[:, :28] == pixels(png)).all()
     assert (both[:, 28:] == pixels("plain.png")).all()
+    same = vaecli("reconstruct", png, "-m", trained, "-o", "x.png", "--grid", "x.png")
+    assert same.code == ExitCode.USAGE
     outcome = vaecli("reconstruct", png, png, "-m", trained, "--grid", "grid.png")
     assert outcome.out == "grid.png\n"
     grid = pixels("grid.png")
@@ -140,7 +142,7 @@ def test_without_input_it_shows_test_images(vaecli: Vaecli, trained: Path, data_
         ["empty"],
         ["-", "-"],
         ["a.png", "b.png", "-o", "x.png"],
-        ["a.png", "-o", "-x/"],
+        ["in/a.png", "-o", "x.jpg"],
     ],
 )
 def test_bad_inputs_are_refused(vaecli: Vaecli, trained: Path, arguments: list[str]) -> None:

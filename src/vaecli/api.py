@@ -44,7 +44,7 @@ class Model:
         """Latent dimension L."""
         return self.vae.config.latent_dim
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Tensor | NDArray[Any]) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x), each (N, L).
 
@@ -54,7 +54,7 @@ class Model:
         mean, log_variance = self.vae.encoder(self._images(images))
         return mean, log_variance
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents: Tensor | NDArray[Any]) -> Tensor:
         """Mean image of p(x|z) for latents (N, L): (N, C, H, W) in [0, 1]."""
         latents = torch.as_tensor(latents, dtype=torch.float32).to(self._device)
@@ -133,7 +133,7 @@ def train(
         data_dir: where named sets are kept.
         download: whether the network may be used.
         force: replace a run of other settings at `output`.
-        device: auto, cpu, cuda, cuda:N or mps.
+        device: auto, cpu, cuda or cuda:N.
         **settings: fields of `ModelConfig` and `TrainConfig`, such as `epochs` or `latent_dim`.
 
     Raises:
@@ -148,6 +148,8 @@ def train(
         device=where.type,
     )
     folder = None if data_dir is None else Path(data_dir)
-    plan = planning.plan(request, planning.Source(folder, download))
+    told: list[str] = []
+    plan = planning.plan(request, planning.Source(folder, download, report=told.append))
+    yield from map(training.Notice, told)
     with plan.opened() as run:
         yield from training.train(run, plan.dataset, device=where, initial=plan.initial)

@@ -20,6 +20,7 @@ from vaecli.config import FORMAT, canonical_json, parse_json
 from vaecli.errors import ModelError
 
 MANIFEST = "manifest.json"
+GENERATIONS = "generation-*.safetensors"
 KEPT = 2
 _MAX_MANIFEST_BYTES = 1 << 16
 _NAME = re.compile(r"generation-(\d{6,12})\.safetensors")

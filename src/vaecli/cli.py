@@ -26,7 +26,6 @@ _CommandLineError: type[Exception] = next(
 
 app = typer.Typer(
     name="vaecli",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={
@@ -46,9 +45,24 @@ app.command("export")(export)
 def root(
     ctx: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version; with -v also torch and device.")
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version; with -v also torch and device.",
+            allow_from_autoenv=False,
+            show_envvar=False,
+        ),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With --version: more.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="With --version: more.",
+            allow_from_autoenv=False,
+            show_envvar=False,
+        ),
+    ] = False,
 ) -> None:
     """Train, judge and ship variational autoencoders.
 
@@ -64,6 +78,9 @@ def root(
     if version:
         print(_versions() if verbose else f"vaecli {__version__}")
         raise typer.Exit()
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit(ExitCode.USAGE)
 
 
 def main() -> None:
@@ -75,7 +92,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; every failure becomes one paragraph and an exit code."""
     # until a command has parsed its options, only the words themselves tell
-    terminal = ui.Terminal(json="--json" in arguments, debug="--debug" in arguments)
+    terminal = ui.Terminal(json=_wants_json(arguments), debug="--debug" in arguments)
     try:
         status = app(arguments, prog_name="vaecli", standalone_mode=False, obj=terminal)
         if sys.stdout is not None and not sys.stdout.closed:
@@ -85,6 +102,11 @@ def run(arguments: list[str]) -> int:
     if stop_flag.received is not None:
         return _stopped()
     return status if isinstance(status, int) else ExitCode.OK
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    variables = (f"VAECLI_{word.upper()}_JSON" for word in arguments[:1])
+    return "--json" in arguments or any(os.environ.get(name) for name in variables)
 
 
 def _failure(error: BaseException, terminal: ui.Terminal) -> int:

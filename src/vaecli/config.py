@@ -176,6 +176,10 @@ class DataConfig:
         yield from _field_problems(self)
 
 
+CONFIG_KEYS = frozenset({"format", "model", "training", "data", "environment"})
+"""The keys of a config.json, by which vaecli knows its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides the numbers of a run, and the versions it was made with."""
@@ -203,7 +207,7 @@ class RunConfig:
         Raises:
             ValueError: it is not one that `to_json` writes.
         """
-        keys = {"format", "model", "training", "data", "environment"}
+        keys = CONFIG_KEYS
         if not isinstance(data, dict) or type(data.get("format")) is not int:
             raise ValueError("it is no vaecli configuration")
         if data["format"] > FORMAT:

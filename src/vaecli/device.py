@@ -8,7 +8,7 @@ from vaecli.errors import EnvironmentFailure, UsageError
 
 
 def resolve(name: str) -> torch.device:
-    """The device called `name`: auto, cpu, cuda, cuda:N or mps.
+    """The device called `name`: auto, cpu, cuda or cuda:N.
 
     Raises:
         UsageError: there is no device of that kind.
@@ -18,14 +18,14 @@ def resolve(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
-        raise UsageError(
-            f"--device {name}: no such device", "Choose auto, cpu, cuda, cuda:N or mps."
-        )
+        raise UsageError(f"--device {name}: no such device", "Choose auto, cpu, cuda or cuda:N.")
     if kind == "cuda":
         _require_cuda(name, int(index or 0))
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if kind == "mps":
+        # sums over images are kept in float64 on the device
         raise EnvironmentFailure(
-            "--device mps: this machine has no Metal device", "Use --device cpu."
+            "--device mps: vaecli sums its losses in float64, which Metal does not have",
+            "Use --device cpu.",
         )
     return torch.device(name)
 

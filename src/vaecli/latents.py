@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +43,35 @@ def read_latents(path: Path, latent_dim: int) -> Tensor:
             f"--latents {path}: it holds {shape} numbers, the model needs N x {latent_dim}",
             "Use latents of this very model.",
         )
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise DataError(f"--latents {path}: it holds NaN or infinite numbers")
-    return torch.from_numpy(values.astype(np.float32))
+        raise DataError(
+            f"--latents {path}: it holds numbers that are NaN, infinite or beyond float32",
+            "Use latents of this very model.",
+        )
+    return torch.from_numpy(values)
 
 
 def _read_npy(data: bytes) -> np.ndarray:
-    try:
-        values = np.load(io.BytesIO(data), allow_pickle=False)
-    except (EOFError, OSError) as error:
-        raise ValueError(str(error)) from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+    if not data.startswith(b"\x93NUMPY"):
+        raise ValueError("it is no .npy file")
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    formats = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in formats:
+        raise ValueError("it is a .npy of an unknown version")
+    shape, fortran, dtype = formats[version](stream)
+    if dtype.kind not in "fiu":
         raise ValueError("it is no array of numbers")
-    return np.atleast_2d(values)
+    # checked before numpy allocates what the header asks for
+    if prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError("its size is not the one its header announces")
+    values = np.frombuffer(data, dtype, offset=stream.tell())
+    return np.atleast_2d(values.reshape(shape, order="F" if fortran else "C"))
 
 
 def _read_csv(data: bytes) -> np.ndarray:
@@ -65,6 +82,8 @@ def _read_csv(data: bytes) -> np.ndarray:
         raise ValueError("it has no columns z0, z1, ...")
     try:
         values = [[float(row[name]) for name in names] for row in rows]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
     except (TypeError, ValueError):
         raise ValueError("a latent is no number") from None
     return np.array(values or np.empty((0, len(names))), dtype=np.float64)

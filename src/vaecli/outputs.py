@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from vaecli.errors import UsageError
 
@@ -27,8 +28,9 @@ def require_new(paths: Iterable[Path], *, force: bool) -> None:
         UsageError: one exists, or is a folder.
     """
     for path in paths:
-        if path.is_dir():
-            raise UsageError(f"output {path}: it is a folder", "Name a file.")
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "no regular file"
+            raise UsageError(f"output {path}: it is {what}", "Name a file.")
         if not force and (path.exists() or path.is_symlink()):
             raise UsageError(f"output {path}: it exists", "Name another, or use --force.")
 
@@ -46,6 +48,25 @@ def require_distinct(paths: Sequence[Path], sources: Sequence[str]) -> None:
                 f"{pair[0]} and {pair[1]} would both be written to {path}",
                 "Rename one, or reconstruct them into different folders.",
             )
+
+
+def kind(output: str, suffixes: tuple[str, ...]) -> Literal["stdout", "folder", "file"]:
+    """What an output name means; a folder is one, ends in a slash, or has no suffix.
+
+    Raises:
+        UsageError: it is a file of a suffix that is not among `suffixes`.
+    """
+    path = Path(output)
+    if output == STDOUT:
+        return "stdout"
+    if path.is_dir() or output.endswith(("/", "\\")) or not (path.suffix or path.exists()):
+        return "folder"
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(
+            f"--output {output}: it is neither a folder nor {' or '.join(suffixes)}",
+            "End a folder's name with a slash.",
+        )
+    return "file"
 
 
 def means_folder(path: str) -> bool:

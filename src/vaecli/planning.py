@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import platform
 import shlex
 from collections.abc import Iterator, Mapping
@@ -306,9 +307,18 @@ def _changed(found: run.Run, now: DataConfig) -> ModelError:
     )
 
 
+def _require_known(given: Mapping[str, Any]) -> None:
+    known = (MODEL_FIELDS | TRAIN_FIELDS | {"data"}) - DATA_FIELDS - {"init_from"}
+    for name in given.keys() - known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known))}."
+        raise UsageError(f"{name}: unknown setting", hint)
+
+
 def _check(request: Request) -> None:
     """Report every bad value at once, before any data is loaded."""
     given = request.given
+    _require_known(given)
     if request.init_from is not None and "output_bias" in given:
         raise UsageError(
             "--init-from and --output-bias contradict each other: the weights include the bias",

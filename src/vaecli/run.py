@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vaecli import files, weights
-from vaecli.checkpoint import MANIFEST, Checkpoints
-from vaecli.config import RunConfig, canonical_json, parse_json
+from vaecli.checkpoint import GENERATIONS, MANIFEST, Checkpoints
+from vaecli.config import CONFIG_KEYS, RunConfig, canonical_json, parse_json
 from vaecli.errors import EnvironmentFailure, ModelError, UsageError
 from vaecli.model import VAE
 
@@ -160,8 +160,8 @@ class Run:
         """
         state = self.path / STATE
         derived = [self.path / name for name in OWN_FILES if name != CONFIG]
-        for path in [state / MANIFEST, *derived, *state.glob("*")]:
-            if path.is_file() and path.name not in files.LOCK_FILES:
+        for path in [state / MANIFEST, *derived, *state.glob(GENERATIONS)]:
+            if path.is_file():
                 files.remove(path)
         files.sync_folder(state)
 
@@ -192,8 +192,20 @@ def open_run(path: Path) -> Run:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` holds something that vaecli may have written as a run."""
-    return (path / CONFIG).is_file() and ((path / STATE).is_dir() or (path / WEIGHTS).is_file())
+    """Whether vaecli wrote what is at `path`: its config.json says so, or else its manifest."""
+    marks = (
+        (path / CONFIG, CONFIG_KEYS),
+        (path / STATE / MANIFEST, frozenset({"format", "run", "generations"})),
+    )
+    return any(_has_keys(file, keys) for file, keys in marks)
+
+
+def _has_keys(path: Path, keys: frozenset[str]) -> bool:
+    try:
+        content = parse_json(files.read_capped(path, _MAX_CONFIG_BYTES))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= keys
 
 
 def is_free(path: Path) -> bool:

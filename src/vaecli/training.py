@@ -168,7 +168,7 @@ def train(
         yield loop.commit()
     rows, epoch = tuple(loop.state.rows), loop.epoch_of_weights
     yield Finished(run.path, rows, epoch)
-    drawn = report.write(run, loop.result(), dataset.test, rows, epoch)
+    drawn = report.write(run, loop.result(), loop.test, rows, epoch)
     loop.checkpoints.finish()
     yield Drawn(drawn)
 

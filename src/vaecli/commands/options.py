@@ -43,8 +43,8 @@ def read_defaults(ctx: typer.Context, file: str | None) -> str | None:
     known = _parameters(ctx)
     defaults = {}
     path = file or os.environ.get(SHORT_VARIABLES["config"])
-    if path is not None or DEFAULT_FILE.is_file():
-        defaults = _read_file(Path(path) if path else DEFAULT_FILE, ctx)
+    if path or DEFAULT_FILE.is_file():
+        defaults = _read_file(Path(path or DEFAULT_FILE), ctx)
     for name, variable in SHORT_VARIABLES.items():
         if name in known and os.environ.get(variable):
             defaults[name] = os.environ[variable]
@@ -94,7 +94,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=with_default("auto, cpu, cuda, cuda:N or mps. Also VAECLI_DEVICE.", "auto"),
+        help=with_default("auto, cpu, cuda or cuda:N. Also VAECLI_DEVICE.", "auto"),
         rich_help_panel=MACHINE,
     ),
 ]

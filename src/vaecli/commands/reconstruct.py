@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vaecli import outputs
 from vaecli.commands import options
 from vaecli.errors import DataError, UsageError
 
@@ -103,7 +104,7 @@ def reconstruct(
     """
     common = options.Common.of(ctx)
     options.require_at_least("--seed", seed, 0)
-    to_stdout = output == "-" or (
+    to_stdout = output == outputs.STDOUT or (
         output is None and inputs == [STDIN] and grid is None and not _stdout_is_terminal()
     )
     if to_stdout and common.terminal.json:
@@ -124,11 +125,17 @@ def reconstruct(
         work.test_images()
     if grid is not None or not inputs:
         work.write_grid(grid)
+        if grid is not None and to_stdout:
+            common.terminal.note(f"wrote {grid}")
+        elif grid is not None and not common.terminal.json:
+            common.terminal.data(str(grid))
     if not inputs and common.terminal.json:
         common.terminal.object({"input": None, "output": str(grid)})
     if work.failures:
         count = f"{len(work.failures)} of {len(jobs)} inputs failed"
-        raise DataError(f"{count}: {'; '.join(work.failures[:10])}", "The others are done.")
+        done = len(work.failures) < len(jobs)
+        hint = "The others are done." if done else "Nothing was written."
+        raise DataError(f"{count}: {'; '.join(work.failures[:10])}", hint)
 
 
 class _Work:
@@ -248,8 +255,6 @@ class _Work:
             return
         files.make_folder(path.parent)
         files.atomic_write(path, data)
-        if not self.common.terminal.json:
-            self.common.terminal.data(str(path))
 
 
 def _plan(
@@ -260,8 +265,6 @@ def _plan(
     to_stdout: bool,
 ) -> list[Job]:
     """Inputs and their outputs; every contradiction is found before any work."""
-    from vaecli import outputs
-
     if grid is not None:
         outputs.require_new([grid], force=common.force)
     found = list(_expand(inputs))
@@ -271,12 +274,15 @@ def _plan(
         )
     if to_stdout or (grid is not None and output is None):
         return [Job(source, None) for source, _ in found]
-    single_file = output is not None and len(inputs) == 1 and not outputs.means_folder(output)
-    if output is not None and single_file and not Path(inputs[0]).is_dir():
+    if output is not None and outputs.kind(output, (".png",)) == "file":
+        if len(inputs) > 1 or Path(inputs[0]).is_dir():
+            raise UsageError(
+                f"--output {output}: it is no folder", "Name a folder for several images."
+            )
+        if grid is not None and grid.resolve() == Path(output).resolve():
+            raise UsageError("--output and --grid name the same file", "Name two.")
         outputs.require_new([Path(output)], force=common.force)
         return [Job(found[0][0], Path(output))]
-    if output is not None and inputs and not outputs.means_folder(output):
-        raise UsageError(f"--output {output}: it is no folder", "Name a folder for several images.")
     folder = Path(output or ".")
     targets = [folder / relative.with_name(f"{relative.stem}.recon.png") for _, relative in found]
     outputs.require_distinct(targets, [source for source, _ in found])
@@ -308,12 +314,12 @@ def _grid_of_test_images(
     common: options.Common, output: str | None, grid: Path | None
 ) -> Path | None:
     """Where the picture without any input goes; None for stdout."""
-    from vaecli import outputs
-
     if output is not None and grid is not None:
         raise UsageError("--output and --grid name the same picture here", "Give one of them.")
-    if output == "-":
+    if output == outputs.STDOUT:
         return None
+    if output is not None and outputs.kind(output, (".png",)) == "folder":
+        raise UsageError(f"--output {output}: it is a folder", "Name a .png file.")
     if output is None and grid is None:
         default = Path("reconstructions.png")
         return default if common.force else outputs.free_name(default)

@@ -21,7 +21,7 @@ MAX_COUNT = 100_000
 def sample(
     ctx: typer.Context,
     model: options.Model = None,
-    count: Annotated[
+    num_samples: Annotated[
         int | None,
         typer.Option(
             "--num-samples",
@@ -78,7 +78,7 @@ def sample(
       vaecli sample --latents embeddings.csv -o decoded.png
     """
     common = options.Common.of(ctx)
-    _check(count, columns, temperature, latents, seed)
+    _check(num_samples, columns, temperature, latents, seed)
     if output == "-" and common.terminal.json:
         raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
 
@@ -93,7 +93,7 @@ def sample(
     if latents is None:
         images = generation.sample(
             loaded.model,
-            DEFAULT_COUNT if count is None else count,
+            DEFAULT_COUNT if num_samples is None else num_samples,
             seed=loaded.seed(seed),
             temperature=temperature,
         )
