@@ -42,7 +42,11 @@ def fetch(address: str, *, download: bool = True) -> tuple[Path, str]:
             allow_patterns=list(FILES),
             local_files_only=not download,
         )
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+    except (
+        errors.HFValidationError,
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+    ):
         raise ModelError(
             f"{address}: the Hub has no such repository or revision, or hides it from you",
             "Check the name; `hf auth login` gives access to private ones.",

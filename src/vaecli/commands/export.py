@@ -234,13 +234,11 @@ def _html(common: options.Common, loaded: LoadedModel, path: Path) -> Written:
     from vaecli.export import html
 
     model = loaded.model.config
-    shape = "\u00d7".join(map(str, model.image_shape))
     trained = f", trained on {loaded.run.config.data.name}" if loaded.run is not None else ""
     page = html.render(
         loaded.model,
         title=loaded.name,
-        subtitle=f"Variational autoencoder ({model.arch}) with {model.latent_dim} latents,"
-        f" images {shape}{trained}",
+        subtitle=f"Variational autoencoder, {model.arch}, {model.latent_dim} latents{trained}",
         figures=_figures(loaded),
         embedding=_embedding(common, loaded),
     )
@@ -255,7 +253,7 @@ def _figures(loaded: LoadedModel) -> list[Figure]:
     if not rows:
         return []
     values = {
-        "Test loss": rows[-1].test_loss,
+        "Loss per test image": rows[-1].test_loss,
         "Distortion": rows[-1].test_distortion,
         "Rate": rows[-1].test_rate,
     }

@@ -112,7 +112,7 @@ def require_parity(part: Part, found: float, tolerance: float) -> None:
     if not found <= tolerance:
         raise VaecliError(
             f"export of the {part.name}: it differs from torch by {found:.2e},"
-            f" more than the tolerance of {tolerance:.2e}; nothing was kept",
+            f" more than the tolerance of {tolerance:.2e}; nothing was written",
             "Raise --tolerance if that is good enough for you.",
         )
 
