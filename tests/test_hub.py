@@ -128,6 +128,7 @@ def test_a_model_comes_from_the_hub_and_then_from_its_cache(
     assert "not in the local cache" in missing
     assert "no such repository" in unknown
     assert "error" not in first + cached
+    assert "%" not in first  # no bar
     for name in ("digits.safetensors", "digits-2.safetensors"):
         assert (tmp_path / name).read_bytes() == (trained / "model.safetensors").read_bytes()
     downloaded = {path.name for path in tmp_path.rglob("*")}

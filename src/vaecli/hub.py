@@ -33,7 +33,14 @@ def fetch(address: str, *, download: bool = True) -> tuple[Path, str]:
     if match is None:
         raise ModelError(f"{address}: it is no address on the Hub", "Write hf://OWNER/NAME.")
     extras.require("hub", address)
+    from functools import partialmethod
+
     from huggingface_hub import errors, snapshot_download
+    from huggingface_hub.utils.tqdm import tqdm
+
+    # its bars draw wherever stderr leads, and a run is a few megabytes
+    class Silent(tqdm):
+        __init__ = partialmethod(tqdm.__init__, disable=True)
 
     try:
         path = snapshot_download(
@@ -41,6 +48,7 @@ def fetch(address: str, *, download: bool = True) -> tuple[Path, str]:
             revision=match["revision"],
             allow_patterns=list(FILES),
             local_files_only=not download,
+            tqdm_class=Silent,
         )
     except (
         errors.HFValidationError,
