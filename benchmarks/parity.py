@@ -27,7 +27,7 @@ from vaecli.model import VAE, build
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import browser
 
-SHAPES = {"grey 28×28": (1, 28, 28), "colour 32×32": (3, 32, 32)}
+SHAPES = {"grey 28x28": (1, 28, 28), "colour 32x32": (3, 32, 32)}
 DRAWS = 64
 
 

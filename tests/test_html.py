@@ -229,6 +229,11 @@ def test_nothing_sticks_out_and_everything_has_a_name(
     assert len(controls) > 20
     assert all(node["name"]["value"] for node in controls)
     browser.dark(True)
+    browser.size(width, 500)
+    for place, hidden in (("0", True), ("document.body.scrollHeight", False)):
+        browser.run(f"scrollTo(0, {place})")
+        browser.run("new Promise((done) => setTimeout(done, 200))")
+        assert browser.run("document.getElementById('mini').hidden") is hidden
     dark = browser.run("getComputedStyle(document.body).backgroundColor")
     browser.dark(False)
     assert dark != browser.run("getComputedStyle(document.body).backgroundColor")
@@ -318,6 +323,14 @@ def test_without_data_the_map_is_left_out_and_nothing_is_downloaded(
     order = data["order"]
     assert isinstance(order, dict)
     assert order["by"] == "effect"
+
+
+def test_a_hostile_name_stays_in_its_string(tmp_path: Path) -> None:
+    model = build(ModelConfig(image_shape=(1, 2, 2), hidden=(3,), latent_dim=1), seed=0)
+    path = tmp_path / "a.html"
+    path.write_text(html.render(model, title=HOSTILE).text)
+    assert content(path)["title"] == HOSTILE
+    assert "<img" not in path.read_text()
 
 
 def test_the_table_of_means_is_fine_enough() -> None:
