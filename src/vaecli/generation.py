@@ -15,8 +15,13 @@ from vaecli.pictures import to_uint8
 
 def mean_image(model: VAE, latents: Tensor) -> Tensor:
     """E[x|z] for latents (N, L), as (N, C, H, W) in [0, 1]."""
+    return mean_pixels(model, model.decoder(latents))
+
+
+def mean_pixels(model: VAE, output: Tensor) -> Tensor:
+    """E[x|z] of each pixel for decoder output of any shape, in [0, 1]."""
     name, log_scale = model.likelihood
-    return LIKELIHOODS[name].mean(model.decoder(latents), log_scale).clamp(0, 1)
+    return LIKELIHOODS[name].mean(output, log_scale).clamp(0, 1)
 
 
 @torch.inference_mode()

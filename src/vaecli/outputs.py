@@ -12,12 +12,16 @@ from vaecli.errors import UsageError
 STDOUT = "-"
 
 
-def free_name(path: Path) -> Path:
-    """`path`, or the first of `STEM-2.png`, `STEM-3.png`, ... that does not exist."""
+def free_name(path: Path, *, folder: bool = False) -> Path:
+    """`path`, or the first of `STEM-2.png`, `STEM-3.png`, ... that does not exist.
+
+    A folder's name has no suffix, whatever dots it holds.
+    """
+    stem, suffix = (path.name, "") if folder else (path.stem, path.suffix)
     number, candidate = 1, path
     while candidate.exists() or candidate.is_symlink():
         number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        candidate = path.with_name(f"{stem}-{number}{suffix}")
     return candidate
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,11 @@ def write(
 
 
 def card(run: Run, rows: Sequence[EpochMetrics]) -> str:
-    """The model card: YAML front matter the Hugging Face Hub reads, then plain words."""
+    """The model card: YAML front matter the Hugging Face Hub reads, then plain words.
+
+    The front matter is its model-index specification; strings are written as JSON, which is YAML
+    whatever they hold.
+    """
     config, last = run.config, rows[-1]
     model = config.model
     shape = "x".join(map(str, model.image_shape))
@@ -58,14 +63,22 @@ def card(run: Run, rows: Sequence[EpochMetrics]) -> str:
     protocol = describe(model, config.training.binarize)
     return f"""---
 library_name: vaecli
+pipeline_tag: unconditional-image-generation
 tags:
 - vae
 - variational-autoencoder
 - pytorch
-datasets:
-- {config.data.name}
-metrics:
-- elbo
+model-index:
+- name: {json.dumps(f"{model.arch} variational autoencoder on {config.data.name}")}
+  results:
+  - task:
+      type: unconditional-image-generation
+    dataset:
+      type: {json.dumps(config.data.name)}
+      name: {json.dumps(config.data.name)}
+      split: test
+    metrics:
+{_metrics(last)}
 ---
 
 # Variational autoencoder on {config.data.name}
@@ -88,5 +101,20 @@ vaecli reconstruct IMAGE.png -m .
 vaecli sample -m .
 ```
 
+From the Hugging Face Hub, `-m hf://OWNER/NAME` in place of `-m .` does the same.
+
 Configuration: `{canonical_json(config.to_json()["training"])}`
 """
+
+
+def _metrics(row: EpochMetrics) -> str:
+    """The test figures as entries of a model-index."""
+    values = {
+        "elbo": ("ELBO, nats per image", -row.test_loss),
+        "distortion": ("Distortion, nats per image", row.test_distortion),
+        "rate": ("Rate, nats per image", row.test_rate),
+    }
+    return "\n".join(
+        f"    - type: {kind}\n      name: {name}\n      value: {value:.4f}"
+        for kind, (name, value) in values.items()
+    )

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vaecli import files, weights
+from vaecli import files, hub, weights
 from vaecli.checkpoint import GENERATIONS, MANIFEST, Checkpoints
 from vaecli.config import CONFIG_KEYS, RunConfig, canonical_json, parse_json
 from vaecli.errors import EnvironmentFailure, ModelError, UsageError
@@ -35,6 +35,7 @@ COMMITS_ROOM = 3
 """Two generations, and the one being written."""
 
 _MAX_CONFIG_BYTES = 1 << 16
+_MAX_METRICS_BYTES = 1 << 26
 _NUMBERED = re.compile(r"(\d{3,9})-.+")
 
 
@@ -147,6 +148,29 @@ class Run:
             last = [f"{held_out_loss:.6f}"] if held_out else []
             writer.writerow([epoch, *numbers, f"{images_per_second:.0f}", f"{seconds:.3f}", *last])
         files.atomic_write(self.path / METRICS, text.getvalue().encode())
+
+    def read_metrics(self) -> list[EpochMetrics]:
+        """The rows of metrics.csv; none when there is no such file.
+
+        Raises:
+            ModelError: it is not one that `write_metrics` writes.
+        """
+        path = self.path / METRICS
+        try:
+            text = files.read_capped(path, _MAX_METRICS_BYTES).decode()
+            rows = csv.DictReader(io.StringIO(text, newline=""))
+            names = {field.name for field in fields(EpochMetrics)} - {"epoch"}
+            return [
+                EpochMetrics(
+                    epoch=int(row["epoch"]),
+                    **{name: float(text) for name, text in row.items() if name in names},
+                )
+                for row in rows
+            ]
+        except FileNotFoundError:
+            return []
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: {error}", "Restore the file, or remove it.") from None
 
     def write(self, name: str, data: bytes) -> None:
         """Write another file of the run, such as a picture."""
@@ -271,11 +295,13 @@ class LoadedModel:
         model: on the CPU.
         path: the run directory or the weights file.
         run: the run, or None for a loose weights file.
+        name: what to call it, and files made from it.
     """
 
     model: VAE
     path: Path
     run: Run | None
+    name: str
 
     def seed(self, given: int | None) -> int:
         """The seed to draw with: the one given, else the run's own, else 0."""
@@ -284,19 +310,24 @@ class LoadedModel:
         return 0 if self.run is None else self.run.config.training.seed
 
 
-def load_model(spec: str) -> LoadedModel:
-    """Turn a run directory, a weights file or `latest` into a model.
+def load_model(spec: str, *, download: bool = True) -> LoadedModel:
+    """Turn a run directory, a weights file, `latest` or `hf://OWNER/NAME` into a model.
 
     Raises:
         ModelError: there is none, or it is damaged.
+        EnvironmentFailure: it lies on the Hub, and cannot be had from there.
     """
-    path = latest() if spec == LATEST else Path(spec)
+    if spec.startswith(hub.SCHEME):
+        path, name = hub.fetch(spec, download=download)
+    else:
+        path = latest() if spec == LATEST else Path(spec)
+        name = path.resolve().name.removesuffix(".safetensors")
     if not path.exists():
         raise ModelError(
             f"no model at {path}", "Train one with `vaecli train`, or name another with -m."
         )
     if not path.is_dir():
-        return LoadedModel(weights.read_model(path), path, None)
+        return LoadedModel(weights.read_model(path), path, None, name)
     run = open_run(path)
     if not run.committed:
         raise ModelError(
@@ -309,4 +340,4 @@ def load_model(spec: str) -> LoadedModel:
             f"{path}: {CONFIG} and {WEIGHTS} describe different models",
             f"Load {path / WEIGHTS} by itself if you trust it.",
         )
-    return LoadedModel(model, path, run)
+    return LoadedModel(model, path, run, name)

@@ -34,8 +34,10 @@ from vaecli.files import open_regular
 from vaecli.model import VAE
 
 METADATA_KEY = "vaecli"
+HALF = "half"
+"""Key of the info that says the tensors are stored as fp16."""
 MAX_HEADER_BYTES = 1 << 20
-DTYPES = {"F32": torch.float32, "F64": torch.float64}
+DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -76,9 +78,20 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return result.hexdigest()
 
 
-def encode_model(config: ModelConfig, tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a loose weights file: the model's tensors and its configuration."""
-    return encode(tensors, {"model": to_json(config)})
+def encode_model(
+    config: ModelConfig, tensors: Mapping[str, Tensor], *, half: bool = False
+) -> bytes:
+    """The bytes of a loose weights file: the model's tensors and its configuration.
+
+    Args:
+        config: of the model.
+        tensors: its parameters by name.
+        half: store them as fp16, which `read_model` widens again.
+    """
+    if half:
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    info = {"model": to_json(config)}
+    return encode(tensors, {**info, HALF: True} if half else info)
 
 
 def read_model(path: Path) -> VAE:
@@ -92,16 +105,19 @@ def read_model(path: Path) -> VAE:
         try:
             header = read_header(file)
             config = from_json(ModelConfig, header.info.get("model"), where="model")
+            half = header.info.get(HALF) is True
             with torch.device("meta"):
                 model = VAE(config)
             expected = {
-                name: (tensor.dtype, tuple(tensor.shape))
+                name: (torch.float16 if half else tensor.dtype, tuple(tensor.shape))
                 for name, tensor in model.state_dict().items()
             }
             _check_count(expected)
             tensors = read_tensors(file, header, expected)
         except ValueError as error:
             raise ModelError(f"{path}: {error}", _REMEDY) from None
+    if half:
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
     model.load_state_dict(tensors, assign=True)
     return model.requires_grad_(True).eval()
 

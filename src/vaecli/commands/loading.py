@@ -17,7 +17,7 @@ def load_model(common: Common, spec: str | None) -> LoadedModel:
     """The model named by --model on the device of --device; says which one `latest` is."""
     from vaecli import device, run
 
-    loaded = run.load_model(spec or run.LATEST)
+    loaded = run.load_model(spec or run.LATEST, download=common.download)
     if spec in (None, run.LATEST):
         common.terminal.note(f"model: {loaded.path}")
     recorded = None if loaded.run is None else loaded.run.config.environment.get("threads")

@@ -145,7 +145,8 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         help=with_default(
-            "A run directory, a .safetensors file, or latest. Also VAECLI_MODEL.", "latest"
+            "A run directory, a .safetensors file, latest, or hf://OWNER/NAME. Also VAECLI_MODEL.",
+            "latest",
         ),
     ),
 ]

@@ -67,6 +67,7 @@ def sample(
     no_progress: options.NoProgress = False,
     device: options.Device = None,
     threads: options.Threads = None,
+    no_download: options.NoDownload = False,
 ) -> None:
     """Decode samples of the prior; prints the paths written.
 

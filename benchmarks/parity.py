@@ -1,0 +1,93 @@
+"""How far each export format is from torch: the table of docs/export.md.
+
+    python benchmarks/parity.py
+
+Networks as they are built, weights doubled so that pixels spread over [0, 1]; every architecture
+and likelihood of `vaecli.config`, grey and colour.  onnx and pt2: the larger of encoder and
+decoder, at batch sizes 1 and 3.  safetensors --half and html: a decoded pixel, over 64 draws of the
+prior; html is decoded by Chromium, and left out without it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from vaecli import config, export
+from vaecli.export import html, onnx, pt2
+from vaecli.generation import mean_image
+from vaecli.model import VAE, build
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+import browser
+
+SHAPES = {"grey 28x28": (1, 28, 28), "colour 32x32": (3, 32, 32)}
+DRAWS = 64
+
+
+def models() -> Iterator[tuple[str, VAE]]:
+    names = itertools.product(
+        config.choices(config.Arch), config.choices(config.Likelihood), SHAPES
+    )
+    for arch, likelihood, image in names:
+        settings = {"arch": arch, "likelihood": likelihood, "image_shape": SHAPES[image]}
+        model = build(config.from_json(config.ModelConfig, settings, where="model"), seed=0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2)
+        yield f"{arch} | {likelihood} | {image}", model.eval().requires_grad_(False)
+
+
+def in_parts(model: VAE, kind: object) -> float:
+    return max(
+        export.difference(part, kind.load(kind.encode(part)))  # type: ignore[attr-defined]
+        for part in export.split(model)
+    )
+
+
+def in_browser(model: VAE, page: browser.Browser, folder: Path) -> tuple[float, float]:
+    """Largest difference of a pixel, and milliseconds to decode one image."""
+    path = folder / "page.html"
+    path.write_text(html.render(model, title="parity").text)
+    page.events.clear()
+    page.open(path)
+    latents = torch.randn(
+        DRAWS, model.config.latent_dim, generator=torch.Generator().manual_seed(1)
+    )
+    script = (
+        f"(() => {{ const latents = {json.dumps(latents.tolist())}, started = performance.now();"
+        " const images = latents.map((z) => [...decode(Float32Array.from(z))]);"
+        " return [images, (performance.now() - started) / latents.length] })()"
+    )
+    images, milliseconds = page.run(script)
+    expected = mean_image(model, latents).flatten(1)
+    return float((torch.tensor(images) - expected).abs().max()), milliseconds
+
+
+def main() -> None:
+    print(
+        "| architecture | likelihood | images | onnx | pt2 | safetensors --half | html"
+        " | ms per image in the page |"
+    )
+    print("|" + " --- |" * 8)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, model in models():
+            values = [in_parts(model, onnx), in_parts(model, pt2)]
+            values.append(export.half_difference(model, export.round_to_half(model)))
+            row = " | ".join(f"{value:.1e}" for value in values)
+            if browser.CHROMIUM is not None:
+                with browser.chromium(folder / "profile") as page:
+                    found, milliseconds = in_browser(model, page, folder)
+                row += f" | {found:.1e} | {milliseconds:.1f}"
+            print(f"| {name} | {row} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""One HTML page that decodes in the browser: sliders, a map of embeddings, interpolation.
+
+The decoder travels as a list of operations and their weights as fp16.  The last operation, from
+the decoder's output to the mean of p(x|z), is a table of that function: it is the same for every
+pixel, so every likelihood arrives without being written a second time in JavaScript.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaecli import __version__
+from vaecli.data.dataset import Images, as_float
+from vaecli.evaluation import batches
+from vaecli.export import half_difference, round_to_half
+from vaecli.generation import mean_image, mean_pixels
+from vaecli.loss import kl_to_prior
+from vaecli.model import ACTIVATIONS, VAE
+
+TABLE_SIZE = 4097
+TABLE_REACH = 9.0
+"""The table is even in asinh(output) up to this, an output of about 4,000: fine around zero,
+where every mean bends, and far out, where the continuous Bernoulli's still creeps to its limit."""
+MAP_POINTS = 2000
+EXAMPLES = 12
+
+Operation = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Where the encoder puts a set of images.
+
+    Attributes:
+        means: (N, L) means of q(z|x).
+        kl_per_dim: (L,) rate of each latent, nats per image.
+        labels: (N,) index into `names` of each image, or None.
+        names: what the labels are called.
+    """
+
+    means: Tensor
+    kl_per_dim: Tensor
+    labels: Tensor | None
+    names: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the model card."""
+
+    name: str
+    value: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page and what it costs.
+
+    Attributes:
+        text: the HTML.
+        difference: largest change of a decoded pixel, in [0, 1], that fp16 weights make.
+    """
+
+    text: str
+    difference: float
+
+
+@torch.inference_mode()
+def embed(model: VAE, images: Images, batch_size: int = 1024) -> Embedding:
+    """Encode a set of images on the device of the model."""
+    means, rates = [], []
+    for _, pixels in batches(images.pixels, batch_size):
+        mean, log_variance = model.encoder(as_float(pixels))
+        means.append(mean.cpu())
+        rates.append(kl_to_prior(mean, log_variance).double().cpu())
+    names: list[str] = []
+    labels = None
+    if images.labels is not None:
+        classes, labels = images.labels.cpu().unique(return_inverse=True)
+        names = [str(value) for value in classes.tolist()]
+    return Embedding(torch.cat(means), torch.cat(rates).mean(0), labels, names)
+
+
+def render(
+    model: VAE,
+    *,
+    title: str,
+    subtitle: str = "",
+    figures: Sequence[Figure] = (),
+    embedding: Embedding | None = None,
+) -> Page:
+    """The page of a model.
+
+    Args:
+        model: whose decoder the page runs.
+        title: name of the model; any text at all.
+        subtitle: one line about it.
+        figures: of the model card.
+        embedding: of test images, for the map and the order of the sliders.
+
+    Raises:
+        VaecliError: the weights do not fit into fp16.
+    """
+    rounded = round_to_half(model)
+    operations, values = _program(rounded)
+    found = half_difference(model, rounded)
+    content = {
+        "version": __version__,
+        "title": title,
+        "subtitle": subtitle,
+        "figures": [vars(figure) for figure in figures],
+        "shape": model.config.image_shape,
+        "latents": model.config.latent_dim,
+        "operations": operations,
+        "weights": _base64(values, "<f2"),
+        "difference": float(f"{found:.2g}"),
+        "order": _order(rounded, embedding),
+        "map": None if embedding is None else _map(embedding),
+        "examples": [] if embedding is None else _examples(embedding),
+    }
+    return Page(_fill(content), found)
+
+
+def _program(model: VAE) -> tuple[list[Operation], Tensor]:
+    """The decoder as operations, and the numbers they consume in turn."""
+    steps = list(_layers(model))
+    operations = [step for step, _ in steps]
+    return [*operations, _mean_table(model)], torch.cat([values for _, values in steps])
+
+
+def _layers(model: VAE) -> Iterator[tuple[Operation, Tensor]]:
+    activations = {kind: name for name, kind in ACTIVATIONS.items()}
+    for layer in (*model.decoder.hidden, model.decoder.output):
+        if isinstance(layer, nn.Linear):
+            step = {"kind": "linear", "inputs": layer.in_features, "outputs": layer.out_features}
+            yield step, torch.cat([layer.weight.flatten(), layer.bias])
+        else:
+            yield {"kind": activations[type(layer)]}, torch.empty(0)
+
+
+def _mean_table(model: VAE) -> Operation:
+    """E[x|z] of a pixel as a function of the decoder's output, to be read by interpolation."""
+    points = torch.sinh(torch.linspace(-TABLE_REACH, TABLE_REACH, TABLE_SIZE))
+    return {
+        "kind": "table",
+        "reach": TABLE_REACH,
+        "values": _base64(mean_pixels(model, points), "<f4"),
+    }
+
+
+@torch.inference_mode()
+def _order(model: VAE, embedding: Embedding | None) -> dict[str, Any]:
+    """The latents, most active first: by KL where known, else by what they change in the image."""
+    if embedding is not None:
+        by, weight = "kl", embedding.kl_per_dim
+    else:
+        steps = 2 * torch.eye(model.config.latent_dim)
+        change = mean_image(model, steps) - mean_image(model, -steps)
+        by, weight = "effect", change.abs().flatten(1).mean(1)
+    order = weight.argsort(descending=True, stable=True).tolist()
+    return {"by": by, "sliders": [{"latent": i, "weight": _short(weight[i])} for i in order]}
+
+
+def _map(embedding: Embedding) -> dict[str, Any] | None:
+    """The plane the map shows and the embeddings on it; None for a single latent.
+
+    Two latents are the plane themselves; more are cut by the plane of the two principal
+    components.  A point (u, v) of the map stands for the latent centre + u*axes[0] + v*axes[1].
+    """
+    means = embedding.means.double()
+    latent_dim = means.shape[1]
+    if latent_dim < 2:
+        return None
+    centre, axes = torch.zeros(latent_dim, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    if latent_dim > 2:
+        centre = means.mean(0)
+        axes = torch.linalg.svd(means - centre, full_matrices=False).Vh[:2]
+        # the sign of a principal component is nobody's choice; take the one of its largest part
+        axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+    offsets = means - centre
+    points = offsets @ axes.T
+    share = points.var(0).sum() / offsets.var(0).sum()
+    labels = None if embedding.labels is None else embedding.labels[:MAP_POINTS].tolist()
+    return {
+        "plane": "latents" if latent_dim == 2 else "principal components",
+        "share": None if latent_dim == 2 or not torch.isfinite(share) else _short(share),
+        "centre": _shorts(centre),
+        "axes": [_shorts(axis) for axis in axes],
+        "points": _shorts(points[:MAP_POINTS].flatten()),
+        "labels": labels,
+        "names": list(embedding.names),
+    }
+
+
+def _examples(embedding: Embedding) -> list[dict[str, Any]]:
+    """Images to start from: the first of every label in turn, or simply the first."""
+    count = len(embedding.means)
+    labels = torch.zeros(count) if embedding.labels is None else embedding.labels
+    places = [torch.nonzero(labels == label).flatten().tolist() for label in labels.unique()]
+    rounds = range(max(map(len, places), default=0))
+    chosen = [place[turn] for turn in rounds for place in places if turn < len(place)][:EXAMPLES]
+    return [
+        {
+            "latent": _shorts(embedding.means[index]),
+            "name": embedding.names[int(labels[index])] if embedding.labels is not None else "",
+        }
+        for index in chosen
+    ]
+
+
+def _fill(content: dict[str, Any]) -> str:
+    """The template with its data, and a policy that runs its one script and fetches nothing."""
+    template = resources.files("vaecli.export").joinpath("explorer.html").read_text("utf-8")
+    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    # a JSON string cannot end the script element it stands in once "<" is escaped
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return template.replace("{{script-hash}}", digest, 1).replace("{{data}}", data, 1)
+
+
+def _base64(values: Tensor, dtype: str) -> str:
+    return base64.b64encode(values.detach().numpy().astype(dtype).tobytes()).decode()
+
+
+def _short(value: Tensor) -> float:
+    return float(f"{float(value):.4g}")
+
+
+def _shorts(values: Tensor) -> list[float]:
+    return [_short(value) for value in values]

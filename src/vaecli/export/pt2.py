@@ -1,0 +1,49 @@
+"""torch.export's own format: one `.pt2` file per part with a dynamic batch axis."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from torch import Tensor
+
+from vaecli.config import canonical_json
+from vaecli.export import Part, Runner
+
+METADATA_FILE = "vaecli.json"
+"""The entry of the archive that holds the metadata."""
+
+
+def encode(part: Part) -> bytes:
+    """The bytes of a `.pt2` file."""
+    program = torch.export.export(
+        part.module,
+        (part.example(2),),
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={METADATA_FILE: canonical_json(part.metadata)})
+    return file.getvalue()
+
+
+def load(data: bytes) -> Runner:
+    """The file in torch, to check what was just written: it may hold pickled values."""
+    module = torch.export.load(io.BytesIO(data)).module()
+
+    def run(batch: Tensor) -> list[Tensor]:
+        result = module(batch)
+        return list(result) if isinstance(result, tuple) else [result]
+
+    return run
+
+
+def usage(part: Part, path: str) -> str:
+    """Python that runs the file at `path`."""
+    shape = ", ".join(map(str, (1, *part.shape)))
+    return (
+        "import torch\n"
+        f"{part.name} = torch.export.load({path!r}).module()\n"
+        f"{', '.join(part.outputs)} = {part.name}(torch.zeros({shape}))"
+    )

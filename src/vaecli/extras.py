@@ -1,0 +1,42 @@
+"""Packages that only some features need: asked for when used, never installed by vaecli."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from vaecli.errors import EnvironmentFailure
+
+EXTRAS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "hub": ("huggingface_hub",),
+}
+"""The packages of each extra in pyproject.toml, under the names they are imported by."""
+
+
+def require(extra: str, purpose: str, packages: Iterable[str] | None = None) -> None:
+    """Refuse to go on without the packages of an extra, or without the few of them named.
+
+    Raises:
+        EnvironmentFailure: one is missing; the hint holds the line that installs the extra here.
+    """
+    needed = EXTRAS[extra] if packages is None else packages
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EnvironmentFailure(
+            f"{purpose}: it needs vaecli[{extra}]: not installed: {', '.join(missing)}",
+            f"Install it with: {install_line(extra, Path(sys.prefix))}",
+        )
+
+
+def install_line(extra: str, prefix: Path) -> str:
+    """The command that adds an extra to the environment at `prefix`, by whatever made it."""
+    if (prefix / "pipx_metadata.json").is_file():
+        return f"pipx inject vaecli {' '.join(EXTRAS[extra])}"
+    settings = prefix / "pyvenv.cfg"
+    made_by_uv = settings.is_file() and "\nuv = " in settings.read_text(errors="replace")
+    if made_by_uv or (prefix / "uv-receipt.toml").is_file():
+        return f'uv pip install --python "{sys.executable}" "vaecli[{extra}]"'
+    return f'"{sys.executable}" -m pip install "vaecli[{extra}]"'
