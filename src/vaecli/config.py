@@ -317,11 +317,6 @@ def parse_json(text: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def choices(hint: object) -> tuple[str, ...]:
-    """The values a `Literal` type allows."""
-    return tuple(str(value) for value in get_args(hint))
-
-
 def _is_float_field(kind: type[Any], name: str, value: object) -> bool:
     return get_type_hints(kind)[name] is float and type(value) is int and abs(value) < 2**53
 
@@ -351,7 +346,7 @@ def _value_problem(value: object, hint: Any, low: float, high: float) -> str | N
         return next((sentence for sentence in sentences if sentence), None)
     if type(value) is not hint:
         return f"must be {_TYPE_NAMES[hint]}, not {value!r:.80}"
-    if isinstance(value, int | float) and not low <= value <= high:
+    if isinstance(value, int | float) and (value < low or value > high):
         bound = f"at least {low:,.0f}" if value < low else f"at most {high:,.0f}"
         return f"must be {bound}, not {value:,}" if abs(value) < 1e30 else f"must be {bound}"
     return None

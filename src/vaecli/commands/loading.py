@@ -22,7 +22,9 @@ def load_model(common: Common, spec: str | None) -> LoadedModel:
         common.terminal.note(f"model: {loaded.path}")
     recorded = None if loaded.run is None else loaded.run.config.environment.get("threads")
     common.use_threads(recorded if isinstance(recorded, int) else None)
-    loaded.model.to(device.resolve(common.device))
+    where = device.resolve(common.device)
+    loaded.model.to(where)
+    common.terminal.detail(f"{loaded.path}: {loaded.model.config} on {where}")
     return loaded
 
 

@@ -381,6 +381,9 @@ def _watch(common: options.Common, target: Any, plan: Plan, device: Any, last_wo
                     view.step(event.epoch, event.images, event.loss)
                 case training.EpochEnd():
                     view.epoch(event.metrics)
+                case training.Saved():
+                    seen = f" and {event.images:,} images" if event.images else ""
+                    terminal.detail(f"saved after {event.epoch} epochs{seen}")
                 case training.Notice():
                     terminal.warning(event.text)
                 case training.Stopped():
