@@ -31,7 +31,7 @@ GIVEN = {"hidden": (4,), "latent_dim": 2, "batch_size": 16, "epochs": 2, "patien
 class Memory(planning.Source):
     """Images that are there already."""
 
-    def load(self, name: str, limit: int | None = None) -> Dataset:
+    def load(self, name: str, *others: object, **settings: object) -> Dataset:
         return DATASET
 
 

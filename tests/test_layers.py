@@ -18,13 +18,16 @@ SOURCE = Path(vaecli.__file__).parent
 # a file may import only from rows above its own; files of one row do not import each other
 LADDER = [
     ["vaecli", "errors"],
-    ["config", "files", "signals", "outputs", "extras"],
+    ["config", "files", "signals", "outputs", "extras", "data.origin"],
     ["model", "likelihood", "noise", "device", "hub"],
     ["loss", "data.dataset", "weights"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],
     ["images"],
     ["data.cache", "data.idx", "data.digits", "data.fetch"],
-    ["run", "data.named", "data.listing"],
+    ["run", "data.named", "data.listing", "data.decode", "data.store"],
+    ["data.folder"],
+    ["data.arrays"],
+    ["data.own"],
     ["data"],
     ["evaluation", "generation", "planning", "plots"],
     ["report", "scores", "export"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from vaecli.noise import (
@@ -83,3 +84,24 @@ def test_binarization_depends_on_place_alone() -> None:
         assert torch.equal(noise.rows(start, stop), whole[start:stop])
     assert int(whole.max()) == 254
     assert int(whole.min()) == 0
+
+
+@pytest.mark.parametrize(("count", "window"), [(1000, 64), (1003, 100), (50, 1), (10, 64)])
+def test_a_windowed_permutation_visits_all_and_mixes_near_ones(count: int, window: int) -> None:
+    order = permutation(count, seed=1, epoch=2, window=window)
+    assert sorted(order.tolist()) == list(range(count))
+    assert torch.equal(order, permutation(count, seed=1, epoch=2, window=window))
+    assert not torch.equal(order, permutation(count, seed=1, epoch=3, window=window))
+    assert not torch.equal(order, permutation(count, seed=2, epoch=2, window=window))
+    # whatever lies in one window comes from few places: that is what a disk needs
+    size = max(1, window // 16)
+    for part in order.split(window):
+        assert len({index // size for index in part.tolist()}) <= window // size + 2
+
+
+def test_a_windowed_permutation_mixes_windows_and_within_them() -> None:
+    order = permutation(6400, seed=0, epoch=0, window=640).double()
+    firsts = torch.stack([part.mean() for part in order.split(640)])
+    assert firsts.std() < 640 * 16 / 10  # windows in file order would have 1,850 and more
+    steps = (order[1:] - order[:-1]).abs()
+    assert (steps > 40).double().mean() > 0.8

@@ -100,7 +100,7 @@ def test_train_loss_is_the_mean_over_all_images_short_batch_included(tmp_path: P
     """With a vanishing learning rate, the epoch's loss is that of the initial model."""
     run = make_run(tmp_path / "run", epochs=1, lr=1e-30, schedule="constant")
     finish(run)
-    model = training.initial_model(run.config, DATASET.train.pixels)
+    model = training.initial_model(run.config, DATASET.train)
     rate = evaluate(model, DATASET.train, seed=0).rate  # needs no noise: it must agree exactly
     assert float(rows(run)[0]["train_rate"]) == pytest.approx(rate, abs=2e-6)
 
@@ -228,7 +228,7 @@ def test_schedules() -> None:
 @pytest.mark.parametrize("bias", ["mean", "zero"])
 def test_output_bias(tmp_path: Path, bias: str) -> None:
     run = make_run(tmp_path / "run", output_bias=bias)
-    model = training.initial_model(run.config, DATASET.train.pixels)
+    model = training.initial_model(run.config, DATASET.train)
     start = torch.sigmoid(model.decoder.output.bias.detach()).view(1, 8, 8)
     if bias == "mean":
         expected = DATASET.train.pixels.float().mean(0) / 255

@@ -127,14 +127,15 @@ def train(
     `Finished` at once.
 
     Args:
-        data: a data set's name.
+        data: a data set's name, or the path of a folder of images or of an array file.
         output: the run directory; the next number under `runs/` for None.
         init_from: a run or weights file whose weights to start from.
-        data_dir: where named sets are kept.
+        data_dir: where named sets and prepared images are kept.
         download: whether the network may be used.
         force: replace a run of other settings at `output`.
         device: auto, cpu, cuda or cuda:N.
-        **settings: fields of `ModelConfig` and `TrainConfig`, such as `epochs` or `latent_dim`.
+        **settings: fields of `ModelConfig` and `TrainConfig`, such as `epochs` or `latent_dim`,
+            and for your own images of `data.origin.Options`.
 
     Raises:
         VaecliError: as the command would; nothing is raised before the first event is asked for.

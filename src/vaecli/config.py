@@ -170,6 +170,12 @@ class DataConfig:
     """Training images."""
     n_test: int
     """Test images."""
+    kind: Literal["named", "folder", "array"] = "named"
+    """A set known by its name, or the user's own images, whose place `state/source.json` keeps."""
+    n_skipped: int = 0
+    """Unreadable images left out."""
+    shuffle_window: int = 0
+    """Images shuffled together where the set is read from disk; 0 shuffles all together."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, sentence) for everything that is wrong."""

@@ -125,7 +125,7 @@ def evaluate(
     batch size; sums are kept in float64.
 
     Args:
-        model: the model; its parameters and `images` lie on the same device.
+        model: the model, on any device.
         images: at least one image of the model's shape.
         seed: the run's seed, to repeat what was recorded while training.
         batch_size: images per pass; changes speed and memory, not the meaning.
@@ -134,18 +134,19 @@ def evaluate(
         progress: told (what, done, total) as it goes.
         before_batch: called before each pass; raises to end the evaluation.
     """
-    pixels, device = images.pixels, images.pixels.device
+    pixels, device = images.pixels, next(model.parameters()).device
     if redraw:
         shape = model.config.image_shape
         pixels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device).binarize(
-            pixels, 0
+            pixels.to(device), 0
         )
     noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
     kl = torch.zeros(model.config.latent_dim, dtype=torch.float64, device=device)
     parts = []
     for start, batch in batches(pixels, batch_size):
         before_batch()
-        x = as_float(batch)
+        x = as_float(batch.to(device))
+        images.release()
         parameters, mean, log_variance = model(x, noise.rows(start, start + len(x)))
         terms = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
         kl += kl_to_prior(mean, log_variance).double().sum(0)
@@ -170,19 +171,19 @@ def estimate(
     """Log p(x) of each image by importance sampling, in blocks of constant memory.
 
     Args:
-        model: the model, on the device of `pixels`.
+        model: the model, on any device.
         pixels: (N, C, H, W) uint8.
         samples: K.
         seed: of the noise.
         batch_size: about how many latents are decoded at once.
         progress: told (what, done, total) as it goes.
     """
-    device, (height, width) = pixels.device, SAMPLE_BLOCK
+    device, (height, width) = next(model.parameters()).device, SAMPLE_BLOCK
     noise = SampleNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
     bounds, effective = [], []
     rows = max(1, batch_size // width)
     for band, (start, batch) in enumerate(batches(pixels, height)):
-        x = as_float(batch)
+        x = as_float(batch.to(device))
         mean, log_variance = model.encoder(x)
         weights = Weights(len(x), device)
         for column in range(math.ceil(samples / width)):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import platform
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,12 +53,33 @@ def atomic_write(path: Path, data: bytes) -> None:
         OSError: the disk is full, the folder cannot be written, and the like; it names `path`
             and the bytes that were to be written.
     """
+    with atomic_stream(path) as write:
+        write(data)
+
+
+@contextlib.contextmanager
+def atomic_stream(path: Path) -> Iterator[Callable[[bytes | memoryview], None]]:
+    """Like `atomic_write`, for what comes piece by piece: the block gets a function that appends.
+
+    The rename happens at the end of the block, and not at all when an exception ends it.
+
+    Raises:
+        OSError: as `atomic_write`.
+    """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name[:80]}")
+    written = 0
     try:
         with contextlib.suppress(FileNotFoundError):
             system.unlink(temporary)
         try:
-            _create(temporary, data, synced=True)
+            with _created(temporary, synced=True) as append:
+
+                def write(data: bytes | memoryview) -> None:
+                    nonlocal written
+                    written += len(data)
+                    append(data)
+
+                yield write
             system.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -65,17 +87,28 @@ def atomic_write(path: Path, data: bytes) -> None:
             raise
         sync_folder(path.parent)
     except OSError as error:
-        why = f"{error.strerror} (writing {len(data):,} bytes)"
+        why = f"{error.strerror} (writing {written:,} bytes)"
         raise type(error)(error.errno, why, str(path)) from error
 
 
-def _create(path: Path, data: bytes, *, synced: bool = False) -> None:
-    """Write a new file, seen onto the disk if `synced`; an error of close counts too."""
+def _create(path: Path, data: bytes) -> None:
+    """Write a new file; an error of close counts too."""
+    with _created(path) as append:
+        append(data)
+
+
+@contextlib.contextmanager
+def _created(path: Path, *, synced: bool = False) -> Iterator[Callable[[bytes | memoryview], None]]:
+    """A new file to append to, seen onto the disk if `synced`; an error of close counts too."""
     descriptor = system.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
+
+    def append(data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             view = view[system.write(descriptor, view) :]
+
+    try:
+        yield append
         if synced:
             system.fsync(descriptor)
     finally:
@@ -187,6 +220,17 @@ def read_capped(path: Path, limit: int) -> bytes:
         if size > limit:
             raise ValueError(f"it has {size:,} bytes, more than the limit of {limit:,}")
         return file.read(limit)
+
+
+def map_readonly(file: BinaryIO) -> tuple[mmap.mmap, Callable[[], None]]:
+    """Map a file of at least one byte; also a function that gives the memory of its pages back."""
+    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def unmap() -> None:
+        if hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+    return mapping, unmap
 
 
 def sha256(data: bytes) -> str:

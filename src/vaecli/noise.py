@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 4096
+WINDOW_BLOCKS = 16
+"""Blocks of neighbouring images in a window of `permutation`."""
 SAMPLE_BLOCK = 128, 8
 """Images and importance samples that are drawn together."""
 STATIC_SEED = 20_160_901
@@ -36,9 +38,27 @@ def generator(seed: int, purpose: str, *numbers: int, device: Device = "cpu") ->
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *numbers))
 
 
-def permutation(count: int, *, seed: int, epoch: int) -> Tensor:
-    """The order (count,) int64 in which an epoch visits the images."""
-    return torch.randperm(count, generator=generator(seed, "permutation", epoch))
+def permutation(count: int, *, seed: int, epoch: int, window: int = 0) -> Tensor:
+    """The order (count,) int64 in which an epoch visits the images.
+
+    Args:
+        count: number of images.
+        seed: the run's seed.
+        epoch: number of the epoch.
+        window: 0 shuffles all images together.  Else, for images that are read from a disk:
+            blocks of neighbours are put in random order, and every `window` places of the
+            result are shuffled among themselves.
+    """
+    if window == 0:
+        return torch.randperm(count, generator=generator(seed, "permutation", epoch))
+    size = max(1, window // WINDOW_BLOCKS)
+    source = generator(seed, "blocks", epoch)
+    blocks = torch.randperm(-(-count // size), generator=source)
+    order = (blocks[:, None] * size + torch.arange(size)).flatten()
+    order = order[order < count]
+    return torch.cat(
+        [part[torch.randperm(len(part), generator=source)] for part in order.split(window)]
+    )
 
 
 class _Chunks(ABC):

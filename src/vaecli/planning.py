@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import platform
 import shlex
 from collections.abc import Iterator, Mapping
@@ -16,11 +17,15 @@ import torch
 from vaecli import __version__, data, run, weights
 from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig, contradictions
 from vaecli.data.dataset import Dataset
+from vaecli.data.decode import Fitting
+from vaecli.data.origin import Options, Origin
+from vaecli.data.own import Preparation
 from vaecli.errors import BusyError, DataError, ModelError, UsageError
 from vaecli.model import VAE
 
 MODEL_FIELDS = {field.name for field in fields(ModelConfig)}
 TRAIN_FIELDS = {field.name for field in fields(TrainConfig)}
+OWN_FIELDS = {field.name for field in fields(Options)}
 DATA_FIELDS = {"image_shape", "border", "digits"}
 """What a model's configuration takes from the images."""
 CONDITIONS = ("vaecli", "torch", "device", "threads", "cpu")
@@ -32,8 +37,8 @@ class Request:
     """What was asked for.
 
     Attributes:
-        given: settings that were given, by field name of ModelConfig and TrainConfig, and `data`;
-            what is absent was not given.
+        given: settings that were given, by field name of ModelConfig, TrainConfig and Options,
+            and `data`; what is absent was not given.
         output: the run directory, or None for the next numbered one.
         resume: the run to continue exactly, or None.
         init_from: the run or weights file whose weights to start from, or None.
@@ -53,23 +58,37 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """How images are found: the folder of named sets, the network, and whom to tell."""
+    """How images are found: the folder of named and prepared sets, the network, whom to tell.
+
+    `memory` is how many bytes of the user's own images are held in memory, None as the machine
+    has; larger sets are read from the disk while training.
+    """
 
     folder: Path | None = None
     download: bool = True
     report: data.Say = lambda text: None
     progress: data.Progress | None = None
+    memory: int | None = None
 
-    def load(self, name: str, limit: int | None = None) -> Dataset:
-        """The set called `name`, with at most `limit` training images."""
+    def load(
+        self,
+        name: str,
+        limit: int | None = None,
+        options: Options | None = None,
+        preparation: Preparation | None = None,
+    ) -> Dataset:
+        """The set called `name`, or the images at that path, with at most `limit` to train on."""
         found = data.load(
             name,
+            options=options,
+            preparation=preparation,
+            memory=self.memory,
             folder=self.folder,
             download=self.download,
             report=self.report,
             progress=self.progress,
         )
-        return Dataset(found.name, found.train.first(limit), found.test)
+        return found if limit is None else replace(found, train=found.train.first(limit))
 
 
 @dataclass(frozen=True)
@@ -113,12 +132,20 @@ class Plan:
                     )
                 if self.replaces:
                     target.clear()
+                self._write_source(target)
                 target.write_config()
             elif self.grows:
                 # the other order could leave more epochs under a manifest that says finished
                 target.checkpoints().finish(finished=False)
                 target.write_config()
+            if self.status == "continued":
+                self._write_source(target)
             yield target
+
+    def _write_source(self, target: run.Run) -> None:
+        origin = self.dataset.origin
+        if origin is not None and target.read_source() != origin.to_json():
+            target.write_source(origin.to_json())
 
 
 def plan(request: Request, source: Source) -> Plan:
@@ -143,22 +170,22 @@ def plan(request: Request, source: Source) -> Plan:
                 "Name a new folder; vaecli never deletes what it did not write.",
             )
         existing = None if request.force else run.open_run(request.output)
-    name = request.given.get("data", data.AUTO)
+    name, options = request.given.get("data", data.AUTO), _options(Options(), request.given)
     if existing is not None and name == data.AUTO:
-        name = existing.config.data.name
-    dataset = source.load(name, request.given.get("limit"))
+        name, options = whereabouts(existing, request.given)
+    dataset = source.load(name, request.given.get("limit"), options)
     config = _config(request, dataset)
     if initial is not None:
         _require_fit(config.model, initial.config, request.init_from)
     if existing is None:
         replaces = request.output is not None and not run.is_free(request.output)
         return Plan(config, dataset, request.output, "new", replaces, initial=initial)
-    same_source = (existing.config.data.name, existing.config.training.limit) == (
-        config.data.name,
-        config.training.limit,
-    )
-    if same_source and existing.config.data.fingerprint != config.data.fingerprint:
-        raise _changed(existing, config.data)
+    # the machine may have another memory than the one the run was started on
+    window = existing.config.data.shuffle_window
+    config = replace(config, data=replace(config.data, shuffle_window=window))
+    same_limit = existing.config.training.limit == config.training.limit
+    if same_limit and _same_source(existing, dataset):
+        _require_unchanged(existing, dataset)
     grown = _grown(existing, config.training.epochs)
     if differences := grown.config.differences(config):
         raise UsageError(
@@ -239,10 +266,76 @@ def _require_constant_schedule(found: run.Run, grown: run.Run) -> None:
         )
 
 
+def whereabouts(found: run.Run, given: Mapping[str, Any]) -> tuple[str, Options]:
+    """The name or path of a run's images, and how they were asked for.
+
+    Args:
+        found: the run.
+        given: what was asked for besides; its `data` says where the user's own images are now.
+
+    Raises:
+        DataError: they are no longer there, or the run does not say where they are.
+        ModelError: what the run says is damaged.
+    """
+    config = found.config.data
+    if config.kind == "named":
+        return config.name, _options(Options(), given)
+    name = given.get("data", data.AUTO)
+    origin = _origin(found)
+    if origin is None and name == data.AUTO:
+        raise DataError(
+            f"{found.path}: it does not say where the {config.kind} {config.name} is",
+            "Name it with --data.",
+        )
+    if origin is not None and name == data.AUTO:
+        name = origin.location
+        if not Path(name).exists():
+            raise DataError(
+                f"{found.path}: its images are no longer at {name}",
+                "Name the place where they are now with --data.",
+            )
+    return name, _options(Options() if origin is None else origin.options, given)
+
+
+def is_own(found: run.Run, name: str | None) -> bool:
+    """Whether `name` means the images a run was trained on; None always does."""
+    if name is None or found.config.data.kind == "named":
+        return name in (None, found.config.data.name)
+    origin = _origin(found)
+    return origin is not None and os.path.abspath(name) == origin.location
+
+
+def preparation(model: ModelConfig, found: run.Run | None, *, whole: bool) -> Preparation:
+    """How other images are brought to a model's shape: as the run's own, where it has a folder."""
+    if found is not None and found.config.data.kind != "named":
+        return Preparation(model.image_shape, whole=whole)
+    fitting = Fitting(border=model.border, digits=model.digits, fit="auto", invert="auto")
+    return Preparation(model.image_shape, fitting, whole)
+
+
+def _origin(found: run.Run) -> Origin | None:
+    content = found.read_source()
+    try:
+        return None if content is None else Origin.from_json(content)
+    except ValueError as error:
+        raise ModelError(
+            f"{found.path / run.STATE / run.SOURCE}: {error}", "Start a new run."
+        ) from None
+
+
+def _options(start: Options, given: Mapping[str, Any]) -> Options:
+    return replace(start, **{k: v for k, v in given.items() if k in OWN_FIELDS})
+
+
 def _resumed(request: Request, found: run.Run, source: Source, initial: VAE | None) -> Plan:
     grown = _grown(found, request.given.get("epochs", 0))
-    recorded = {**vars(grown.config.model), **vars(grown.config.training)}
+    name, options = whereabouts(found, request.given)
+    recorded = {**vars(grown.config.model), **vars(grown.config.training), **vars(options)}
+    if (origin := _origin(found)) is not None:
+        recorded |= vars(origin.options)
     recorded["data"] = found.config.data.name
+    if found.config.data.kind != "named" and name not in data.NAMES:
+        recorded["data"] = request.given.get("data")  # another place: the content must agree
     differing = [
         f"--{name.replace('_', '-')}: the run has {_text(recorded[name])}, not {_text(value)}"
         for name, value in request.given.items()
@@ -254,7 +347,7 @@ def _resumed(request: Request, found: run.Run, source: Source, initial: VAE | No
             "Leave these options out, or start a new run.",
         )
     _require_constant_schedule(found, grown)
-    dataset = source.load(found.config.data.name, found.config.training.limit)
+    dataset = source.load(name, found.config.training.limit, options)
     return _existing(request, found, grown, dataset, source, initial)
 
 
@@ -267,8 +360,7 @@ def _existing(
     initial: VAE | None,
 ) -> Plan:
     """The plan to go on with `found` as `grown`, which is the same run or one of more epochs."""
-    if dataset.fingerprint() != found.config.data.fingerprint:
-        raise _changed(found, _data(dataset))
+    _require_unchanged(found, dataset)
     if grown is found and found.finished and found.intact:
         return Plan(found.config, dataset, found.path, "finished")
     now, then = _environment(request), found.config.environment
@@ -292,23 +384,35 @@ def _existing(
     )
 
 
-def _changed(found: run.Run, now: DataConfig) -> ModelError:
-    then = found.config.data
-    counts = (
+def _same_source(found: run.Run, dataset: Dataset) -> bool:
+    """Whether a run's images were asked for as these were: under one name, or at one place."""
+    origin, now = _origin(found), dataset.origin
+    if origin is None or now is None:
+        return origin is now and found.config.data.name == dataset.name
+    return (origin.location, origin.options) == (now.location, now.options)
+
+
+def _require_unchanged(found: run.Run, dataset: Dataset) -> None:
+    """ModelError when the images are not those a run was started with."""
+    now, then, origin = _data(dataset), found.config.data, _origin(found)
+    if now.fingerprint == then.fingerprint:
+        return
+    what = (
         f"{then.n_train:,} training and {then.n_test:,} test images then,"
         f" {now.n_train:,} and {now.n_test:,} now"
     )
-    same = (then.n_train, then.n_test) == (now.n_train, now.n_test)
-    what = f"as many images ({now.n_train:,} and {now.n_test:,}), of other content"
-    return ModelError(
-        f"{found.path}: the data {now.name} changed since this run was started:"
-        f" {what if same else counts}",
+    if (then.n_train, then.n_test) == (now.n_train, now.n_test):
+        what = f"as many images ({now.n_train:,} and {now.n_test:,}), of other content"
+    if origin is not None and dataset.origin is not None:
+        what = origin.changes(dataset.origin) or what
+    raise ModelError(
+        f"{found.path}: the data {now.name} changed since this run was started: {what}",
         "Restore the images it was started with, or start a new run.",
     )
 
 
 def _require_known(given: Mapping[str, Any]) -> None:
-    known = (MODEL_FIELDS | TRAIN_FIELDS | {"data"}) - DATA_FIELDS - {"init_from"}
+    known = (MODEL_FIELDS | TRAIN_FIELDS | OWN_FIELDS | {"data"}) - DATA_FIELDS - {"init_from"}
     for name in given.keys() - known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known))}."
@@ -331,6 +435,7 @@ def _check(request: Request) -> None:
     problems = [
         *model_config.problems(),
         *train_config.problems(),
+        *_options(Options(), given).problems(),
         *contradictions(model_config, train_config.binarize),
     ]
     if problems:
@@ -351,7 +456,7 @@ def _config(request: Request, dataset: Dataset) -> RunConfig:
         model=ModelConfig(
             image_shape=dataset.image_shape,
             border=dataset.border(),
-            digits=dataset.name in data.DIGITS,
+            digits=dataset.origin is None and dataset.name in data.DIGITS,
             **{k: v for k, v in given.items() if k in MODEL_FIELDS},
         ),
         training=TrainConfig(**{k: v for k, v in given.items() if k in TRAIN_FIELDS}),
@@ -366,6 +471,9 @@ def _data(dataset: Dataset) -> DataConfig:
         fingerprint=dataset.fingerprint(),
         n_train=len(dataset.train),
         n_test=len(dataset.test),
+        kind="named" if dataset.origin is None else dataset.origin.kind,
+        n_skipped=0 if dataset.origin is None else dataset.origin.skipped,
+        shuffle_window=0 if dataset.origin is None else dataset.origin.window,
     )
 
 

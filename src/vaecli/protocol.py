@@ -18,7 +18,9 @@ def bits_per_dim(nats: float, pixels: int) -> float:
 
 def entropy_floor(images: Images) -> float:
     """Mean entropy of a Bernoulli at each pixel's grey level: no grey-scale BCE is lower; nats."""
-    counts = torch.bincount(images.pixels.flatten().cpu(), minlength=256).double()
+    counts = torch.zeros(256, dtype=torch.float64)
+    for part in images.parts():
+        counts += torch.bincount(part.flatten().cpu(), minlength=256)
     probability = torch.arange(256, dtype=torch.float64) / 255
     entropy = -torch.special.xlogy(probability, probability)
     entropy -= torch.special.xlogy(1 - probability, 1 - probability)

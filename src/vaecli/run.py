@@ -30,12 +30,15 @@ RECONSTRUCTIONS = "reconstructions.png"
 SAMPLES = "samples.png"
 CURVES = "curves.png"
 STATE = "state"
+SOURCE = "source.json"
+"""In `state`: where the images of a run lie, when they are the user's own."""
 LATEST = "latest"
 COMMITS_ROOM = 3
 """Two generations, and the one being written."""
 
 _MAX_CONFIG_BYTES = 1 << 16
 _MAX_METRICS_BYTES = 1 << 26
+_MAX_SOURCE_BYTES = 1 << 28
 _NUMBERED = re.compile(r"(\d{3,9})-.+")
 
 
@@ -176,6 +179,24 @@ class Run:
         """Write another file of the run, such as a picture."""
         files.atomic_write(self.path / name, data)
 
+    def write_source(self, content: dict[str, Any]) -> None:
+        """Keep where the images lie; apart from config.json, which tells nothing of the machine."""
+        files.atomic_write(self.path / STATE / SOURCE, canonical_json(content).encode())
+
+    def read_source(self) -> Any:
+        """What `write_source` kept, or None.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        path = self.path / STATE / SOURCE
+        try:
+            return parse_json(files.read_capped(path, _MAX_SOURCE_BYTES))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise ModelError(f"{path}: {error}", "Name the images with --data.") from None
+
     def clear(self) -> None:
         """Remove what vaecli wrote here, and nothing else.
 
@@ -184,7 +205,7 @@ class Run:
         """
         state = self.path / STATE
         derived = [self.path / name for name in OWN_FILES if name != CONFIG]
-        for path in [state / MANIFEST, *derived, *state.glob(GENERATIONS)]:
+        for path in [state / MANIFEST, *derived, *state.glob(GENERATIONS), state / SOURCE]:
             if path.is_file():
                 files.remove(path)
         files.sync_folder(state)
@@ -244,8 +265,12 @@ def is_free(path: Path) -> bool:
 def _is_leftover(path: Path) -> bool:
     """Whether a run that died before its config.json was written may have left this."""
     if path.name == STATE and path.is_dir():
-        return all(files.is_leftover(entry.name) for entry in path.iterdir())
+        return all(_is_leftover_of_state(entry.name) for entry in path.iterdir())
     return files.is_leftover(path.name)
+
+
+def _is_leftover_of_state(name: str) -> bool:
+    return name == SOURCE or files.is_leftover(name)
 
 
 def allocate(data: str, arch: str, root: Path = ROOT) -> Path:

@@ -11,22 +11,25 @@ from typing import Any
 
 from torch import Tensor
 
+from vaecli.data.dataset import Images
 from vaecli.evaluation import Evaluation
 
-Row = dict[str, int | float | None]
+Row = dict[str, int | float | str | None]
 
 
-def rows(result: Evaluation, labels: Tensor | None, *, latents: bool) -> Iterator[Row]:
-    """One row per image: index, label, loss, distortion and rate in nats, and what else is known.
+def rows(result: Evaluation, images: Images, *, latents: bool) -> Iterator[Row]:
+    """One row per image: index, path, label, loss, distortion and rate in nats, and more.
 
     Args:
         result: of the evaluation.
-        labels: (N,) class numbers, or None.
+        images: what was judged.
         latents: add the mean of q(z|x) as z0, z1, ...
     """
     columns: dict[str, list[Any]] = {"index": list(range(result.n_images))}
-    if labels is not None:
-        columns["label"] = labels.tolist()
+    if images.paths is not None:
+        columns["path"] = [_shown(path) for path in images.paths]
+    if images.labels is not None:
+        columns["label"] = images.labels.tolist()
     columns["loss"] = _rounded(result.losses)
     columns["distortion"] = _rounded(result.distortions)
     columns["rate"] = _rounded(result.rates)
@@ -57,6 +60,11 @@ def as_csv(table: Iterator[Row]) -> str:
 def as_jsonl(table: Iterator[Row]) -> str:
     """The rows as one JSON object per line."""
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in table)
+
+
+def _shown(path: str) -> str:
+    """A path that can be written as UTF-8, with a byte that is no character made visible."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _rounded(values: Tensor) -> list[float | None]:

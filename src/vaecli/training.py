@@ -228,12 +228,12 @@ class _Loop:
         train, held_out = dataset.train, None
         if self.config.patience:
             train, held_out = train.split(self.config.fitted(len(train)))
-        self.train = _to(train, device)
-        self.held_out = None if held_out is None else _to(held_out, device)
-        self.test = _to(dataset.test, device)
+        self.train = train.to(device)
+        self.held_out = None if held_out is None else held_out.to(device)
+        self.test = dataset.test.to(device)
         self.batch_size = min(self.config.batch_size, len(self.train))
         self.steps_per_epoch = math.ceil(len(self.train) / self.batch_size)
-        self.model = initial_model(run.config, self.train.pixels).to(device)
+        self.model = initial_model(run.config, self.train).to(device)
         if initial is not None:
             self.model.load_state_dict(initial.state_dict())
         self._starts_from_given = initial is not None
@@ -330,7 +330,9 @@ class _Loop:
     def steps(self) -> Iterator[None]:
         """Run what is left of the current epoch, one optimizer step at a time."""
         epoch, seed = self.state.epoch, self.config.seed
-        order = permutation(len(self.train), seed=seed, epoch=epoch).to(self.device)
+        window = self.run.config.data.shuffle_window
+        order = permutation(len(self.train), seed=seed, epoch=epoch, window=window)
+        order = order.to(self.train.pixels.device)
         draws = Draws(self.model.config, self.config, epoch, self.device)
         self._began = time.perf_counter() - self.state.seconds
         total = self.config.epochs * self.steps_per_epoch
@@ -340,7 +342,9 @@ class _Loop:
             step = epoch * self.steps_per_epoch + self.state.step
             self.optimizer.param_groups[0]["lr"] = learning_rate(step, total, self.config)
             beta = beta_at(step, self.steps_per_epoch, self.config)
-            self._step(self.train.pixels[chosen], draws, start, beta)
+            pixels = self.train.pixels[chosen].to(self.device)
+            self.train.release()
+            self._step(pixels, draws, start, beta)
             self.state.step += 1
             yield
 
@@ -461,18 +465,17 @@ class _Loop:
         return tensors
 
 
-def initial_model(config: RunConfig, pixels: Tensor) -> VAE:
+def initial_model(config: RunConfig, images: Images) -> VAE:
     """The model before its first step.
 
     Args:
         config: the run's configuration.
-        pixels: (N, C, H, W) uint8 training images, for the output bias.
+        images: the training images, for the output bias.
     """
     model = build(config.model, seed=derive_seed(config.training.seed, "weights"))
     distribution = LIKELIHOODS[config.model.likelihood]
     if config.training.output_bias == "mean":
-        mean_image = pixels.sum(0, dtype=torch.int64).double() / (255 * len(pixels))
-        bias = distribution.output_bias(mean_image.flatten(), len(pixels))
+        bias = distribution.output_bias(images.mean_image().flatten(), len(images))
     else:
         bias = torch.zeros(config.model.pixels)
     with torch.no_grad():
@@ -493,7 +496,3 @@ def _adam(model: VAE, config: TrainConfig) -> torch.optim.Adam:
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     return optimizer
-
-
-def _to(images: Images, device: torch.device) -> Images:
-    return Images(images.pixels.to(device), images.labels)

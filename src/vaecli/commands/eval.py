@@ -14,8 +14,7 @@ from vaecli.errors import EnvironmentFailure, UsageError
 from vaecli.outputs import STDOUT, require_new
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from vaecli.data.dataset import Images
     from vaecli.evaluation import Evaluation
 
 FORMATS = (".csv", ".jsonl")
@@ -27,6 +26,7 @@ def evaluate(
     data: options.EvalData = None,
     split: options.Split = None,
     limit: options.Limit = None,
+    skip_bad: options.SkipBad = None,
     batch_size: Annotated[
         int,
         typer.Option(
@@ -103,7 +103,7 @@ def evaluate(
         binarize = "none" if loaded.run is None else loaded.run.config.training.binarize
     for name, sentence in contradictions(loaded.model.config, binarize):
         raise UsageError(f"--{name} {sentence}", "Leave --binarize out for this model.")
-    images, source = load_images(common, loaded, data, split, limit, binarize)
+    images, source = load_images(common, loaded, data, split, limit, binarize, bool(skip_bad))
     with common.terminal.working() as work:
         result = evaluation.evaluate(
             loaded.model,
@@ -118,7 +118,7 @@ def evaluate(
     value |= _meaning(loaded.model.config, images, binarize, result)
     value["protocol"] = _protocol(loaded.model.config, binarize, source, importance_samples)
     if per_image is not None:
-        _write_scores(common, result, images.labels, per_image, latents)
+        _write_scores(common, result, images, per_image, latents)
     if per_image == STDOUT:
         for name, text in _texts(value).items():
             common.terminal.note(f"{name}: {text}")
@@ -208,11 +208,11 @@ def _check_output(common: options.Common, per_image: str | None, latents: bool) 
 
 
 def _write_scores(
-    common: options.Common, result: Evaluation, labels: Tensor | None, target: str, latents: bool
+    common: options.Common, result: Evaluation, images: Images, target: str, latents: bool
 ) -> None:
     from vaecli import files, scores
 
-    table = scores.rows(result, labels, latents=latents)
+    table = scores.rows(result, images, latents=latents)
     if target == STDOUT:
         common.terminal.data(scores.as_csv(table).rstrip("\n"))
         return

@@ -9,7 +9,7 @@ from vaecli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from vaecli.config import Binarize
-    from vaecli.data.dataset import Images
+    from vaecli.data.dataset import Dataset, Images
     from vaecli.run import LoadedModel
 
 
@@ -35,15 +35,44 @@ def load_images(
     split: Literal["test", "train", "all"] | None,
     limit: int | None,
     binarize: Binarize = "none",
+    skip_bad: bool = False,
 ) -> tuple[Images, str]:
-    """Images of the model's shape on its device, and what to call them.
+    """Images of the model's shape, and what to call them; on its device where they fit.
 
     Only static binarization is done here: it belongs to a place in the whole set.
     """
-    import torch
+    from vaecli.data.dataset import join, static_binarized
 
-    from vaecli.data.dataset import Images, static_binarized
-    from vaecli.planning import Source
+    dataset, own = _dataset(common, loaded, data, split, skip_bad)
+    shape = loaded.model.config.image_shape
+    if dataset.image_shape != shape:
+        raise DataError(
+            f"--data {dataset.name}: its images are {_by(dataset.image_shape)},"
+            f" the model's {_by(shape)}",
+            "Choose data of the model's shape.",
+        )
+    if binarize == "static":
+        dataset = static_binarized(dataset)
+    split = split or ("test" if own else "all")
+    parts = {"test": [dataset.test], "train": [dataset.train]}
+    images = join(parts.get(split, [dataset.train, dataset.test])).first(limit)
+    device = next(loaded.model.parameters()).device
+    return images.to(device), f"{dataset.name}, {split} split"
+
+
+def _dataset(
+    common: Common,
+    loaded: LoadedModel,
+    data: str | None,
+    split: Literal["test", "train", "all"] | None,
+    skip_bad: bool,
+) -> tuple[Dataset, bool]:
+    """The data named, and whether they are those the model was trained on."""
+    from dataclasses import replace
+
+    from vaecli import planning
+    from vaecli.data import is_path
+    from vaecli.data.origin import Options
 
     run = loaded.run
     if data is None and run is None:
@@ -51,31 +80,21 @@ def load_images(
             f"{loaded.path}: a loose weights file does not say what data it belongs to",
             "Name the data with --data.",
         )
-    own = run is not None and data in (None, run.config.data.name)
-    name = run.config.data.name if run is not None and own else str(data)
     with common.terminal.working() as work:
-        source = Source(common.data_dir, common.download, common.terminal.warning, work)
-        dataset = source.load(name, run.config.training.limit if run is not None and own else None)
-    if run is not None and own and dataset.fingerprint() != run.config.data.fingerprint:
-        common.terminal.warning(f"the data {name} changed since {run.path} was trained")
-    shape = loaded.model.config.image_shape
-    if dataset.image_shape != shape:
-        raise DataError(
-            f"--data {name}: its images are {_by(dataset.image_shape)}, the model's {_by(shape)}",
-            "Choose data of the model's shape.",
-        )
-    if binarize == "static":
-        dataset = static_binarized(dataset)
-    split = split or ("test" if own else "all")
-    parts = {"test": [dataset.test], "train": [dataset.train]}
-    chosen = parts.get(split, [dataset.train, dataset.test])
-    labels = [part.labels for part in chosen if part.labels is not None]
-    images = Images(
-        torch.cat([part.pixels for part in chosen]) if len(chosen) > 1 else chosen[0].pixels,
-        torch.cat(labels) if len(labels) == len(chosen) else None,
-    ).first(limit)
-    device = next(loaded.model.parameters()).device
-    return Images(images.pixels.to(device), images.labels), f"{name}, {split} split"
+        source = planning.Source(common.data_dir, common.download, common.terminal.warning, work)
+        if run is None or not planning.is_own(run, data):
+            assert data is not None
+            preparation = None
+            if is_path(data):
+                preparation = planning.preparation(loaded.model.config, run, whole=split is None)
+            options = Options(skip_bad=skip_bad)
+            return source.load(data, None, options, preparation), False
+        name, options = planning.whereabouts(run, {})
+        options = replace(options, skip_bad=options.skip_bad or skip_bad)
+        dataset = source.load(name, run.config.training.limit, options)
+    if dataset.fingerprint() != run.config.data.fingerprint:
+        common.terminal.warning(f"the data {dataset.name} changed since {run.path} was trained")
+    return dataset, True
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -111,7 +111,8 @@ DataDir = Annotated[
     typer.Option(
         metavar="DIR",
         help=with_default(
-            "Where named data sets are kept. Also VAECLI_DATA_DIR.", "the user's cache folder"
+            "Where named data sets and prepared images are kept. Also VAECLI_DATA_DIR.",
+            "the user's cache folder",
         ),
         rich_help_panel=MACHINE,
     ),
@@ -156,7 +157,17 @@ EvalData = Annotated[
         "--data",
         "-d",
         metavar="DATA",
-        help=with_default("digits, mnist, fashion-mnist or kmnist.", "the run's own"),
+        help=with_default(
+            "digits, mnist, fashion-mnist, kmnist, a folder of images, or an .npy or .npz file.",
+            "the run's own",
+        ),
+    ),
+]
+SkipBad = Annotated[
+    bool | None,
+    typer.Option(
+        "--skip-bad",
+        help="Leave unreadable images out, list them, go on.",
     ),
 ]
 Split = Annotated[

@@ -37,8 +37,8 @@ def train(
             "-d",
             metavar="DATA",
             help=options.with_default(
-                "auto, digits, mnist, fashion-mnist or kmnist. auto takes MNIST if it can be"
-                " had, else the built-in digits.",
+                "auto, digits, mnist, fashion-mnist, kmnist, a folder of images, or an .npy or"
+                " .npz file. auto takes MNIST if it can be had, else the built-in digits.",
                 "auto",
             ),
             rich_help_panel=DATA,
@@ -52,6 +52,34 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=options.with_default(
+                "Crop and resize the images of a folder to N x N.",
+                "their own size when all agree and it is at most 64, else 64",
+            ),
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=options.with_default("1 for grey or 3 for colour.", "as found"),
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help=options.with_default("Held-out share where the data has no test split.", "0.1"),
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    skip_bad: options.SkipBad = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -250,6 +278,7 @@ def train(
     \b
       vaecli train --epochs 20
       vaecli train --data mnist --latent-dim 2 -o runs/flat
+      vaecli train --data photos/
       vaecli train --binarize dynamic --importance-samples 50
       vaecli train --resume latest
     """
@@ -257,6 +286,10 @@ def train(
     given = {
         "data": data,
         "limit": limit,
+        "image_size": image_size,
+        "channels": channels,
+        "test_fraction": test_fraction,
+        "skip_bad": skip_bad,
         "hidden": _widths(hidden),
         "activation": activation,
         "latent_dim": latent_dim,

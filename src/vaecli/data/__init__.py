@@ -1,4 +1,4 @@
-"""A name becomes images: the built-in digits, or MNIST and its relatives."""
+"""A name becomes images: the built-in digits, MNIST and its relatives, or the user's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from vaecli.data import cache, digits, named
+from vaecli.data import arrays, cache, digits, named, own
 from vaecli.data.dataset import Dataset, Images
+from vaecli.data.origin import Options
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 
 AUTO = "auto"
@@ -32,34 +33,83 @@ def default_folder() -> Path:
 def load(
     name: str,
     *,
+    options: Options | None = None,
+    preparation: own.Preparation | None = None,
     folder: Path | None = None,
     download: bool = True,
+    memory: int | None = None,
     report: Say = lambda text: None,
     progress: Progress | None = None,
 ) -> Dataset:
     """The images called `name`.
 
     Args:
-        name: one of `NAMES`, or `auto`: MNIST if it is there or can be had, else the digits.
-        folder: where named sets are kept; `default_folder()` for None.
+        name: one of `NAMES`, or `auto`: MNIST if it is there or can be had, else the digits;
+            anything else is the path of a folder of images or of an array file.
+        options: how the images at a path were asked for; only for those.
+        preparation: how they are brought to a model's shape; None finds one.
+        folder: where named sets and prepared images are kept; `default_folder()` for None.
         download: whether the network may be used.
+        memory: bytes of the user's images held in memory; None: as the machine has.
         report: told what a person should know, such as a fallback.
         progress: told (what, done, total) during long work.
 
     Raises:
-        UsageError: no set has that name.
+        UsageError: no set has that name, or `options` do not apply.
+        DataError: the user's images cannot be read.
         EnvironmentFailure: it is not there and cannot be had.
     """
     folder = default_folder() if folder is None else folder
+    if is_path(name):
+        return own.load(
+            Path(name),
+            options or Options(),
+            data_dir=folder,
+            preparation=preparation,
+            memory=memory,
+            report=report,
+            progress=progress,
+        )
+    _refuse(name, options)
     if name == AUTO:
         return _auto(folder, download, report, progress)
     if name == BUILT_IN:
         return _built_in(folder, progress)
-    if name in named.NAMES:
-        return named.load(name, folder, allow_download=download, progress=progress, report=report)
+    return named.load(name, folder, allow_download=download, progress=progress, report=report)
+
+
+def is_path(name: str) -> bool:
+    """Whether `name` is the path of the user's own images, not the name of a set.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if name in (AUTO, *NAMES):
+        return False
+    path = Path(name)
+    if path.is_dir() or (path.suffix.lower() in arrays.SUFFIXES and path.exists()):
+        return True
+    what = "it is a file, but no array" if path.exists() else "no such data set, folder or file"
     raise UsageError(
-        f"--data {name}: no such data set", f"Choose one of {', '.join((AUTO, *NAMES))}."
+        f"--data {name}: {what}",
+        f"Choose one of {', '.join((AUTO, *NAMES))}, or give the path of a folder of images or"
+        " of a .npy or .npz file.",
     )
+
+
+def _refuse(name: str, options: Options | None) -> None:
+    """UsageError for options that a named set does not have."""
+    default = Options()
+    wrong = [
+        f"--{field.replace('_', '-')}"
+        for field in ("image_size", "channels", "test_fraction")
+        if options is not None and getattr(options, field) != getattr(default, field)
+    ]
+    if wrong:
+        raise UsageError(
+            f"{' and '.join(wrong)} only works on your own images, not on --data {name}",
+            "Leave it out, or name a folder of images.",
+        )
 
 
 def _auto(folder: Path, download: bool, report: Say, progress: Progress | None) -> Dataset:
@@ -91,7 +141,7 @@ def _built_in(folder: Path, progress: Progress | None) -> Dataset:
         tell = None if progress is None else partial(progress, f"drawing {split} digits")
         pixels, labels = digits.draw_digits(split, progress=tell)
         splits.append(Images(torch.from_numpy(pixels), torch.from_numpy(labels)))
-    dataset = Dataset(BUILT_IN, *splits)
+    dataset = Dataset(BUILT_IN, splits[0], splits[1])
     with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, no more
         cache.write_cache(path, dataset)
     return dataset

@@ -3,57 +3,128 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from vaecli.data.origin import Origin
 from vaecli.noise import STATIC_SEED, LevelNoise, permutation
 
 _HELD_OUT_SEED = 1
+_PART = 8 * 2**20  # bytes looked at together in passes over a whole set
 
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images in memory.
+    """A set of images in memory, or in a file that is mapped into it.
 
     Attributes:
         pixels: (N, C, H, W) uint8.
         labels: (N,) uint8 or int64 class numbers, or None.
+        paths: where each image came from, relative to its folder, or None.
+        unmap: of a mapped set: gives the memory of the pages read so far back; else None.
     """
 
     pixels: Tensor
     labels: Tensor | None = None
+    paths: tuple[str, ...] | None = None
+    unmap: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         """Number of images N."""
         return self.pixels.shape[0]
 
+    def __getitem__(self, chosen: slice) -> Images:
+        """The images of a slice; no pixel is copied."""
+        return replace(
+            self,
+            pixels=self.pixels[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            paths=None if self.paths is None else self.paths[chosen],
+        )
+
     def first(self, count: int | None) -> Images:
         """The first `count` images, all of them for None."""
-        labels = None if self.labels is None else self.labels[:count]
-        return Images(self.pixels[:count], labels)
+        return self[:count]
 
     def take(self, places: Tensor) -> Images:
         """The images at `places`, (n,) int64."""
-        return Images(self.pixels[places], None if self.labels is None else self.labels[places])
+        return Images(
+            self.pixels[places],
+            None if self.labels is None else self.labels[places],
+            None if self.paths is None else tuple(self.paths[place] for place in places.tolist()),
+        )
 
     def split(self, count: int) -> tuple[Images, Images]:
         """The set in two parts, `count` images and the others, each in its order.
 
         Which image goes where depends on the number of images alone, on no seed.
         """
+        if self.paths is not None:  # in the order of a hash, and perhaps larger than memory
+            return self[:count], self[count:]
         order = permutation(len(self), seed=_HELD_OUT_SEED, epoch=0)
         return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
+
+    def to(self, device: torch.device) -> Images:
+        """The same with its pixels on `device`; a mapped set stays where it is."""
+        return self if self.unmap else replace(self, pixels=self.pixels.to(device))
+
+    def release(self) -> None:
+        """Keep no pixels of a mapped set in memory; to be called between batches."""
+        if self.unmap is not None:
+            self.unmap()
+
+    def parts(self) -> Iterator[Tensor]:
+        """All pixels in order, in parts of bounded size."""
+        step = max(1, _PART // max(1, self.pixels[:1].numel()))
+        for start in range(0, len(self), step):
+            yield self.pixels[start : start + step]
+            self.release()
+
+    def mean_image(self) -> Tensor:
+        """Mean over the images in [0, 1], exact: (C, H, W) float64."""
+        total = sum(part.sum(0, dtype=torch.int64) for part in self._small_parts())
+        assert isinstance(total, Tensor)
+        return total.double() / (255 * len(self))
+
+    def _small_parts(self) -> Iterator[Tensor]:
+        # a sum of uint8 is made from a copy in int64, eight times as large
+        for part in self.parts():
+            yield from part.split(max(1, len(part) // 16))
+
+
+def join(parts: Sequence[Images]) -> Images:
+    """Several sets as one; copies them unless at most one has images."""
+    filled = [images for images in parts if len(images)] or list(parts[:1])
+    if len(filled) == 1:
+        return filled[0]
+    labels = [images.labels for images in filled if images.labels is not None]
+    paths = [images.paths for images in filled if images.paths is not None]
+    return Images(
+        torch.cat([images.pixels for images in filled]),
+        torch.cat(labels) if len(labels) == len(filled) else None,
+        tuple(path for part in paths for path in part) if len(paths) == len(filled) else None,
+    )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named set with its two splits; `name` is never a path."""
+    """A named set with its two splits.
+
+    Attributes:
+        name: what it is called, never a path.
+        train: images to train on.
+        test: held-out images.
+        origin: where a user's own images lie; None for a named set.
+    """
 
     name: str
     train: Images
     test: Images
+    origin: Origin | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -61,14 +132,26 @@ class Dataset:
         channels, height, width = self.train.pixels.shape[1:]
         return channels, height, width
 
+    def with_origin(self, origin: Origin) -> Dataset:
+        """The same images, said to come from `origin`; a fingerprint that is known stays so."""
+        copy = replace(self, origin=origin)
+        vars(copy).update({k: v for k, v in vars(self).items() if k == "_fingerprint"})
+        return copy
+
     def fingerprint(self) -> str:
         """SHA-256 over shapes, pixels and labels of both splits."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for images in (self.train, self.test):
-            for tensor in (images.pixels, images.labels):
-                if tensor is not None:
-                    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-                    digest.update(tensor.flatten().numpy().data)
+            _describe(digest, images.pixels)
+            for part in images.parts():
+                digest.update(part.flatten().numpy().data)
+            if images.labels is not None:
+                _describe(digest, images.labels)
+                digest.update(images.labels.numpy().data)
         return digest.hexdigest()
 
     def border(self) -> int:
@@ -76,6 +159,10 @@ class Dataset:
         pixels = self.train.pixels[:1000]
         edges = (pixels[..., 0, :], pixels[..., -1, :], pixels[..., :, 0], pixels[..., :, -1])
         return int(torch.cat([edge.flatten() for edge in edges]).median())
+
+
+def _describe(digest: hashlib._Hash, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
 
 
 def static_binarized(dataset: Dataset) -> Dataset:
@@ -87,9 +174,10 @@ def static_binarized(dataset: Dataset) -> Dataset:
 
     def draw(images: Images, split: str) -> Images:
         levels = LevelNoise(shape, seed=STATIC_SEED, purpose=f"static {split}")
-        return Images(levels.binarize(images.pixels, 0), images.labels)
+        return replace(images, pixels=levels.binarize(images.pixels, 0), unmap=None)
 
-    return Dataset(dataset.name, draw(dataset.train, "train"), draw(dataset.test, "test"))
+    train, test = draw(dataset.train, "train"), draw(dataset.test, "test")
+    return replace(dataset, train=train, test=test)
 
 
 def as_float(pixels: Tensor) -> Tensor:

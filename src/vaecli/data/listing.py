@@ -11,38 +11,75 @@ from vaecli.images import SUFFIXES
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every file under `folder` with the suffix of an image, in the order of their names.
-
-    Links are followed, but no folder is entered twice; hidden files and folders are left out.
+    """Every file under `folder` with the suffix of an image, in the order of their paths.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a folder cannot be listed.
     """
-    found = sorted(_walk(folder, set()))
+    found = sorted(folder / path for path, _ in walk(folder))
     if not found:
-        raise DataError(
-            f"no images in {folder}: no file ends in {', '.join(sorted(SUFFIXES))}",
-            "Check the folder.",
-        )
+        raise no_images(folder)
     return found
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    with os.scandir(folder) as listing:
-        # sorted, so that of two links to one folder the same one is entered every time
-        entries = sorted(listing, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
+def no_images(folder: Path) -> DataError:
+    """The refusal of a folder without images, with what was looked for."""
+    endings = ", ".join(sorted(SUFFIXES))
+    return DataError(
+        f"no images in {folder}: no file there or in its subfolders ends in {endings}",
+        "Check the folder.",
+    )
+
+
+def walk(root: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Every file below `root` with the suffix of an image: its path from there, and its status.
+
+    Hidden files and folders are left out.  Links are followed, but no folder is entered twice;
+    links come after all real folders, so that the real path of a folder is the one that counts.
+    The status is None where it cannot be asked: reading the file will tell why.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    real, linked = [""], list[str]()
+    seen: set[tuple[int, int]] = set()
+    while real or linked:
+        folder = real.pop() if real else linked.pop()
+        where = root / folder
         try:
-            is_folder = entry.is_dir()
-        except OSError:  # a link that leads to itself
-            is_folder = False
-        if is_folder:
-            yield from _walk(Path(entry.path), seen)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield Path(entry.path)
+            status = os.stat(where)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(where) as listing:
+                # sorted, so that of two links to one folder the same one is entered every time
+                children = sorted(listing, key=lambda child: child.name)
+        except OSError as error:
+            raise DataError(
+                f"{where}: the folder cannot be listed: {error.strerror or error}",
+                "Check its permissions.",
+            ) from None
+        for child in children:
+            path = f"{folder}/{child.name}" if folder else child.name
+            if child.name.startswith("."):
+                continue
+            if child.is_dir(follow_symlinks=False):
+                real.append(path)
+            elif _leads_to_folder(child):
+                linked.append(path)
+            elif os.path.splitext(child.name)[1].lower() in SUFFIXES:
+                yield path, _status(child)
+
+
+def _leads_to_folder(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _status(child: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return child.stat()
+    except OSError:  # a link that leads nowhere
+        return None

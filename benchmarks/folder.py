@@ -1,0 +1,96 @@
+"""A folder of JPEGs: the first pass against torchvision, the second start, a later epoch.
+
+Pictures of mixed sizes are generated, brought to 64 x 64, and read in turn by `vaecli` (decode,
+crop, resize, cache on disk, checked) and by torchvision's ImageFolder with a DataLoader of two
+workers that does the same crop and resize and keeps nothing.
+
+    python benchmarks/folder.py [COUNT] [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vaecli import planning, training
+from vaecli.data import own
+from vaecli.data.origin import Options
+
+SIZE = 64
+
+
+def generate(folder: Path, count: int) -> None:
+    """Soft blobs with noise, 128 to 640 pixels a side: about 40 kB each, as small photos have."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        width, height = (int(side) for side in rng.integers(128, 641, 2))
+        low = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        soft = np.asarray(low.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+        noisy = (soft + rng.integers(-12, 13, (height, width, 1))).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{index:06d}.jpg", quality=85)
+
+
+def prepare(folder: Path, cache: Path) -> float:
+    began = time.perf_counter()
+    own.load(folder, Options(image_size=SIZE), data_dir=cache)
+    return time.perf_counter() - began
+
+
+def torchvision_pass(folder: Path) -> float:
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    began = time.perf_counter()
+    steps = [transforms.Resize(SIZE), transforms.CenterCrop(SIZE), transforms.PILToTensor()]
+    dataset = datasets.ImageFolder(str(folder), transforms.Compose(steps))
+    count = sum(len(batch) for batch, _ in DataLoader(dataset, batch_size=256, num_workers=2))
+    assert count == len(dataset)
+    return time.perf_counter() - began
+
+
+def epoch_seconds(data: str, cache: Path, output: Path) -> float:
+    """Median training time of an epoch without its test pass."""
+    given = {"data": data, "epochs": 3, "hidden": (64,)}
+    plan = planning.plan(planning.Request(given=given, output=output), planning.Source(cache))
+    with plan.opened() as run:
+        events = list(training.train(run, plan.dataset))
+    rows = [event.metrics for event in events if isinstance(event, training.EpochEnd)]
+    return statistics.median(len(plan.dataset.train) / row.images_per_second for row in rows)
+
+
+def main(count: int, rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        generate(home / "photos/class", count)
+        ratios = []
+        for number in range(rounds):
+            cache = home / f"cache-{number}"
+            ours, theirs = prepare(home / "photos", cache), torchvision_pass(home / "photos")
+            ratios.append(theirs / ours)
+            print(
+                f"first pass: vaecli {count / ours:,.0f} images/s,"
+                f" torchvision {count / theirs:,.0f}, ratio {ratios[-1]:.2f}",
+                flush=True,
+            )
+        print(f"median ratio {statistics.median(ratios):.2f}")
+        print(f"second start {prepare(home / 'photos', cache):.2f} s")
+        dataset = own.load(home / "photos", Options(image_size=SIZE), data_dir=cache)
+        np.savez(home / "array.npz", x_train=dataset.train.pixels, x_test=dataset.test.pixels)
+        times = {}
+        for name in ("photos", "array.npz", "photos", "array.npz"):
+            output = home / f"run-{len(times)}-{time.monotonic_ns()}"
+            times.setdefault(name, []).append(epoch_seconds(str(home / name), cache, output))
+        folder, array = (min(times[name]) for name in ("photos", "array.npz"))
+        print(f"an epoch of the folder {folder:.2f} s, of the array {array:.2f} s")
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:3]
+    main(*map(int, [*words, *("20000", "3")[len(words) :]]))

@@ -1,0 +1,110 @@
+"""Where a user's own images lie and how they were asked for: what `state/source.json` keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["named", "folder", "array"]
+
+DEFAULT_TEST_FRACTION = 0.1
+MAX_LISTED = 100_000
+"""Files whose names, sizes and times a run keeps, to say later which of them changed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a user's own images are prepared.
+
+    Attributes:
+        image_size: side of the square they are brought to; None: see `decode.ShapeRule`.
+        channels: 1 or 3; None takes what is found.
+        test_fraction: held-out share where the data has no test split.
+        skip_bad: leave unreadable images out instead of refusing the set.
+    """
+
+    image_size: int | None = None
+    channels: int | None = None
+    test_fraction: float = DEFAULT_TEST_FRACTION
+    skip_bad: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, sentence) for everything that is wrong."""
+        if self.image_size is not None and not 1 <= self.image_size <= 1024:
+            yield "image_size", f"must be 1 to 1,024, not {self.image_size:,}"
+        if self.channels not in (None, 1, 3):
+            yield "channels", f"must be 1 or 3, not {self.channels}"
+        if not (math.isfinite(self.test_fraction) and 0 < self.test_fraction < 1):
+            yield "test_fraction", f"must lie between 0 and 1, not {self.test_fraction:g}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A folder or array file that became a data set.
+
+    Attributes:
+        kind: which of the two.
+        location: its absolute path.
+        options: how it was asked for.
+        files: (relative path, bytes, modification time in ns) of each file, in order of paths.
+        skipped: unreadable images left out.
+        window: images shuffled together when the set is read from disk; 0 for all of them.
+    """
+
+    kind: Literal["folder", "array"]
+    location: str
+    options: Options
+    files: tuple[tuple[str, int, int], ...] = field(repr=False)
+    skipped: int = 0
+    window: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of source.json; without the files when there are very many."""
+        files = self.files if len(self.files) <= MAX_LISTED else ()
+        return {
+            "kind": self.kind,
+            "location": self.location,
+            "options": asdict(self.options),
+            "files": [list(entry) for entry in files],
+        }
+
+    @classmethod
+    def from_json(cls, content: Any) -> Origin:
+        """Read what `to_json` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            options = Options(**content["options"])
+            files = tuple(
+                (str(path), int(size), int(time)) for path, size, time in content["files"]
+            )
+            origin = cls(content["kind"], content["location"], options, files)
+            sound = origin.kind in ("folder", "array") and isinstance(origin.location, str)
+            wrong = not sound or list(options.problems())
+        except (TypeError, KeyError, AttributeError, ValueError):
+            wrong = True
+        if wrong:
+            raise ValueError("it does not say where the images are")
+        return origin
+
+    def changes(self, now: Origin) -> str:
+        """What is different `now`, in words; empty where the files tell nothing."""
+        before = {path: (size, time) for path, size, time in self.files}
+        after = {path: (size, time) for path, size, time in now.files}
+        if not before:
+            return ""
+        groups = {
+            "added": [path for path in after if path not in before],
+            "removed": [path for path in before if path not in after],
+            "changed": [path for path in after if path in before and after[path] != before[path]],
+        }
+        return "; ".join(
+            f"{len(paths):,} {'file was' if len(paths) == 1 else 'files were'} {verb}"
+            f" ({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
+            for verb, paths in groups.items()
+            if paths
+        )

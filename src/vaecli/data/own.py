@@ -1,0 +1,321 @@
+"""The user's own images, a folder or an array file, become a data set: prepared once, then read."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from vaecli import files
+from vaecli.config import MAX_PIXELS
+from vaecli.data import arrays, decode, folder, store
+from vaecli.data.dataset import Dataset, Images
+from vaecli.data.decode import Fitting, ShapeRule
+from vaecli.data.folder import Entry
+from vaecli.data.origin import Options, Origin
+from vaecli.errors import DataError, EnvironmentFailure, UsageError
+
+BAD_SHARE = 0.1
+"""A set of which more cannot be read is refused, --skip-bad or not."""
+NAMED_BAD = 10
+WINDOW_SHARE = 4
+"""A window of the shuffle takes one part in so many of the memory for images."""
+
+
+def _quiet(_: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images are brought to a given model's shape.
+
+    Attributes:
+        image_shape: channels, height, width.
+        fitting: crop, polarity and the like.
+        whole: all images together, in the order of the listing, instead of two splits.
+    """
+
+    image_shape: tuple[int, int, int]
+    fitting: Fitting = field(default_factory=Fitting)
+    whole: bool = False
+
+
+def name_of(location: Path) -> str:
+    """What a set made from `location` is called: its last part, in harmless characters."""
+    base = location.stem if location.suffix.lower() in arrays.SUFFIXES else location.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.")[:40] or "images"
+
+
+def load(
+    location: Path,
+    options: Options,
+    *,
+    data_dir: Path,
+    preparation: Preparation | None = None,
+    memory: int | None = None,
+    report: Callable[[str], None] = _quiet,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> Dataset:
+    """The images at `location`, from the cache where they were prepared before.
+
+    Args:
+        location: a folder, or a `.npy` or `.npz` file.
+        options: how they were asked for.
+        data_dir: where what was prepared is kept.
+        preparation: the shape and so on of a model; None finds a shape that suits the images.
+        memory: bytes of images held in memory, larger sets are mapped; None: as the machine has.
+        report: told what a person should know.
+        progress: told (what, done, total).
+
+    Raises:
+        UsageError: `options` are wrong or do not apply.
+        DataError: nothing is there, or it cannot be read.
+        EnvironmentFailure: the cache cannot be written.
+    """
+    if problems := list(options.problems()):
+        raise UsageError("; ".join(f"--{k.replace('_', '-')} {text}" for k, text in problems))
+    location = Path(os.path.abspath(location))
+    memory = store.memory_for_images() if memory is None else memory
+    source: _Folder | _Array
+    if location.is_dir():
+        source = _Folder(location, options, preparation, progress)
+    else:
+        source = _Array(location, arrays.open_arrays(location, memory), options, preparation)
+    entries = source.entries
+    listing = tuple((entry.path, entry.size, entry.time) for entry in entries)
+    whole = preparation is not None and preparation.whole
+    settings = {**asdict(options), "skip_bad": None, "version": decode.VERSION}
+    settings["preparation"] = None if preparation is None else asdict(preparation)
+    key = store.key_of(listing, settings)
+    name = name_of(location)
+    slot = (
+        data_dir / "vaecli" / "own" / f"{name}-{store.key_of(os.fspath(location), settings)[:12]}"
+    )
+    try:
+        contents, dataset = _prepared(slot, key, name, memory, source, whole, report)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"prepared images: {error.filename or slot}: {error.strerror or error}",
+            "Make room, or choose a folder that can be written with --data-dir.",
+        ) from None
+    _refuse_bad(location, contents, options.skip_bad, report)
+    for note in source.notes:
+        report(f"{name}: {note}")
+    origin = Origin(
+        kind=source.kind,
+        location=os.fspath(location),
+        options=options,
+        files=listing if source.kind == "folder" else listing[:1],
+        skipped=len(contents.bad),
+        window=_window(contents, memory),
+    )
+    dataset = dataset.with_origin(origin)
+    return dataset if whole else _both_sides(dataset, report)
+
+
+def _window(contents: store.Contents, memory: int) -> int:
+    """Images shuffled together: 0, all, in memory; else as many as a part of the memory holds."""
+    size = math.prod(contents.shape[1:])
+    return 0 if contents.shape[0] * size <= memory else max(1, memory // WINDOW_SHARE // size)
+
+
+@dataclass
+class _Folder:
+    """Entries of a folder, and their pixels."""
+
+    location: Path
+    options: Options
+    preparation: Preparation | None
+    progress: Callable[[str, int, int | None], None] | None
+    kind: ClassVar[Literal["folder"]] = "folder"
+    notes: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        size, fixed = self.options.image_size, self.preparation
+        self.entries = folder.list_entries(self.location)
+        self.rule = ShapeRule(None if size is None else (size, size), self.options.channels)
+        if fixed is not None:
+            self.rule = ShapeRule(fixed.image_shape[1:], fixed.image_shape[0])
+        self.fitting = Fitting() if fixed is None else fixed.fitting
+        if fixed is not None and fixed.whole:  # so that the first few are a fair sample
+            self.entries.sort(key=lambda entry: entry.share)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.rule.shape
+
+    def write(self, order: list[Entry], path: Path) -> dict[int, str]:
+        """Write the pixels of `order`; returns why some are missing, by place."""
+        names = [entry.path for entry in order]
+        self._see_one(names)
+        while True:
+            bad: dict[int, str] = {}
+            try:
+                with files.atomic_stream(path) as write:
+                    for decoded in decode.decode_all(
+                        self.location, names, self.rule, self.fitting, progress=self._tell
+                    ):
+                        bad |= decoded.bad
+                        write(decoded.pixels.data.cast("B") if decoded.pixels.size else b"")
+                return bad
+            except decode.ShapeChangedError:
+                continue
+
+    def _see_one(self, names: list[str]) -> None:
+        """Begin with the shape of the first image that can be read."""
+        for name in names[:100]:
+            with contextlib.suppress(DataError):
+                decode.decode(self.location / name, self.rule.shape, self.rule, self.fitting, name)
+                return
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress("preparing images", done, total)
+
+
+@dataclass
+class _Array:
+    """Entries of an array file, and their pixels."""
+
+    location: Path
+    file: arrays.ArrayFile
+    options: Options
+    preparation: Preparation | None
+    kind: ClassVar[Literal["array"]] = "array"
+
+    def __post_init__(self) -> None:
+        self.entries = self.file.entries
+        self.notes = self.file.notes
+        self.shape = self.file.shape
+        channels, height, width = self.shape
+        if self.options.image_size not in (None, height) or self.options.channels not in (
+            None,
+            channels,
+        ):
+            raise UsageError(
+                f"--data {self.location}: its images are {channels}x{height}x{width}:"
+                " --image-size and --channels only work on folders",
+                "Leave these options out, or resize the array first.",
+            )
+        if height * width * channels > MAX_PIXELS:
+            raise DataError(
+                f"--data {self.location}: its images have more than {MAX_PIXELS:,} values"
+            )
+
+    def write(self, order: list[Entry], path: Path) -> dict[int, str]:
+        """Write the pixels of `order`."""
+        with files.atomic_stream(path) as write:
+            for pixels in self.file.pixels(order):
+                write(pixels.tobytes())
+        return {}
+
+
+def _prepared(
+    slot: Path,
+    key: str,
+    name: str,
+    memory: int,
+    source: _Folder | _Array,
+    whole: bool,
+    report: Callable[[str], None],
+) -> tuple[store.Contents, Dataset]:
+    """What is stored for `key`, made first where it is not there."""
+    if found := _stored(slot, key, name, memory, report):
+        return found
+    files.make_folder(slot)
+    with store.turn(slot, report):
+        found = _stored(slot, key, name, memory, _quiet)  # by the process we waited for
+        if not found:
+            _make(slot, key, source, whole, memory)
+            found = store.read(slot, key, name, memory)
+            assert found is not None
+    return found
+
+
+def _stored(
+    slot: Path, key: str, name: str, memory: int, report: Callable[[str], None]
+) -> tuple[store.Contents, Dataset] | None:
+    try:
+        return store.read(slot, key, name, memory)
+    except DataError as error:
+        report(f"{error.message}; preparing the images again")
+        return None
+
+
+def _make(slot: Path, key: str, source: _Folder | _Array, whole: bool, memory: int) -> None:
+    """Prepare the images and commit them."""
+    order, n_test = source.entries, 0
+    if not whole:
+        order, n_test = folder.split_order(source.entries, source.options.test_fraction)
+    bad = source.write(order, store.raw_path(slot, key))
+    kept = [entry for place, entry in enumerate(order) if place not in bad]
+    store.commit(
+        slot,
+        store.Contents(
+            key=key,
+            shape=(len(kept), *source.shape),
+            n_test=n_test - sum(place < n_test for place in bad),
+            paths=tuple(entry.path for entry in kept),
+            labels=_numbers([entry.label for entry in kept]),
+            bad=tuple((order[place].path, why) for place, why in sorted(bad.items())),
+            total=len(order),
+        ),
+        memory,
+    )
+
+
+def _numbers(labels: list[str | None]) -> tuple[int, ...] | None:
+    """Class names as numbers: their own value where all are numbers, else their place by name."""
+    names = [label for label in labels if label is not None]
+    if len(names) != len(labels):
+        return None
+    if all(re.fullmatch(r"-?\d{1,18}", name) for name in set(names)):
+        return tuple(map(int, names))
+    places = {name: place for place, name in enumerate(sorted(set(names)))}
+    return tuple(places[name] for name in names)
+
+
+def _refuse_bad(
+    location: Path, contents: store.Contents, skip: bool, report: Callable[[str], None]
+) -> None:
+    """DataError when images cannot be read, unless they may be left out and are few."""
+    bad = contents.bad
+    if not bad:
+        return
+    count = f"{len(bad):,} of {contents.total:,} images cannot be read"
+    some = "; ".join(f"{path}: {why}" for path, why in bad[:NAMED_BAD])
+    more = f"; and {len(bad) - NAMED_BAD:,} more" if len(bad) > NAMED_BAD else ""
+    if len(bad) > BAD_SHARE * contents.total:
+        hint = "Repair or remove them; so many are never left out."
+        raise DataError(f"--data {location}: {count}: {some}{more}", hint)
+    if not skip:
+        hint = "Repair or remove them, or leave them out with --skip-bad."
+        raise DataError(f"--data {location}: {count}: {some}{more}", hint)
+    report(f"{count} and were left out: {some}{more}")
+
+
+def _both_sides(dataset: Dataset, report: Callable[[str], None]) -> Dataset:
+    """Move the image with the smallest hash, at the border of the two, to a side that is empty."""
+    train, test = dataset.train, dataset.test
+    if len(train) + len(test) == 1:
+        only = train if len(train) else test
+        report(f"{dataset.name} has one image, which is trained on and tested on")
+        return replace(dataset, train=only, test=only)
+    if not len(test):
+        report(f"no image of {dataset.name} is held out: {_path(train[:1])} was moved there")
+        return replace(dataset, train=train[1:], test=train[:1])
+    if not len(train):
+        report(f"all images of {dataset.name} are held out: {_path(test[-1:])} is trained on")
+        return replace(dataset, train=test[-1:], test=test[:-1])
+    return dataset
+
+
+def _path(images: Images) -> str:
+    assert images.paths is not None
+    return images.paths[0]

@@ -1,0 +1,611 @@
+"""Folders of images: what is found, what becomes of it, and what a run remembers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import Vaecli
+from vaecli import data, images
+from vaecli.data import decode, folder, own, store
+from vaecli.data.dataset import Dataset, Images, join
+from vaecli.data.decode import Fitting, ShapeRule
+from vaecli.data.folder import Entry
+from vaecli.data.origin import Options, Origin
+from vaecli.errors import DataError, ExitCode
+
+RNG = np.random.default_rng(0)
+SMALL = ("--hidden", "16", "--latent-dim", "2", "--epochs", "2", "--batch-size", "16", "-q")
+
+
+def picture(path: Path, size: tuple[int, int] = (12, 12), mode: str = "L") -> None:
+    """A smooth random picture, so that JPEG changes little."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    low = Image.fromarray(RNG.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+    low.resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Thirty grey pictures of 12 x 12 in nested folders."""
+    for index in range(30):
+        picture(tmp_path / f"photos/{'ab'[index % 2]}/{index:02d}.png")
+    return tmp_path / "photos"
+
+
+Load = Callable[..., Dataset]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def call(location: Path, **options: object) -> Dataset:
+        settings = {k: options.pop(k) for k in list(options) if k in Options.__dataclass_fields__}
+        asked = Options(**settings)  # type: ignore[arg-type]
+        return own.load(location, asked, data_dir=tmp_path / "cache", **options)  # type: ignore[arg-type]
+
+    return call
+
+
+# ------------------------------------------------------------------ what is found
+
+
+def test_names_of_every_kind_are_found_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    root = tmp_path / "odd"
+    names = ["a b.png", "new\nline.PNG", "esc\x1b[31m.png", "bad\udcff.png", "-x.png", "日本.jpg"]
+    for name in names:
+        picture(root / "deep/er" / name)
+    picture(root / ".hidden.png")
+    picture(root / ".git/x.png")
+    (root / "notes.txt").write_text("no image")
+    found = folder.list_entries(root)
+    assert [entry.path for entry in found] == sorted(f"deep/er/{name}" for name in names)
+    assert all(entry.size > 0 and entry.time > 0 for entry in found)
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    picture(root / "real/1.png")
+    picture(tmp_path / "elsewhere/2.png")
+    (root / "a-loop").symlink_to(root)
+    (root / "real/loop").symlink_to(root / "real")
+    (root / "self").symlink_to("self")
+    (root / "a-again").symlink_to(root / "real")
+    (root / "outside").symlink_to(tmp_path / "elsewhere")
+    (root / "file.png").symlink_to(root / "real/1.png")
+    paths = [entry.path for entry in folder.list_entries(root)]
+    assert paths == ["file.png", "outside/2.png", "real/1.png"]
+
+
+def test_class_folders_become_labels(load: Load, photos: Path) -> None:
+    dataset = load(photos)
+    for part in (dataset.train, dataset.test):
+        assert part.paths is not None
+        assert part.labels is not None
+        assert part.labels.tolist() == ["ab".index(path[0]) for path in part.paths]
+    picture(photos / "no-class.png")
+    assert load(photos).train.labels is None
+
+
+def test_numbered_classes_keep_their_numbers(load: Load, tmp_path: Path) -> None:
+    for label in (2, 10):
+        for index in range(5):
+            picture(tmp_path / f"n/{label}/{index}.png")
+    labels = join([(d := load(tmp_path / "n")).train, d.test]).labels
+    assert labels is not None
+    assert sorted(set(labels.tolist())) == [2, 10]
+
+
+@pytest.mark.parametrize("held_out", ["test", "val"])
+def test_split_folders_are_honoured(load: Load, tmp_path: Path, held_out: str) -> None:
+    for split, count in (("train", 4), (held_out, 3), ("other", 2)):
+        for index in range(count):
+            picture(tmp_path / f"s/{split}/{'cat' if index % 2 else 'dog'}/{index}.png")
+    dataset = load(tmp_path / "s", test_fraction=0.9)
+    assert (len(dataset.train), len(dataset.test)) == (4, 3)
+    assert dataset.test.paths is not None
+    assert all(path.startswith(f"{held_out}/") for path in dataset.test.paths)
+    assert dataset.train.labels is not None
+    assert sorted(dataset.train.labels.tolist()) == [0, 0, 1, 1]
+
+
+def test_the_split_is_the_hash_of_the_path_alone() -> None:
+    """10,000 paths: a tenth held out, in order of the hash; no earlier one moves for 10 more."""
+    entries = [Entry(f"photos/{index}.jpg") for index in range(10_000)]
+    order, n_test = folder.split_order(entries, 0.1)
+    assert abs(n_test - 1000) < 4 * 30  # four standard deviations
+    held_out = {entry.path for entry in order[:n_test]}
+    more = [*(Entry(f"new/{index}.jpg") for index in range(10)), *reversed(entries)]
+    order_2, n_test_2 = folder.split_order(more, 0.1)
+    old = {entry.path for entry in order_2[:n_test_2] if entry.path.startswith("photos/")}
+    assert old == held_out
+    shares = [entry.share for entry in order]
+    assert shares[:n_test] == sorted(shares[:n_test], reverse=True)
+    assert shares[n_test:] == sorted(shares[n_test:])
+    digest = hashlib.sha256(b"photos/1.jpg").hexdigest()
+    assert Entry("photos/1.jpg").share == int(digest[:14], 16) / 16**14
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_an_empty_side_gets_the_smallest_hash(load: Load, photos: Path, fraction: float) -> None:
+    said: list[str] = []
+    dataset = load(photos, test_fraction=fraction, report=said.append)
+    lonely = min(dataset.train, dataset.test, key=len)
+    smallest = min(folder.list_entries(photos), key=lambda entry: entry.share).path
+    assert lonely.paths == (smallest,)
+    assert smallest in said[0]
+    assert len(dataset.train) + len(dataset.test) == 30
+
+
+def test_one_image_trains(vaecli: Vaecli, tmp_path: Path) -> None:
+    picture(tmp_path / "one/only.png")
+    outcome = vaecli("train", "--data", "one", *SMALL[:-1], "--data-dir", "cache", "-o", "run")
+    assert outcome.code == 0, outcome.err
+    assert "trained on and tested on" in outcome.err
+
+
+def test_limit_takes_hash_order(vaecli: Vaecli, photos: Path) -> None:
+    command = ("train", "--data", photos, *SMALL, "--data-dir", "cache")
+    assert vaecli(*command, "--limit", "5", "-o", "run").code == 0
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["data"]["n_train"], config["data"]["kind"]) == (5, "folder")
+    order, n_test = folder.split_order(folder.list_entries(photos), 0.1)
+    full = data.load(str(photos), folder=Path("cache"))
+    assert full.train.paths is not None
+    assert full.train.paths[:5] == tuple(entry.path for entry in order[n_test : n_test + 5])
+
+
+# ------------------------------------------------------------------ what becomes of them
+
+
+KINDS = [
+    *((mode, "png") for mode in ("L", "RGB", "RGBA", "P", "1", "LA", "I;16")),
+    *((mode, "jpg") for mode in ("RGB", "L", "CMYK")),
+    *(("RGB", suffix) for suffix in ("webp", "bmp", "tiff", "ppm")),
+    ("P", "gif"),
+    ("L", "pgm"),
+]
+
+
+def test_pixels_are_those_of_the_careful_way(load: Load, tmp_path: Path) -> None:
+    """Against `read_image` and `prepare`, on every format and mode, at sizes JPEG keeps."""
+    for number, (mode, suffix) in enumerate(KINDS):
+        path = tmp_path / f"m/{number}-{mode.replace(';', '')}.{suffix}"
+        picture(path, (40 + number, 33), "L" if mode == "I;16" else mode)
+        if mode == "I;16":
+            Image.fromarray((RNG.integers(0, 65536, (33, 40))).astype(np.uint16)).save(path)
+    turned = Image.open(tmp_path / "m/7-RGB.jpg")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "m/turned.jpg", exif=exif)
+    dataset = load(tmp_path / "m")
+    everything = join([dataset.test, dataset.train])
+    assert everything.paths is not None
+    assert len(everything) == 17
+    for pixels, name in zip(everything.pixels, everything.paths, strict=True):
+        expected, _ = images.prepare(
+            images.read_image(tmp_path / "m" / name, name=name),
+            (3, 64, 64),
+            border=255,
+            digits=False,
+            fit="crop",
+            invert="no",
+            name=name,
+        )
+        assert torch.equal(pixels, expected), name
+
+
+def test_large_jpegs_are_decoded_small_and_hardly_differ(tmp_path: Path) -> None:
+    picture(tmp_path / "large.jpg", (900, 700), "RGB")
+    path = tmp_path / "large.jpg"
+    rule = ShapeRule()
+    small = decode.decode(path, (3, 64, 64), rule, Fitting(), "large").astype(int)
+    ((height, width),) = rule._sizes
+    assert 96 <= height < 192
+    assert height < width < 700
+    expected, _ = images.prepare(
+        images.read_image(path, name="large"),
+        (3, 64, 64),
+        border=255,
+        digits=False,
+        fit="crop",
+        name="large",
+    )
+    assert abs(small - expected.numpy()).max() <= 12
+    assert abs(small - expected.numpy()).mean() < 1
+
+
+SHAPES = [
+    ([(12, 12), (12, 12)], ["L", "L"], {}, (1, 12, 12)),
+    ([(20, 12), (20, 12)], ["L", "L"], {}, (1, 12, 20)),
+    ([(12, 12), (13, 12)], ["L", "L"], {}, (1, 64, 64)),
+    ([(65, 65), (65, 65)], ["RGB", "RGB"], {}, (3, 64, 64)),
+    ([(12, 12), (12, 12)], ["L", "RGB"], {}, (3, 12, 12)),
+    ([(12, 12), (13, 12)], ["L", "RGB"], {"image_size": 8, "channels": 1}, (1, 8, 8)),
+    ([(12, 12), (12, 12)], ["L", "L"], {"channels": 3}, (3, 12, 12)),
+]
+
+
+@pytest.mark.parametrize(("sizes", "modes", "options", "shape"), SHAPES)
+def test_the_shape_is_as_found_or_as_asked(
+    load: Load,
+    tmp_path: Path,
+    sizes: list[tuple[int, int]],
+    modes: list[str],
+    options: dict[str, int],
+    shape: tuple[int, int, int],
+) -> None:
+    # forty of the first kind: whichever comes first, the odd one must change the answer
+    for index in range(40):
+        picture(tmp_path / f"x/{index}.png", sizes[0], modes[0])
+    picture(tmp_path / "x/odd.png", sizes[1], modes[1])
+    dataset = load(tmp_path / "x", **options)
+    assert dataset.image_shape == shape
+    assert len(dataset.train) + len(dataset.test) == 41
+
+
+def test_a_photo_with_alpha_lies_on_white(load: Load, tmp_path: Path) -> None:
+    for index in range(3):
+        (tmp_path / "alpha").mkdir(exist_ok=True)
+        Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(tmp_path / f"alpha/{index}.png")
+    assert load(tmp_path / "alpha").train.pixels.unique().tolist() == [255]
+
+
+# ------------------------------------------------------------------ bad files
+
+
+def spoil(root: Path) -> list[str]:
+    """Three of a kind that cannot be read."""
+    (root / "a/html.png").write_text("<html>not here</html>")
+    (root / "b/empty.jpg").write_bytes(b"")
+    os.mkfifo(root / "a/fifo.png")
+    return ["a/html.png", "b/empty.jpg", "a/fifo.png"]
+
+
+def test_bad_files_are_named_or_skipped(vaecli: Vaecli, photos: Path) -> None:
+    bad = spoil(photos)
+    command = ("train", "--data", photos, *SMALL[:-1], "--data-dir", "cache", "-o", "run")
+    refused = vaecli(*command)
+    assert refused.code == ExitCode.DATA
+    assert "3 of 33 images cannot be read" in refused.err
+    assert "--skip-bad" in refused.err
+    assert all(name in refused.err for name in bad)
+    skipped = vaecli(*command, "--skip-bad")
+    assert skipped.code == 0, skipped.err
+    assert all(name in skipped.err for name in bad)
+    assert json.loads(Path("run/config.json").read_text())["data"]["n_skipped"] == 3
+    assert vaecli("eval", "-m", "run", "--data-dir", "cache").code == 0
+
+
+def test_bad_files_move_no_other_image(load: Load, photos: Path) -> None:
+    before = load(photos, test_fraction=0.5)
+    assert before.train.paths is not None
+    assert before.test.paths is not None
+    spoiled = {before.test.paths[0], before.test.paths[3], before.train.paths[2]}
+    for name in spoiled:
+        (photos / name).write_bytes(b"no picture")
+    after = load(photos, test_fraction=0.5, skip_bad=True)
+    assert after.train.paths == tuple(p for p in before.train.paths if p not in spoiled)
+    assert after.test.paths == tuple(p for p in before.test.paths if p not in spoiled)
+
+
+def test_more_than_a_tenth_bad_is_refused_all_the_same(vaecli: Vaecli, photos: Path) -> None:
+    for index in range(4):
+        (photos / f"a/broken{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (photos / "a/dangling.png").symlink_to("nowhere")
+    outcome = vaecli("train", "--data", photos, *SMALL, "--data-dir", "cache", "--skip-bad")
+    assert outcome.code == ExitCode.DATA
+    assert "5 of 35" in outcome.err
+    assert "a/dangling.png" in outcome.err
+    assert not Path("runs").exists()
+
+
+def test_the_first_ten_of_many_are_named(load: Load, photos: Path) -> None:
+    for index in range(12):
+        (photos / f"a/broken{index:02d}.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"12 of 42.*and 2 more"):
+        load(photos)
+
+
+def test_no_image_is_exit_3_naming_the_formats(vaecli: Vaecli, tmp_path: Path) -> None:
+    (tmp_path / "empty/sub").mkdir(parents=True)
+    (tmp_path / "empty/readme.txt").write_text("x")
+    outcome = vaecli("train", "--data", "empty", "--data-dir", "cache")
+    assert outcome.code == ExitCode.DATA
+    assert all(suffix in outcome.err for suffix in ("png", "jpg", "webp", "tiff", "gif", "ppm"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--image-size", "0"), ("--channels", "2"), ("--test-fraction", "1"), ("--data", "file.txt")],
+)
+def test_bad_values(vaecli: Vaecli, photos: Path, option: str, value: str) -> None:
+    Path("file.txt").write_text("x")
+    arguments = ["train", "--data", photos, "--data-dir", "cache", option, value]
+    outcome = vaecli(*arguments)
+    assert outcome.code == ExitCode.USAGE
+    assert option in outcome.err
+
+
+def test_folder_options_are_refused_for_named_sets(vaecli: Vaecli, data_dir: Path) -> None:
+    outcome = vaecli("train", "--data", "mnist", "--image-size", "32", "--data-dir", data_dir)
+    assert outcome.code == ExitCode.USAGE
+    assert "--image-size" in outcome.err
+
+
+# ------------------------------------------------------------------ the cache
+
+
+def test_a_second_start_decodes_nothing(
+    load: Load, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(photos)
+
+    def explode(*arguments: object, **options: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(decode, "decode", explode)
+    again = load(photos)
+    assert again.fingerprint() == first.fingerprint()
+    assert again.train.paths == first.train.paths
+    os.utime(photos / "a/00.png", ns=(1, 1))
+    with pytest.raises(AssertionError, match="decoded again"):
+        load(photos)
+
+
+def raw_files(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "cache").rglob("*.raw"))
+
+
+def test_an_interruption_leaves_nothing_half_valid(
+    load: Load, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode_batch = decode._decode_batch
+
+    def interrupted(*arguments: object) -> object:
+        if arguments[2].start:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        return decode_batch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decode, "_BATCH", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "_decode_batch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load(photos)
+    assert raw_files(tmp_path) == []
+    with monkeypatch.context() as patch:  # the raw file is there, its index is not
+        patch.setattr(store, "commit", interrupted)
+        with pytest.raises((KeyboardInterrupt, AttributeError)):
+            load(photos)
+    assert len(raw_files(tmp_path)) == 1
+    assert not list((tmp_path / "cache").rglob("index.json"))
+    assert len(load(photos).train) + len(load(photos).test) == 30
+
+
+def test_a_damaged_cache_is_made_again(load: Load, photos: Path, tmp_path: Path) -> None:
+    first = load(photos)
+    (raw,) = raw_files(tmp_path)
+    for damage in (b"", raw.read_bytes()[:-1], raw.read_bytes()[:-1] + b"\x00\x01"[:1]):
+        raw.write_bytes(damage)
+        said: list[str] = []
+        assert load(photos, report=said.append).fingerprint() == first.fingerprint()
+        assert "damaged" in said[0]
+    index = next((tmp_path / "cache").rglob("index.json"))
+    index.write_text(index.read_text().replace("a/00.png", "a/99.png"))
+    assert load(photos).train.paths == first.train.paths
+
+
+def test_old_preparations_of_a_folder_are_removed(load: Load, photos: Path, tmp_path: Path) -> None:
+    load(photos)
+    picture(photos / "a/new.png")
+    load(photos)
+    assert len(raw_files(tmp_path)) == 1
+
+
+def test_a_cache_that_cannot_be_written(vaecli: Vaecli, photos: Path) -> None:
+    Path("file").write_text("x")
+    outcome = vaecli("train", "--data", photos, "--data-dir", "file", *SMALL)
+    assert outcome.code == ExitCode.ENVIRONMENT
+    assert "--data-dir" in outcome.err
+
+
+# ------------------------------------------------------------------ runs
+
+
+TRAIN = ("train", "--data", "photos", *SMALL, "--data-dir", "cache")
+
+
+def test_a_run_keeps_no_path_but_finds_its_images(vaecli: Vaecli, photos: Path) -> None:
+    assert vaecli(*TRAIN, "-o", "run").code == 0
+    for name in ("config.json", "README.md", "metrics.csv", "model.safetensors"):
+        assert str(photos.parent).encode() not in (Path("run") / name).read_bytes()
+    own_data = json.loads(vaecli("eval", "-m", "run", "--data-dir", "cache", "--json").out)
+    last = Path("run/metrics.csv").read_text().splitlines()[-1].split(",")
+    assert f"{own_data['loss']:.6f}" == last[5]
+    assert own_data["protocol"].endswith("photos, test split.")
+    command = ("eval", "-m", "run", "-d", "photos", "--data-dir", "cache", "--json")
+    named = json.loads(vaecli(*command).out)
+    assert named["loss"] == own_data["loss"]
+    shutil.move("photos", "moved")
+    gone = vaecli("eval", "-m", "run", "--data-dir", "cache")
+    assert gone.code == ExitCode.DATA
+    assert "--data" in gone.err
+    assert vaecli("train", "--resume", "run", "--data-dir", "cache").code == ExitCode.DATA
+    again = vaecli("train", "--resume", "run", "--data", "moved", "--data-dir", "cache")
+    assert again.code == 0, again.err
+
+
+def test_another_folder_is_prepared_as_the_run_was(vaecli: Vaecli, photos: Path) -> None:
+    assert vaecli(*TRAIN, "--image-size", "9", "-o", "run").code == 0
+    for index in range(7):
+        picture(Path(f"other/{index}.jpg"), (50 + index, 40), "RGB")
+    command = ("eval", "-m", "run", "-d", "other", "--data-dir", "cache", "--json")
+    assert json.loads(vaecli(*command).out)["n_images"] == 7
+    assert json.loads(vaecli(*command, "--split", "all").out)["n_images"] == 7
+    assert json.loads(vaecli(*command, "--split", "train").out)["n_images"] < 7
+
+
+def test_resume_of_a_folder_run_is_exact(
+    vaecli: Vaecli, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import signal
+
+    from vaecli import training
+    from vaecli.signals import stop_flag
+
+    assert vaecli(*TRAIN, "-o", "straight").code == 0
+    stop_after = training._Loop._step
+    steps = []
+
+    def step(self: object, *arguments: object) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            stop_flag.received = signal.SIGINT
+        stop_after(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Loop, "_step", step)
+        patch.setattr(stop_flag, "received", None)
+        assert vaecli(*TRAIN, "-o", "broken").code == ExitCode.INTERRUPTED
+    assert vaecli("train", "--resume", "broken", "--data-dir", "cache", "-q").code == 0
+    weights = [Path(run, "model.safetensors").read_bytes() for run in ("straight", "broken")]
+    assert weights[0] == weights[1]
+
+
+def test_changed_images_are_told_apart_at_resume(vaecli: Vaecli, photos: Path) -> None:
+    assert vaecli(*TRAIN, "-o", "run").code == 0
+    os.utime(photos / "a/00.png", ns=(1, 1))  # touched, but the same
+    assert vaecli("train", "--resume", "run", "--data-dir", "cache").code == 0
+    picture(photos / "a/new.png")
+    (photos / "b/01.png").unlink()
+    picture(photos / "a/00.png")
+    for command in (("train", "--resume", "run", "--data-dir", "cache"), (*TRAIN, "-o", "run")):
+        outcome = vaecli(*command)
+        assert outcome.code == ExitCode.MODEL
+        assert "1 file was added (a/new.png)" in outcome.err
+        assert "1 file was removed (b/01.png)" in outcome.err
+        assert "a/00.png" in outcome.err
+    other = vaecli(*TRAIN, "-o", "run", "--image-size", "9")
+    assert other.code == ExitCode.USAGE
+
+
+def test_source_json_that_is_damaged(vaecli: Vaecli, photos: Path) -> None:
+    assert vaecli(*TRAIN, "-o", "run").code == 0
+    for content in ("{", "{}", '{"kind": "folder", "location": 3, "options": {}, "files": []}'):
+        Path("run/state/source.json").write_text(content)
+        assert vaecli("train", "--resume", "run", "--data-dir", "cache").code == ExitCode.MODEL
+    Path("run/state/source.json").unlink()
+    outcome = vaecli("train", "--resume", "run", "--data-dir", "cache")
+    assert outcome.code == ExitCode.DATA
+    assert "--data" in outcome.err
+
+
+def test_origin_survives_json() -> None:
+    origin = Origin("folder", "/p", Options(image_size=9), (("bad\udcff.png", 3, 4),))
+    assert Origin.from_json(json.loads(json.dumps(origin.to_json()))) == origin
+
+
+# ------------------------------------------------------------------ larger than memory
+
+MAPPED = """
+import threading, time
+from pathlib import Path
+import numpy as np
+from vaecli import planning, training
+
+peak = 0
+
+def watch():
+    global peak
+    while watching:
+        lines = open("/proc/self/status")
+        peak = max(peak, *(int(line.split()[1]) / 1024 for line in lines if line[:5] == "VmRSS"))
+        time.sleep(0.001)
+
+def run(count):
+    with open(f"{count}.npy", "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, 64, 64)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, count, 600):
+            file.write(np.random.default_rng(start).bytes(600 * 64 * 64))
+    global peak
+    peak = 0
+    given = {"data": f"{count}.npy", "hidden": (8,), "latent_dim": 2, "epochs": 1}
+    request = planning.Request(given=given, output=Path(f"run-{count}"))
+    plan = planning.plan(request, planning.Source(Path("cache"), memory=4 << 20))
+    with plan.opened() as target:
+        for event in training.train(target, plan.dataset):
+            pass
+    return plan.config.data.shuffle_window, peak
+
+watching = True
+threading.Thread(target=watch).start()
+try:
+    run(600)  # loads what is loaded once
+    print(run(3_000)[1], *run(15_000))
+finally:
+    watching = False
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_a_set_larger_than_memory_trains_in_bounded_memory(tmp_path: Path) -> None:
+    """59 MiB of images need hardly more than 12 MiB of them, when 4 MiB are allowed.
+
+    The peak is over preparing, training, testing and drawing.
+    """
+    command = [sys.executable, "-c", MAPPED]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    few, window, many = map(float, outcome.stdout.split())
+    assert window == (4 << 20) // 4 // 4096
+    assert many - few < 24, f"{many - few:.0f} MiB more for 47 MiB more of images"
+
+
+def test_a_mapped_set_is_the_same_set(load: Load, photos: Path) -> None:
+    in_memory, mapped = load(photos), load(photos, memory=1000)
+    assert in_memory.train.unmap is None
+    assert mapped.train.unmap is not None
+    assert mapped.fingerprint() == in_memory.fingerprint()
+    assert torch.equal(mapped.train.mean_image(), in_memory.train.mean_image())
+    mapped.train.release()
+    assert torch.equal(mapped.train.pixels, in_memory.train.pixels)
+    assert mapped.origin is not None
+    assert in_memory.origin is not None
+    assert (in_memory.origin.window, mapped.origin.window) == (0, 1)
+
+
+def test_a_mapped_set_resumes_exactly_whatever_the_memory(photos: Path, tmp_path: Path) -> None:
+    from vaecli import planning, training
+
+    def run(name: str, memory: int, stop: bool = False) -> bytes:
+        given = {"data": str(photos), "hidden": (8,), "epochs": 2, "batch_size": 4}
+        source = planning.Source(tmp_path / "cache", memory=memory)
+        plan = planning.plan(planning.Request(given=given, output=tmp_path / name), source)
+        steps = iter(range(1000))
+        with plan.opened() as target:
+            list(
+                training.train(target, plan.dataset, should_stop=lambda: stop and next(steps) == 8)
+            )
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    straight = run("straight", memory=2000)
+    partial = run("broken", memory=2000, stop=True)
+    assert partial != straight
+    assert run("broken", memory=10**9) == straight
+
+
+def test_mean_image_is_exact() -> None:
+    pixels = torch.from_numpy(RNG.integers(0, 256, (1000, 3, 5, 7), dtype=np.uint8))
+    expected = pixels.double().mean(0) / 255
+    assert torch.allclose(Images(pixels).mean_image(), expected, rtol=1e-12, atol=0)
