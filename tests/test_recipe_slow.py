@@ -12,15 +12,6 @@ from conftest import Vaecli, needs_mnist, real_mnist
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), needs_mnist]
 
 TEXTBOOK = "--lr 1e-3 --schedule constant --batch-size 128 --output-bias zero".split()  # noqa: SIM905
-    "--lr",
-    "1e-3",
-    "--schedule",
-    "constant",
-    "--batch-size",
-    "128",
-    "--output-bias",
-    "zero",
-]
 
 
 def losses(vaecli: Vaecli, *options: str) -> list[float]:

@@ -352,7 +352,8 @@ def _value_problem(value: object, hint: Any, low: float, high: float) -> str | N
         return next((sentence for sentence in sentences if sentence), None)
     if type(value) is not hint:
         return f"must be {_TYPE_NAMES[hint]}, not {value!r:.80}"
-    if isinstance(value, int | float) and (value < low or value > high):
+    unlimited = isinstance(value, float) and math.isinf(high)  # its own check names what it needs
+    if isinstance(value, int | float) and not low <= value <= high and not unlimited:
         bound = f"at least {low:,.0f}" if value < low else f"at most {high:,.0f}"
         return f"must be {bound}, not {value:,}" if abs(value) < 1e30 else f"must be {bound}"
     return None
