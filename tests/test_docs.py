@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from conftest import REPOSITORY
+from vaecli import cli
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -65,3 +68,35 @@ def test_the_python_example_in_the_readme_runs(
     example = README.split("```python\n")[1].split("```")[0]
     exec(compile(example, "README.md", "exec"), {})
     assert (tmp_path / "runs/api/model.safetensors").is_file()
+
+
+PICTURES = (REPOSITORY / "docs/pictures.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", PICTURES, re.S)
+    for line in block.strip().splitlines()
+]
+
+
+@pytest.mark.timeout(300)
+def test_the_commands_behind_the_pictures_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    """As written, on a small set and for two epochs; each makes the picture that is shown."""
+    pytest.importorskip("sklearn", reason="needs scikit-learn: vaecli[gmm]")
+    pytest.importorskip("pyte", reason="needs pyte, a terminal emulator: the test group has it")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VAECLI_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("VAECLI_TRAIN_EPOCHS", "2")
+    monkeypatch.setenv("VAECLI_TRAIN_HIDDEN", "32")
+    for line in COMMANDS:
+        words = shlex.split(re.sub(r"epoch +\d+/20", "epoch 2/2", line))
+        if words[0] == "vaecli":
+            assert cli.run([*words[1:], "-q"]) == 0, line
+        else:
+            words[:2] = [sys.executable, str(REPOSITORY / words[1])]
+            subprocess.run(words, check=True)
+    shown = set(re.findall(r"\(images/([\w.-]+)\)", PICTURES))
+    assert {path.name for path in Path("docs/images").iterdir()} == shown
+    committed = {path.name for path in (REPOSITORY / "docs/images").iterdir()}
+    assert shown <= committed

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 import vaecli as api
 from conftest import Vaecli
+from vaecli import data
 from vaecli.errors import DataError, ExitCode
 from vaecli.latents import read_latents
 
@@ -120,3 +122,80 @@ def test_stdout(trained: Path) -> None:
 def test_json(vaecli: Vaecli, trained: Path) -> None:
     result = json.loads(vaecli("sample", "-m", trained, "-n", "2", "--json").out)
     assert result == {"schema_version": 1, "outputs": ["samples.png"], "n_images": 2}
+
+
+def decoded(trained: Path, latents: np.ndarray) -> np.ndarray:
+    return np.asarray(api.load(trained).decode(latents)) * 255
+
+
+def test_interpolation(vaecli: Vaecli, trained: Path, data_dir: Path) -> None:
+    assert vaecli("reconstruct", "-m", trained, "--data-dir", data_dir).code == 0
+    common = ("sample", "-m", trained, "--data-dir", data_dir, "--interpolate")
+    assert vaecli(*common, "3", "7", "-o", "a.npy").code == 0
+    assert vaecli(*common, "3", "7", "--path", "linear", "--steps", "5", "-o", "b.npy").code == 0
+    test = data.load("mnist", folder=data_dir, download=False, report=print).test
+    mean, _ = api.load(trained).encode(test.pixels[[3, 7]])
+    ends = np.load("a.npy")
+    assert ends.shape == (8, 1, 28, 28)
+    assert np.abs(ends[[0, -1]] - decoded(trained, mean.numpy())).max() <= 0.51
+    middle = decoded(trained, mean.mean(0, keepdim=True).numpy())
+    assert np.abs(np.load("b.npy")[2] - middle).max() <= 0.51
+    # an image file that holds the test image is the test image
+    Image.fromarray(test.pixels[3, 0].numpy()).save("three.png")
+    assert vaecli(*common, "three.png", "7", "-o", "c.npy").code == 0
+    assert (np.load("c.npy") == ends).all()
+    assert vaecli(*common, "3", "7").out == "samples.png\n"
+    assert vaecli(*common, "3", "7", "-o", "walk.gif").code == 0
+    with Image.open("walk.gif") as film:
+        assert film.n_frames == 14  # type: ignore[attr-defined]
+    assert vaecli(*common, "3", "130").code == ExitCode.USAGE
+    assert vaecli(*common, "3", "none.png").code == ExitCode.DATA
+
+
+def test_traversal_and_manifold(vaecli: Vaecli, trained: Path, data_dir: Path) -> None:
+    common = ("sample", "-m", trained, "--data-dir", data_dir)
+    result = json.loads(vaecli("eval", "-m", trained, "--data-dir", data_dir, "--json").out)
+    order = np.argsort(-np.array(result["kl_per_dim"]), kind="stable")
+    latents = np.zeros((8, 7, 8), np.float32)
+    for row, dimension in enumerate(order):
+        latents[row, :, dimension] = np.linspace(-3, 3, 7)
+    assert vaecli(*common, "--traverse", "--steps", "7", "-o", "t.npy").code == 0
+    found = np.load("t.npy")
+    assert np.abs(found - decoded(trained, latents.reshape(56, 8))).max() <= 0.51
+    assert vaecli(*common, "--traverse", "--around", "2", "-o", "t/").code == 0
+    assert len(list(Path("t").iterdir())) == 8 * 13
+    quantiles = [NormalDist().inv_cdf((index + 0.5) / 4) for index in range(4)]
+    latents = np.zeros((4, 4, 8), np.float32)
+    latents[:, :, order[0]] = quantiles
+    latents[:, :, order[1]] = np.array(quantiles)[::-1, None]
+    assert vaecli(*common, "--manifold", "--steps", "4", "-o", "m.npy").code == 0
+    assert np.abs(np.load("m.npy") - decoded(trained, latents.reshape(16, 8))).max() <= 0.51
+    assert vaecli(*common, "--manifold", "-o", "m.png").code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--interpolate", "0", "1", "--traverse"],
+        ["--manifold", "--latents", "z.npy"],
+        ["--manifold", "-n", "4"],
+        ["--traverse", "--prior", "gmm"],
+        ["--traverse", "--columns", "3"],
+        ["--interpolate", "0", "1", "--temperature", "0.5"],
+        ["--around", "1"],
+        ["--steps", "3"],
+        ["--traverse", "--steps", "1"],
+        ["--traverse", "-o", "t.gif"],
+    ],
+)
+def test_contradictions(vaecli: Vaecli, trained: Path, arguments: list[str]) -> None:
+    assert vaecli("sample", "-m", trained, *arguments).code == ExitCode.USAGE
+
+
+def test_a_loose_weights_file_needs_data_to_walk(
+    vaecli: Vaecli, trained: Path, data_dir: Path
+) -> None:
+    weights = trained / "model.safetensors"
+    assert vaecli("sample", "-m", weights, "--traverse").code == ExitCode.USAGE
+    common = ("--data-dir", data_dir, "--data", "mnist")
+    assert vaecli("sample", "-m", weights, "--traverse", *common).code == 0

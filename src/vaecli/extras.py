@@ -12,8 +12,12 @@ from vaecli.errors import EnvironmentFailure
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "hub": ("huggingface_hub",),
+    "gmm": ("sklearn",),
 }
 """The packages of each extra in pyproject.toml, under the names they are imported by."""
+
+PROJECTS = {"sklearn": "scikit-learn"}
+"""Packages that are installed under another name."""
 
 
 def require(extra: str, purpose: str, packages: Iterable[str] | None = None) -> None:
@@ -34,7 +38,7 @@ def require(extra: str, purpose: str, packages: Iterable[str] | None = None) -> 
 def install_line(extra: str, prefix: Path) -> str:
     """The command that adds an extra to the environment at `prefix`, by whatever made it."""
     if (prefix / "pipx_metadata.json").is_file():
-        return f"pipx inject vaecli {' '.join(EXTRAS[extra])}"
+        return f"pipx inject vaecli {' '.join(PROJECTS.get(name, name) for name in EXTRAS[extra])}"
     settings = prefix / "pyvenv.cfg"
     made_by_uv = settings.is_file() and "\nuv = " in settings.read_text(errors="replace")
     if made_by_uv or (prefix / "uv-receipt.toml").is_file():

@@ -58,8 +58,13 @@ def score(model: VAE, pixels: Tensor, noise: Tensor) -> dict[str, float]:
     }
 
 
-def sample(model: VAE, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
-    """Decode `count` draws from the prior N(0, temperature^2); (count, C, H, W) uint8."""
+def draw(model: VAE, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
+    """Draw latents (count, L) from the prior N(0, temperature^2), on the model's device."""
     device = next(model.parameters()).device
     noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="samples", device=device)
-    return decode(model, temperature * noise.rows(0, count))
+    return temperature * noise.rows(0, count)
+
+
+def sample(model: VAE, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
+    """Decode `count` draws from the prior N(0, temperature^2); (count, C, H, W) uint8."""
+    return decode(model, draw(model, count, seed=seed, temperature=temperature))

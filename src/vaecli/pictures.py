@@ -1,15 +1,18 @@
-"""Pixels out: grids, PNG and NPY bytes."""
+"""Pixels out: grids, PNG, GIF and NPY bytes, small copies for the terminal."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+GIF_GREYS = 32
+"""Grey levels kept in an animation: half the bytes, and no eye sees it in frames that move."""
 BACKGROUND = 96
 """Grey of gaps and empty places, unlike black and white grounds."""
 
@@ -51,9 +54,8 @@ def make_grid(
 
 def encode_png(pixels: Tensor) -> bytes:
     """PNG file of a (C, H, W) uint8 tensor, C 1 or 3; the same bytes for the same pixels."""
-    values = pixels.cpu().permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
-    Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(file, "PNG")
+    _image(pixels).save(file, "PNG")
     return file.getvalue()
 
 
@@ -95,3 +97,52 @@ def encode_npy(pixels: Tensor) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, pixels.cpu().numpy(), allow_pickle=False)
     return buffer.getvalue()
+
+
+def encode_gif(
+    frames: Sequence[Tensor], *, milliseconds: int, hold: int = 0, there_and_back: bool = False
+) -> bytes:
+    """An animation that repeats for ever.
+
+    Args:
+        frames: at least one (C, H, W) uint8, all of one shape.
+        milliseconds: how long each is shown; GIF counts in steps of 10.
+        hold: how much longer the last one is.
+        there_and_back: go back to the first one the same way, which is then held as well.
+    """
+    images = [_image(_coarse(frame) if len(frame) == 1 else frame) for frame in frames]
+    times = [milliseconds] * len(images)
+    times[-1] += hold
+    if there_and_back:
+        times[0] += hold
+        images, times = images + images[-2:0:-1], times + times[-2:0:-1]
+    file = io.BytesIO()
+    images[0].save(
+        file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True
+    )
+    return file.getvalue()
+
+
+def _coarse(pixels: Tensor) -> Tensor:
+    steps = GIF_GREYS - 1
+    return (pixels.float() * steps / 255).round().mul(255 / steps).round().to(torch.uint8)
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    values = pixels.cpu().permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+
+
+def small(pixels: Tensor, height: int, width: int) -> np.ndarray:
+    """Images (N, C, H, W) uint8 as (N, height, width, 3), smoothly reduced where they are larger.
+
+    For the terminal: an array that needs no torch to look at.
+    """
+    if tuple(pixels.shape[2:]) != (height, width):
+        # in floating point: the reduction of uint8 is not the same on every device
+        shrunk = torch.nn.functional.interpolate(
+            pixels.float(), (height, width), mode="bilinear", antialias=True
+        )
+        pixels = shrunk.round().clamp(0, 255).to(torch.uint8)
+    colours = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
+    return colours.permute(0, 2, 3, 1).cpu().numpy()

@@ -9,6 +9,7 @@ from pathlib import Path
 from vaecli import __version__
 from vaecli.config import canonical_json
 from vaecli.data.dataset import Images
+from vaecli.evaluation import evaluate
 from vaecli.generation import reconstruct, sample
 from vaecli.model import VAE
 from vaecli.pictures import encode_png, make_grid, make_pairs
@@ -16,6 +17,7 @@ from vaecli.protocol import describe
 from vaecli.run import (
     CARD,
     CURVES,
+    LATENTS,
     RECONSTRUCTIONS,
     SAMPLES,
     EpochMetrics,
@@ -46,8 +48,13 @@ def write(
     samples = sample(model, SAMPLE_COLUMNS**2, seed=run.config.training.seed)
     run.write(SAMPLES, encode_png(make_grid(samples, columns=SAMPLE_COLUMNS)))
     run.write(CURVES, plots.curves(rows))
+    settings = run.config.training
+    result = evaluate(model, test, seed=settings.seed, redraw=settings.binarize == "dynamic")
+    figure = plots.latents(result, test.labels, source=f"{run.config.data.name}, test split")
+    run.write(LATENTS, figure)
     run.write(CARD, card(run, rows[:epoch]).encode())
-    return tuple(run.path / name for name in (RECONSTRUCTIONS, SAMPLES, CURVES, CARD))
+    names = (RECONSTRUCTIONS, SAMPLES, CURVES, LATENTS, CARD)
+    return tuple(run.path / name for name in names)
 
 
 def card(run: Run, rows: Sequence[EpochMetrics]) -> str:

@@ -29,6 +29,7 @@ CARD = "README.md"
 RECONSTRUCTIONS = "reconstructions.png"
 SAMPLES = "samples.png"
 CURVES = "curves.png"
+LATENTS = "latents.png"
 STATE = "state"
 SOURCE = "source.json"
 """In `state`: where the images of a run lie, when they are the user's own."""
@@ -211,7 +212,7 @@ class Run:
         files.sync_folder(state)
 
 
-OWN_FILES = (CONFIG, WEIGHTS, METRICS, CARD, RECONSTRUCTIONS, SAMPLES, CURVES)
+OWN_FILES = (CONFIG, WEIGHTS, METRICS, CARD, RECONSTRUCTIONS, SAMPLES, CURVES, LATENTS)
 
 
 def open_run(path: Path) -> Run:

@@ -42,7 +42,10 @@ LONG_EPOCH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Started:
-    """Training begins, or goes on after `epoch` whole epochs and `images` of the next."""
+    """Training begins, or goes on after `epoch` whole epochs and `images` of the next.
+
+    `model` is the model itself, which every step changes: look at it, do not touch it.
+    """
 
     epochs: int
     n_train: int
@@ -50,15 +53,22 @@ class Started:
     parameters: int
     epoch: int
     images: int
+    model: VAE = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Progress within an epoch: `images` seen so far, their mean loss in nats per image."""
+    """Progress within an epoch: `images` seen so far, the terms of their mean loss in nats."""
 
     epoch: int
     images: int
-    loss: float
+    distortion: float
+    rate: float
+
+    @property
+    def loss(self) -> float:
+        """Distortion + rate, nats per image."""
+        return self.distortion + self.rate
 
 
 @dataclass(frozen=True)
@@ -285,6 +295,7 @@ class _Loop:
             parameters=sum(p.numel() for p in self.model.parameters()),
             epoch=self.state.epoch,
             images=self.images_seen,
+            model=self.model,
         )
 
     @property
@@ -367,8 +378,8 @@ class _Loop:
 
     def progress(self) -> Step:
         self._refreshed = time.perf_counter()
-        loss = float(self.sums[1:].sum()) / self.images_seen
-        return Step(self.state.epoch + 1, self.images_seen, loss)
+        distortion, rate = (self.sums[1:] / self.images_seen).tolist()
+        return Step(self.state.epoch + 1, self.images_seen, distortion, rate)
 
     def end_epoch(self, pause: Callable[[], None]) -> EpochMetrics:
         """The test pass and the row of metrics.csv; nothing is changed if `pause` raises."""

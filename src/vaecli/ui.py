@@ -9,14 +9,18 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vaecli import screen
 from vaecli.errors import VaecliError
+from vaecli.screen import Depth, Screen
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from numpy.typing import NDArray
+    from rich.progress import TaskID
 
     from vaecli.run import EpochMetrics
 
@@ -44,6 +48,7 @@ class Terminal:
         verbose: more on stderr.
         json: machine-readable results and errors on stdout.
         progress: live bars where stderr is a terminal.
+        preview: pictures where stderr is a terminal.
         debug: show the traceback of an error.
     """
 
@@ -51,18 +56,53 @@ class Terminal:
     verbose: bool = False
     json: bool = False
     progress: bool = True
+    preview: bool = True
     debug: bool = False
+    _screen: Screen | None = field(default=None, init=False, repr=False)
 
     @property
     def live(self) -> bool:
         """Whether bars may move: a real terminal, whatever FORCE_COLOR says."""
+        return self.progress and self._at_terminal
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures may be drawn: a real terminal that has block characters."""
+        return self.preview and self._at_terminal and self.blocks
+
+    @property
+    def blocks(self) -> bool:
+        """Whether stderr can show characters outside ASCII."""
+        return (getattr(sys.stderr, "encoding", None) or "").lower().startswith("utf")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of the terminal."""
+        return screen.size(sys.stderr)
+
+    @property
+    def _at_terminal(self) -> bool:
         return (
-            self.progress
-            and not self.quiet
+            not self.quiet
             and sys.stderr is not None
             and sys.stderr.isatty()
             and os.environ.get("TERM") != "dumb"
         )
+
+    def rendered(self, rows: Sequence[NDArray[Any]]) -> list[str]:
+        """Lines that show pictures, a row of them for each (N, H, W, 3) uint8, H even."""
+        depth = _depth()
+        lines = []
+        for row in rows:
+            tiles = [screen.half_blocks(image, depth) for image in row]
+            lines += [" ".join(parts) for parts in zip(*tiles, strict=True)]
+        return lines
+
+    def pictures(self, rows: Sequence[NDArray[Any]]) -> None:
+        """Draw rows of pictures, (N, H, W, 3) uint8 each, where `draws` allows."""
+        if self.draws:
+            with contextlib.suppress(OSError, ValueError):
+                print(*self.rendered(rows), sep="\n", file=sys.stderr, flush=True)
 
     def data(self, text: str) -> None:
         """One line of data on stdout."""
@@ -119,7 +159,10 @@ class Terminal:
         if sys.stderr is not None:
             # a closed or full stderr is no reason to lose the work
             with contextlib.suppress(OSError, ValueError):
-                print(escape(text), file=sys.stderr, flush=True)
+                if self._screen is not None:
+                    self._screen.above(escape(text))
+                else:
+                    print(escape(text), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[Work]:
@@ -146,23 +189,15 @@ class Terminal:
         if not self.live:
             yield TrainingView(self, epochs)
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[speed]} images/s"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            console=_console(),
-            transient=True,
-        )
-        with progress:
-            task = progress.add_task(
-                "", total=epochs * images, epoch=f"1/{epochs}", loss="-", speed="-", start=False
-            )
-            yield LiveTrainingView(self, epochs, images, progress, task)
+        self._screen = Screen(sys.stderr)
+        view = LiveTrainingView(self, epochs, images, self._screen, _depth())
+        try:
+            yield view
+        finally:
+            left, self._screen = self._screen, None
+            # the last pictures stay; a terminal that went away is no reason to fail
+            with contextlib.suppress(OSError, ValueError):
+                left.close(view.pictures)
 
 
 class Work(Protocol):
@@ -182,50 +217,125 @@ class TrainingView:
     def start(self, done: int) -> None:
         """Training begins with `done` images already visited."""
 
-    def step(self, epoch: int, images: int, loss: float) -> None:
-        """Progress within an epoch."""
+    def step(self, epoch: int, images: int, distortion: float, rate: float) -> None:
+        """Progress within an epoch, and the mean terms of the loss in it so far."""
+
+    def picture(self, lines: list[str]) -> None:
+        """What the model makes of some images now."""
 
     def epoch(self, row: EpochMetrics) -> None:
         """The end of an epoch."""
-        width = len(str(self.epochs))
+        self.terminal.note(self._forms(row)[0])
+
+    def _forms(self, row: EpochMetrics) -> list[str]:
+        """The line of an epoch, and shorter ones for narrow terminals."""
+        head = f"epoch {row.epoch:>{len(str(self.epochs))}}/{self.epochs}"
         apart = f"{row.objective:.2f}" != f"{row.train_loss:.2f}"
         objective = f"  objective {row.objective:.2f}" if apart else ""
-        self.terminal.note(
-            f"epoch {row.epoch:>{width}}/{self.epochs}{objective}  train {row.train_loss:.2f}"
-            f"  test {row.test_loss:.2f} = distortion {row.test_distortion:.2f}"
-            f" + rate {row.test_rate:.2f}  {row.images_per_second:,.0f} images/s"
-            f"  {row.seconds:.1f} s"
-        )
+        losses = f"train {row.train_loss:.2f}  test {row.test_loss:.2f}"
+        terms = f"= distortion {row.test_distortion:.2f} + rate {row.test_rate:.2f}"
+        return [
+            f"{head}{objective}  {losses} {terms}  {row.images_per_second:,.0f} images/s"
+            f"  {row.seconds:.1f} s",
+            f"{head}{objective}  {losses} {terms}",
+            f"{head}  {losses} {terms}",
+            f"{head}  {losses}",
+            f"{head}  test {row.test_loss:.2f}",
+        ]
 
 
 @dataclass
 class LiveTrainingView(TrainingView):
-    """A bar that moves, with the line of each epoch above it."""
+    """Pictures and a few lines that change in place, with the line of each epoch above them."""
 
     images: int
-    progress: Progress
-    task: TaskID
+    screen: Screen
+    depth: Depth
+    pictures: list[str] = field(default_factory=list)
+    _first: tuple[float, int] = (0.0, 0)
+    _lap: tuple[float, int] = (0.0, 0)
+    _status: list[str] = field(default_factory=list)
 
     def start(self, done: int) -> None:
         """Training begins with `done` images already visited."""
-        self.progress.start_task(self.task)
-        self.progress.update(self.task, completed=done)
+        self._first = self._lap = (time.monotonic(), done)
 
-    def step(self, epoch: int, images: int, loss: float) -> None:
-        """Progress within an epoch."""
-        speed = self.progress.tasks[0].speed
-        self.progress.update(
-            self.task,
-            completed=(epoch - 1) * self.images + images,
-            epoch=f"{epoch}/{self.epochs}",
-            loss=f"{loss:.2f}",
-            speed=f"{speed:,.0f}" if speed else "-",
-        )
+    def step(self, epoch: int, images: int, distortion: float, rate: float) -> None:
+        """Progress within an epoch, and the mean terms of the loss in it so far."""
+        now, done = time.monotonic(), (epoch - 1) * self.images + images
+        speed = (done - self._lap[1]) / max(now - self._lap[0], 1e-9)
+        # with the test passes, which the speed leaves out
+        pace = (now - self._first[0]) / max(done - self._first[1], 1)
+        left = _clock(pace * (self.epochs * self.images - done))
+        share = done / (self.epochs * self.images)
+        head = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        tail = f"{100 * share:3.0f} %  {left} left"
+        loss = f"loss {distortion + rate:.2f}"
+        columns = self.terminal.size[0] - 1
+        room = columns - len(head) - len(tail) - 4
+        bar = ""
+        if room > 4:
+            bar = f"  {_bar(share, min(room, 40), self.terminal.blocks, self.depth)}"
+        self._status = [
+            _first_that_fits(columns, f"{head}{bar}  {tail}", f"{head}  {tail}", head),
+            *_lines_of(
+                columns,
+                f"{loss} = distortion {distortion:.2f} + rate {rate:.2f} nats/image",
+                f"{speed:,.0f} images/s",
+            ),
+        ]
+        self._draw()
+
+    def picture(self, lines: list[str]) -> None:
+        """What the model makes of some images now."""
+        self.pictures = lines
+        self._draw()
 
     def epoch(self, row: EpochMetrics) -> None:
         """The end of an epoch."""
-        self.progress.update(self.task, completed=row.epoch * self.images)
-        super().epoch(row)
+        self.terminal.note(_first_that_fits(self.terminal.size[0] - 1, *self._forms(row)))
+        self._lap = (time.monotonic(), row.epoch * self.images)
+
+    def _draw(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.screen.draw([*self.pictures, *self._status])
+
+
+def _first_that_fits(columns: int, *texts: str) -> str:
+    return next((text for text in texts if screen.width_of(text) <= columns), texts[-1][:columns])
+
+
+def _lines_of(columns: int, loss: str, speed: str) -> list[str]:
+    """The loss and the speed on one line where both fit, else on two."""
+    if len(loss) + len(speed) + 4 <= columns:
+        return [f"{loss}    {speed}"]
+    shorter = loss.replace("distortion", "dist.").replace(" nats/image", "")
+    return [_first_that_fits(columns, loss, shorter), _first_that_fits(columns, speed)]
+
+
+def _bar(share: float, width: int, blocks: bool, depth: Depth) -> str:
+    """A bar of `width` cells; coloured where colours are wanted."""
+    done = round(min(1.0, share) * width)
+    full, empty = ("━", "─") if blocks else ("#", "-")
+    if depth == "none":
+        return full * done + empty * (width - done)
+    return f"\x1b[36m{full * done}\x1b[0m\x1b[2m{empty * (width - done)}\x1b[0m"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _depth() -> Depth:
+    """How many colours stderr may be given, as rich finds out from TERM, COLORTERM, NO_COLOR."""
+    console = _console()
+    if console.no_color or console.color_system is None:
+        return "none"
+    if console.color_system in ("truecolor", "windows"):
+        return "truecolor"
+    return "256" if console.color_system == "256" else "none"
 
 
 def _console() -> Any:

@@ -65,6 +65,14 @@ def evaluate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw the latent space: the images in two dimensions, and the KL of each.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     seed: options.RunSeed = None,
     force: options.Force = False,
     config: options.Config = None,
@@ -86,6 +94,7 @@ def evaluate(
       vaecli eval
       vaecli eval -m runs/001-mnist-mlp --json
       vaecli eval --importance-samples 5000
+      vaecli eval --plot latents.png
       vaecli eval -d fashion-mnist --per-image scores.csv --latents
     """
     common = options.Common.of(ctx)
@@ -94,6 +103,8 @@ def evaluate(
     options.require_at_least("--seed", seed, 0)
     options.require_at_least("--importance-samples", importance_samples, 1)
     _check_output(common, per_image, latents)
+    if plot is not None:
+        _check_plot(plot, force=common.force)
 
     from vaecli import evaluation
     from vaecli.commands.loading import load_images, load_model
@@ -119,6 +130,12 @@ def evaluate(
     value["protocol"] = _protocol(loaded.model.config, binarize, source, importance_samples)
     if per_image is not None:
         _write_scores(common, result, images, per_image, latents)
+    if plot is not None:
+        from vaecli import files, plots
+
+        files.make_folder(plot.parent)
+        files.atomic_write(plot, plots.latents(result, images.labels, source=source))
+        common.terminal.note(f"latent space: {plot}")
     if per_image == STDOUT:
         for name, text in _texts(value).items():
             common.terminal.note(f"{name}: {text}")
@@ -219,3 +236,9 @@ def _write_scores(
     encode = scores.as_jsonl if Path(target).suffix.lower() == ".jsonl" else scores.as_csv
     files.atomic_write(Path(target), encode(table).encode())
     common.terminal.note(f"scores: {target}")
+
+
+def _check_plot(path: Path, *, force: bool) -> None:
+    if path.suffix != ".png":
+        raise UsageError(f"--plot {path}: not a name ending in .png", "Name a .png file.")
+    require_new([path], force=force)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vaecli.commands.options import Common
 from vaecli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vaecli.config import Binarize
     from vaecli.data.dataset import Dataset, Images
+    from vaecli.digit_fit import Invert
+    from vaecli.images import Fit
     from vaecli.run import LoadedModel
 
 
@@ -95,6 +100,56 @@ def _dataset(
     if dataset.fingerprint() != run.config.data.fingerprint:
         common.terminal.warning(f"the data {dataset.name} changed since {run.path} was trained")
     return dataset, True
+
+
+def trained_binarize(loaded: LoadedModel) -> Binarize:
+    """How the images were binarized that the model was trained on; not, where nothing says."""
+    return "none" if loaded.run is None else loaded.run.config.training.binarize
+
+
+def as_trained(loaded: LoadedModel, pixels: Tensor, seed: int) -> Tensor:
+    """Images (N, C, H, W) uint8 as a model trained with dynamic binarization saw them."""
+    from vaecli.noise import LevelNoise
+
+    if trained_binarize(loaded) != "dynamic":
+        return pixels
+    shape = loaded.model.config.image_shape
+    noise = LevelNoise(shape, seed=seed, purpose="aggregate-posterior", device=pixels.device)
+    return noise.binarize(pixels, 0)
+
+
+def load_picture(
+    common: Common,
+    loaded: LoadedModel,
+    source: Path | bytes,
+    *,
+    fit: Fit = "auto",
+    invert: Invert = "auto",
+    name: str,
+) -> Tensor:
+    """An image file, or its bytes, at the model's shape; each change made is noted.
+
+    Returns:
+        (1, C, H, W) uint8 on the model's device.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from vaecli.images import prepare, read_image
+
+    config = loaded.model.config
+    pixels, notes = prepare(
+        read_image(source, name=name),
+        config.image_shape,
+        border=config.border,
+        digits=config.digits,
+        fit=fit,
+        invert=invert,
+        name=name,
+    )
+    for note in notes:
+        common.terminal.note(f"{name}: {note}")
+    return pixels[None].to(next(loaded.model.parameters()).device)
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -90,6 +90,14 @@ NoProgress = Annotated[
     bool,
     typer.Option("--no-progress", help="No live bar.", rich_help_panel=OUTPUT),
 ]
+Preview = Annotated[
+    bool | None,
+    typer.Option(
+        "--preview/--no-preview",
+        help=with_default("Draw pictures in the terminal.", "at a terminal"),
+        rich_help_panel=OUTPUT,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -208,6 +216,7 @@ class Common:
         terminal.quiet, terminal.verbose = values["quiet"], values["verbose"]
         terminal.json, terminal.debug = values["json"], values["debug"]
         terminal.progress = not values["no_progress"]
+        terminal.preview = values.get("preview") is not False
         data_dir = values.get("data_dir")
         return cls(
             terminal=terminal,

@@ -80,6 +80,7 @@ def reconstruct(
         typer.Option(help="Swap dark and light; auto does where the ground is opposite."),
     ] = "auto",
     seed: options.RunSeed = None,
+    preview: options.Preview = None,
     force: options.Force = False,
     config: options.Config = None,
     json: options.Json = False,
@@ -116,11 +117,14 @@ def reconstruct(
         grid = _grid_of_test_images(common, output, grid)
 
     from vaecli.commands.loading import load_model
+    from vaecli.commands.preview import ACROSS
 
     loaded = load_model(common, model)
     work = _Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed))
     if inputs:
-        work.run(jobs, to_stdout, keep=grid is not None)
+        # the terminal shows only the first few
+        keep = len(jobs) if grid is not None else ACROSS if common.terminal.draws else 0
+        work.run(jobs, to_stdout, keep=keep)
     else:
         work.test_images()
     if grid is not None or not inputs:
@@ -129,6 +133,7 @@ def reconstruct(
             common.terminal.note(f"wrote {grid}")
         elif grid is not None and not common.terminal.json:
             common.terminal.data(str(grid))
+    work.show()
     if not inputs and common.terminal.json:
         common.terminal.object({"input": None, "output": str(grid)})
     if work.failures:
@@ -164,13 +169,13 @@ class _Work:
         latent_dim = loaded.model.config.latent_dim
         self.noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=self.device)
 
-    def run(self, jobs: list[Job], to_stdout: bool, *, keep: bool) -> None:
+    def run(self, jobs: list[Job], to_stdout: bool, *, keep: int) -> None:
         """Every input in turn; one that fails does not stop the others.
 
         Args:
             jobs: what to do.
             to_stdout: write the one picture to stdout.
-            keep: remember the pixels, for a grid of all.
+            keep: how many to remember the pixels of, for a grid or the terminal.
         """
         for index, job in enumerate(jobs):
             try:
@@ -181,29 +186,23 @@ class _Work:
                 self.failures.append(error.message)
                 continue
             result = self.one(index, job, original, to_stdout)
-            if keep:
+            if len(self.originals) < keep:
                 self.originals.append(original)
                 self.reconstructions.append(result)
 
     def read(self, source: str) -> Tensor:
         """One input at the model's shape, (1, C, H, W) uint8; each change made is noted."""
-        from vaecli.images import prepare, read_image
+        from vaecli.commands.loading import load_picture
 
-        config = self.loaded.model.config
-        name = "stdin" if source == STDIN else source
-        picture = read_image(_stdin() if source == STDIN else Path(source), name=name)
-        pixels, notes = prepare(
-            picture,
-            config.image_shape,
-            border=config.border,
-            digits=config.digits,
+        from_stdin = source == STDIN
+        return load_picture(
+            self.common,
+            self.loaded,
+            _stdin() if from_stdin else Path(source),
             fit=self.fit,
             invert=self.invert,
-            name=name,
+            name="stdin" if from_stdin else source,
         )
-        for note in notes:
-            self.common.terminal.note(f"{name}: {note}")
-        return pixels[None].to(self.device)
 
     def one(self, index: int, job: Job, original: Tensor, to_stdout: bool) -> Tensor:
         """Reconstruct one image, write it and tell."""
@@ -238,6 +237,17 @@ class _Work:
         noise = self.noise.rows(0, len(images)) if self.sample else None
         self.originals = [images.pixels]
         self.reconstructions = [reconstruct(self.loaded.model, images.pixels, noise=noise)]
+
+    def show(self) -> None:
+        """The first originals and reconstructions in the terminal, where it shows pictures."""
+        import torch
+
+        from vaecli.commands.preview import show_pairs
+
+        if self.originals:
+            show_pairs(
+                self.common.terminal, torch.cat(self.originals), torch.cat(self.reconstructions)
+            )
 
     def write_grid(self, path: Path | None) -> None:
         """Originals above reconstructions in one picture at `path`, None for stdout."""

@@ -21,6 +21,7 @@ from vaecli.config import (
 from vaecli.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
+    from vaecli.commands.preview import TrainingPreview
     from vaecli.planning import Plan
 
 DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
@@ -253,6 +254,15 @@ def train(
         ),
     ] = None,
     seed: options.Seed = None,
+    preview: options.Preview = None,
+    animate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.gif",
+            help="An animation of the same latents decoded after each epoch.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -280,6 +290,7 @@ def train(
       vaecli train --data mnist --latent-dim 2 -o runs/flat
       vaecli train --data photos/
       vaecli train --binarize dynamic --importance-samples 50
+      vaecli train --animate epochs.gif
       vaecli train --resume latest
     """
     common = options.Common.of(ctx)
@@ -312,11 +323,21 @@ def train(
         raise UsageError("--resume and --output contradict each other", "Give one of them.")
     if resume is not None and force:
         raise UsageError("--resume and --force contradict each other", "Give one of them.")
+    if animate is not None:
+        _check_animation(animate, force=common.force)
     plan = _plan(common, given, output, resume, init_from)
     if dry_run:
         _show(common, plan)
     else:
-        _run(common, plan, numbered=output is None and resume is None)
+        _run(common, plan, numbered=output is None and resume is None, animate=animate)
+
+
+def _check_animation(path: Path, *, force: bool) -> None:
+    from vaecli import outputs
+
+    if path.suffix != ".gif":
+        raise UsageError(f"--animate {path}: not a name ending in .gif")
+    outputs.require_new([path], force=force)
 
 
 def _plan(
@@ -350,7 +371,7 @@ def _plan(
         return planning.plan(request, source)
 
 
-def _run(common: options.Common, plan: Plan, *, numbered: bool) -> None:
+def _run(common: options.Common, plan: Plan, *, numbered: bool, animate: Path | None) -> None:
     from vaecli import planning
     from vaecli.device import require_working, resolve
     from vaecli.signals import stop_flag
@@ -359,6 +380,8 @@ def _run(common: options.Common, plan: Plan, *, numbered: bool) -> None:
     if plan.status == "finished":
         assert plan.path is not None
         terminal.note(f"{plan.path} is finished; nothing to do")
+        if animate is not None:
+            terminal.warning(f"{animate} was not made: the epochs of a finished run are gone")
         _result(common, plan.path, None)
         return
     if numbered and (twin := planning.unfinished_twin(plan.config)):
@@ -369,7 +392,8 @@ def _run(common: options.Common, plan: Plan, *, numbered: bool) -> None:
         stopped = f"stopped; the state is saved in {target.path}", f"Continue with: {command}"
         try:
             with stop_flag.deferred():
-                last = _watch(common, target, plan, device, "vaecli: {}. {}".format(*stopped))
+                show = _Show(common, target, plan, device, animate)
+                last = show.watch("vaecli: {}. {}".format(*stopped))
         except KeyboardInterrupt:
             raise StoppedError(stop_flag.exit_code, *stopped) from None
         except OSError as error:
@@ -389,55 +413,99 @@ def _resume_command(common: options.Common, path: Path) -> str:
     return shlex.join(words)
 
 
-def _watch(common: options.Common, target: Any, plan: Plan, device: Any, last_words: str) -> Any:
-    """Train, and show what happens; returns the last row of metrics."""
-    from vaecli import training
-    from vaecli.signals import stop_flag
+class _Show:
+    """Trains a run, and shows what happens: lines, pictures, the animation."""
 
-    terminal, config = common.terminal, plan.config.training
-    events = training.train(
-        target,
-        plan.dataset,
-        device=device,
-        should_stop=lambda: stop_flag.received is not None,
-        initial=plan.initial,
-    )
-    last = None
-    n_train = config.fitted(len(plan.dataset.train))
-    with terminal.training(config.epochs, n_train) as view:
-        for event in events:
-            match event:
-                case training.Started():
-                    _introduce(common, target, plan, event, device)
-                    view.start(event.epoch * n_train + event.images)
-                case training.Step():
-                    view.step(event.epoch, event.images, event.loss)
-                case training.EpochEnd():
-                    view.epoch(event.metrics)
-                case training.Saved():
-                    seen = f" and {event.images:,} images" if event.images else ""
-                    terminal.detail(f"saved after {event.epoch} epochs{seen}")
-                case training.Notice():
-                    terminal.warning(event.text)
-                case training.Stopped():
-                    raise KeyboardInterrupt
-                case training.Finished():
-                    last = event.metrics[event.epoch - 1]
-                    if last.epoch < event.metrics[-1].epoch:
-                        terminal.note(f"the weights are those of epoch {last.epoch}, the best")
-                    stop_flag.leave_with(last_words)  # pictures can be drawn again
-    return last
+    def __init__(
+        self, common: options.Common, target: Any, plan: Plan, device: Any, animate: Path | None
+    ) -> None:
+        self.common, self.target, self.plan, self.device = common, target, plan, device
+        self.animate = animate
+        self.film: Any = None
+
+    def watch(self, last_words: str) -> Any:
+        """Train; returns the last row of metrics."""
+        from vaecli import training
+        from vaecli.signals import stop_flag
+
+        terminal, config = self.common.terminal, self.plan.config.training
+        events = training.train(
+            self.target,
+            self.plan.dataset,
+            device=self.device,
+            should_stop=lambda: stop_flag.received is not None,
+            initial=self.plan.initial,
+        )
+        last = None
+        n_train = config.fitted(len(self.plan.dataset.train))
+        with terminal.training(config.epochs, n_train) as view:
+            for event in events:
+                match event:
+                    case training.Started():
+                        _introduce(self.common, self.target, self.plan, event, self.device)
+                        view.start(event.epoch * n_train + event.images)
+                        preview = self._start(event)
+                        view.picture(preview.lines())
+                    case training.Step():
+                        view.step(event.epoch, event.images, event.distortion, event.rate)
+                    case training.EpochEnd():
+                        view.epoch(event.metrics)
+                        view.picture(preview.lines())
+                        self._add_frame(event.metrics.epoch, event.metrics.test_loss)
+                    case training.Saved():
+                        seen = f" and {event.images:,} images" if event.images else ""
+                        terminal.detail(f"saved after {event.epoch} epochs{seen}")
+                    case training.Notice():
+                        terminal.warning(event.text)
+                    case training.Stopped():
+                        raise KeyboardInterrupt
+                    case training.Finished():
+                        view.picture(preview.lines(last=True))
+                        last = event.metrics[event.epoch - 1]
+                        if last.epoch < event.metrics[-1].epoch:
+                            terminal.note(f"the weights are those of epoch {last.epoch}, the best")
+                        self._write_film()
+                        stop_flag.leave_with(last_words)  # pictures can be drawn again
+        return last
+
+    def _start(self, event: Any) -> TrainingPreview:
+        from vaecli.commands.preview import ACROSS, TrainingPreview
+
+        if self.animate is not None:
+            from vaecli.animation import Animation
+
+            self.film = Animation(event.model, seed=self.plan.config.training.seed)
+            self._add_frame(event.epoch, None)
+            if event.epoch:
+                self.common.terminal.warning(
+                    f"{self.animate} starts at epoch {event.epoch}, where this run is continued"
+                )
+        shown = self.plan.dataset.test.pixels[:ACROSS].to(self.device)
+        return TrainingPreview(self.common.terminal, event.model, shown)
+
+    def _add_frame(self, epoch: int, loss: float | None) -> None:
+        if self.film is not None:
+            title = f"epoch {epoch} of {self.plan.config.training.epochs}"
+            self.film.add(title if loss is None else f"{title}   test loss {loss:.1f} nats")
+
+    def _write_film(self) -> None:
+        from vaecli import files
+
+        if self.film is not None and self.animate is not None:
+            files.make_folder(self.animate.parent)
+            files.atomic_write(self.animate, self.film.encode())
+            self.common.terminal.note(f"animation: {self.animate}")
 
 
 def _introduce(common: options.Common, target: Any, plan: Plan, event: Any, device: Any) -> None:
     import torch
 
     verb = "continuing" if event.epoch or event.images else "training"
-    model = plan.config.model
+    model, threads = plan.config.model, torch.get_num_threads()
     common.terminal.note(
         f"{verb} {target.path}: {model.arch} {_widths_text(model)},"
         f" {event.parameters:,} parameters, {event.n_train:,} {plan.dataset.name} images"
-        f" (test {event.n_test:,}), {device.type} with {torch.get_num_threads()} threads"
+        f" (test {event.n_test:,}), {device.type} with {threads} thread{'s' * (threads != 1)}"
     )
 
 

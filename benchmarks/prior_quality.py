@@ -1,0 +1,122 @@
+"""Samples of the normal prior against samples of the mixture: `python benchmarks/prior_quality.py`.
+
+    python benchmarks/prior_quality.py --model runs/001-mnist-mlp --data-dir DATA
+
+Measured on N images of each kind, and on test images and their reconstructions to compare with:
+
+- a small convolutional classifier trained on the training images: its mean confidence (the largest
+  of its ten probabilities), and the share of images it is at least 90 % sure of;
+- class balance: exp(entropy) of its mean prediction, 10 where all classes are equally frequent;
+- nearest neighbour: the Euclidean distance (pixels in [0, 1]) to the closest training image, its
+  median, and the share of images closer than 99 % of the test images are. A model that repeats
+  its training images has a share far above the 1 % of the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vaecli import data, generation, latent_space, mixture, run
+from vaecli.data.dataset import Images, as_float
+
+
+def train_classifier(images: Images, epochs: int = 2, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 49, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+    )
+    steps = epochs * (len(images) // 256)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    assert images.labels is not None
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images)).split(256):
+            if len(batch) < 256:
+                continue
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(
+                model(as_float(images.pixels[batch])), images.labels[batch].long()
+            )
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, pixels: Tensor) -> Tensor:
+    parts = [model(as_float(part)).softmax(1) for part in pixels.split(1000)]
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def nearest(pixels: Tensor, training: Tensor) -> Tensor:
+    """Distance of each image (N, ...) to the closest of the training images, (N,)."""
+    known = as_float(training).flatten(1)
+    squares = known.square().sum(1)
+    result = []
+    for part in as_float(pixels).flatten(1).split(500):
+        products = part.square().sum(1)[:, None] + squares - 2 * part @ known.T
+        result.append(products.min(1).values.clamp(min=0).sqrt())
+    return torch.cat(result)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="latest")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("-n", type=int, default=5000)
+    arguments = parser.parse_args()
+    loaded = run.load_model(arguments.model)
+    assert loaded.run is not None
+    sets = data.load(
+        loaded.run.config.data.name, folder=arguments.data_dir, download=False, report=print
+    )
+    model, count, seed = loaded.model, arguments.n, loaded.seed(None)
+    classifier = train_classifier(sets.train)
+    test = sets.test.first(count)
+    assert test.labels is not None
+    accuracy = (predict(classifier, test.pixels).argmax(1) == test.labels).float().mean()
+    print(f"classifier: {100 * accuracy:.1f} % of the test images right")
+    embedding = latent_space.embed(model, sets.train.pixels)
+    kinds = {
+        "test images": test.pixels,
+        "their reconstructions": generation.reconstruct(model, test.pixels),
+        "normal prior": generation.sample(model, count, seed=seed),
+    }
+    for components in (1, 3, 10, 30):
+        fitted = mixture.fit(embedding, components=components, seed=seed)
+        kinds[f"mixture of {components}"] = generation.decode(
+            model, fitted.sample(count, seed=seed)
+        )
+    close = None
+    print("| images | confidence | at least 90 % sure | classes | nearest | too close |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, pixels in kinds.items():
+        probabilities = predict(classifier, pixels)
+        sure = probabilities.max(1).values
+        mean = probabilities.mean(0)
+        classes = torch.exp(-(mean * mean.log()).sum())
+        distance = nearest(pixels, sets.train.pixels)
+        close = distance.quantile(0.01) if close is None else close
+        print(
+            f"| {name} | {100 * sure.mean():.1f} % | {100 * (sure >= 0.9).float().mean():.1f} %"
+            f" | {classes:.2f} | {distance.median():.2f}"
+            f" | {100 * (distance < close).float().mean():.1f} % |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
