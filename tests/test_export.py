@@ -242,6 +242,8 @@ def test_a_difference_is_seen(slip: str) -> None:
         ("--format", "pt2", "--tolerance", "-1"),
         ("--format", "pt2", "--tolerance", "nan"),
         ("--format", "pt2", "-o", "-"),
+        ("-o", "page.html"),
+        ("--format", "pt2", "-o", "model.safetensors"),
         ("--format", "html", "-o", "-", "--json"),
     ],
 )

@@ -165,7 +165,7 @@ def test_light_commands_load_neither_torchvision_nor_matplotlib(trained: Path, p
     for command in (
         ["reconstruct", str(png), "-q", "-o", str(png.with_name("out.png"))],
         ["sample", "-q", "-o", str(png.with_name("samples.png"))],
-        ["export", "-q", "-o", str(png.with_name("x.safetensors"))],
+        ["export", "-q", "--format", "safetensors", "-o", str(png.with_name("x.safetensors"))],
     ):
         arguments = [*command, "-m", str(trained)]
         loaded = modules_after(f"from vaecli.cli import run; assert run({arguments}) == 0")

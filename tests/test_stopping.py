@@ -316,12 +316,12 @@ def test_preflight_refuses_a_disk_with_too_little_room(
     vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [*SHORT, "--data-dir", data_dir, "-o", "out"]
-    monkeypatch.setattr(files, "free_space", lambda folder: 3_000_000)
-    refused = vaecli(*command)
+    with monkeypatch.context() as patch:  # undoing all would leave the test's own folder
+        patch.setattr(files, "free_space", lambda folder: 3_000_000)
+        refused = vaecli(*command)
     assert refused.code == ExitCode.ENVIRONMENT
     assert "3.0 MB of disk space are free" in refused.err
     assert not Path("out", WEIGHTS).exists()
-    monkeypatch.undo()
     assert vaecli(*command).code == 0
 
 

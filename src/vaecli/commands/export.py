@@ -175,6 +175,11 @@ def _require_new(
         return
     if format not in IN_PARTS:
         outputs.require_new([target], force=common.force)
+    elif target.suffix in (".html", ".safetensors"):
+        raise UsageError(
+            f"output {target}: --format {format} makes a folder",
+            f"Add --format {target.suffix[1:]}, or name a folder.",
+        )
     elif target.exists() and not target.is_dir():
         raise UsageError(f"output {target}: it is a file", f"--format {format} makes a folder.")
     else:
