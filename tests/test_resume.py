@@ -101,6 +101,14 @@ def test_patience_keeps_the_best_on_held_out_training_images(tmp_path: Path) -> 
     assert evaluate(model, held_out, seed=0).loss == losses[best - 1]
     assert f"After {best} epochs" in (one.path / "README.md").read_text()
 
+    # stopped in an epoch after the best one: the best weights come back with the state
+    asked_per_epoch = 4 + 1 + 1  # steps, test batches, held-out batches
+    broken = make_run(tmp_path / "broken", **settings)
+    events = stop_at(broken, (best + 1) * asked_per_epoch + 2, DATASET)
+    assert events[-1] == training.Stopped(epoch=best + 1, images=32)
+    finish(broken)
+    assert result(broken.path) == result(one.path)
+
     # other test images choose the same epoch, and the same bytes
     other = Dataset("blobs", DATASET.train, images(5))
     two = make_run(tmp_path / "two", other, **settings)
