@@ -43,6 +43,7 @@ def test_train_prints_the_run_directory_and_nothing_else(vaecli: Vaecli) -> None
         "reconstructions.png",
         "samples.png",
         "curves.png",
+        "latents.png",
         "README.md",
         "state",
     }

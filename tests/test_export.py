@@ -285,4 +285,4 @@ def test_the_extras_are_those_of_the_package() -> None:
     declared = project["optional-dependencies"]
     for extra, packages in extras.EXTRAS.items():
         names = [re.split(r"[><=]", requirement)[0] for requirement in declared[extra]]
-        assert tuple(names) == packages
+        assert names == [extras.PROJECTS.get(package, package) for package in packages]
