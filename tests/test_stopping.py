@@ -234,7 +234,7 @@ def test_a_second_process_is_exit_7(tmp_path: Path, data_dir: Path, vaecli: Vaec
 
 def in_a_full_disk(script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script in which $DISK is a file system of 500 kB."""
-    setup = "DISK=$(mktemp -d) && mount -t tmpfs -o size=500k none $DISK || exit 99\n"
+    setup = "DISK=$(mktemp -d) && mount -t tmpfs -o size=1500k none $DISK || exit 99\n"
     return subprocess.run(
         ["unshare", "-rm", "sh", "-c", setup + script], capture_output=True, text=True, check=False
     )
