@@ -19,7 +19,7 @@ SOURCE = Path(vaecli.__file__).parent
 LADDER = [
     ["vaecli", "errors"],
     ["config", "files", "signals", "outputs", "extras", "screen", "data.origin"],
-    ["model", "likelihood", "noise", "device", "hub"],
+    ["model", "likelihood", "noise", "device", "precision", "capture", "hub"],
     ["loss", "data.dataset", "weights"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],
     ["images"],

@@ -23,6 +23,7 @@ Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"
 Binarize = Literal["none", "dynamic", "static"]
 Schedule = Literal["linear", "cosine", "constant"]
 OutputBias = Literal["mean", "zero"]
+Precision = Literal["fp32", "bf16", "tf32"]
 
 Config = TypeVar("Config", "ModelConfig", "TrainConfig", "DataConfig")
 
@@ -118,6 +119,8 @@ class TrainConfig:
     """Latents drawn per image; more than one trains the importance-weighted bound."""
     binarize: Binarize = "none"
     """Pixels as black or white: never, redrawn each epoch, or drawn once."""
+    precision: Precision = "fp32"
+    """Of matrix products while training; evaluation is always in float32."""
     seed: int = 0
     """The only source of randomness."""
     limit: int | None = None

@@ -33,7 +33,8 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, C, H, W) in [0, 1] to mean (B, L) and log variance (B, L)."""
         features = self.hidden(images.flatten(1))
-        return self.mean(features), self.log_variance(features)
+        # under autocast layers compute in a shorter type; what follows them does not
+        return self.mean(features).to(images.dtype), self.log_variance(features).to(images.dtype)
 
 
 class Decoder(nn.Module):
@@ -55,7 +56,7 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Map latents (B, L) to pixel parameters (B, C, H, W)."""
-        output: Tensor = self.output(self.hidden(latents))
+        output: Tensor = self.output(self.hidden(latents)).to(latents.dtype)
         return output.view(-1, *self.image_shape)
 
 

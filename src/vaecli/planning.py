@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from vaecli import __version__, data, run, weights
+from vaecli import __version__, data, precision, run, weights
 from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig, contradictions
 from vaecli.data.dataset import Dataset
 from vaecli.data.decode import Fitting
@@ -361,6 +361,7 @@ def _existing(
 ) -> Plan:
     """The plan to go on with `found` as `grown`, which is the same run or one of more epochs."""
     _require_unchanged(found, dataset)
+    precision.require(found.config.training.precision, torch.device(request.device))
     if grown is found and found.finished and found.intact:
         return Plan(found.config, dataset, found.path, "finished")
     now, then = _environment(request), found.config.environment
@@ -440,6 +441,7 @@ def _check(request: Request) -> None:
     ]
     if problems:
         raise UsageError("; ".join(f"--{name.replace('_', '-')} {text}" for name, text in problems))
+    precision.require(train_config.precision, torch.device(request.device))
 
 
 def _config(request: Request, dataset: Dataset) -> RunConfig:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vaecli import report
+from vaecli.capture import Replayed, recorder
 from vaecli.checkpoint import Checkpoint
 from vaecli.config import RunConfig, TrainConfig
 from vaecli.data.dataset import Dataset, Images, static_binarized
@@ -26,6 +27,7 @@ from vaecli.likelihood import LIKELIHOODS
 from vaecli.model import VAE, build
 from vaecli.noise import derive_seed, permutation
 from vaecli.objective import Draws, beta_at, objective, passes
+from vaecli.precision import autocast, exactness
 from vaecli.run import EpochMetrics, Run
 from vaecli.weights import Shapes
 
@@ -254,6 +256,9 @@ class _Loop:
         }
         """The weights of `best_epoch`."""
         self.optimizer = _adam(self.model, self.config)
+        self._fit: Callable[..., None] = self._fit_batch
+        if (found := recorder(device)) is not None:
+            self._fit = Replayed(self._fit_batch, found)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         """Objective, distortion and rate summed over the images of this epoch so far."""
         self.state = _State()
@@ -351,7 +356,7 @@ class _Loop:
             start = self.images_seen
             chosen = order[start : start + self.batch_size]
             step = epoch * self.steps_per_epoch + self.state.step
-            self.optimizer.param_groups[0]["lr"] = learning_rate(step, total, self.config)
+            self._set_learning_rate(learning_rate(step, total, self.config))
             beta = beta_at(step, self.steps_per_epoch, self.config)
             pixels = self.train.pixels[chosen].to(self.device)
             self.train.release()
@@ -361,17 +366,40 @@ class _Loop:
 
     def _step(self, pixels: Tensor, draws: Draws, start: int, beta: float) -> None:
         """One optimizer step on the images at the places from `start` on."""
-        self.optimizer.zero_grad(set_to_none=True)
         images, stop = draws.images(pixels, start), start + len(pixels)
-        samples = self.config.importance_samples
-        for first, last in passes(start, stop, self.model.config, samples):
+        weight = torch.full((), beta, device=self.device)
+        parts = list(passes(start, stop, self.model.config, self.config.importance_samples))
+        if len(parts) == 1:
+            self._fit(images, draws.noise(start, stop), weight)
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        for first, last in parts:
             part = images[first - start : last - start]
-            noise = draws.noise(first, last)
-            outcome = objective(self.model, part, noise, beta, self.config.free_bits)
-            torch.autograd.backward(outcome.objective.sum() / len(pixels))
-            with torch.no_grad():
-                self.sums += torch.stack([term.sum() for term in outcome])
+            self._add_gradient(part, draws.noise(first, last), weight, len(images))
         self.optimizer.step()
+
+    def _fit_batch(self, images: Tensor, noise: Tensor, beta: Tensor) -> None:
+        """A step on one batch that is computed at once; the same work on the device each time."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._add_gradient(images, noise, beta, len(images))
+        self.optimizer.step()
+
+    def _add_gradient(self, images: Tensor, noise: Tensor, beta: Tensor, of: int) -> None:
+        """Add what these images contribute to the gradient of a batch of `of`, and their sums."""
+        precision = self.config.precision
+        with exactness(precision, self.device):
+            with autocast(precision, self.device):
+                outcome = objective(self.model, images, noise, beta, self.config.free_bits)
+            torch.autograd.backward(outcome.objective.sum() / of)
+        with torch.no_grad():
+            self.sums += torch.stack([term.sum() for term in outcome])
+
+    def _set_learning_rate(self, rate: float) -> None:
+        group = self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)  # in place: a recorded step reads it there
+        else:
+            group["lr"] = rate
 
     def refresh_due(self) -> bool:
         return time.perf_counter() - self._refreshed >= REFRESH_SECONDS
@@ -499,7 +527,15 @@ def initial_model(config: RunConfig, images: Images) -> VAE:
 def _adam(model: VAE, config: TrainConfig) -> torch.optim.Adam:
     """Adam with its state in place from the start, so that a commit always has the same shape."""
     betas = ADAM_BETAS if config.schedule == "constant" else DECAYED_BETAS
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=betas, fused=True)
+    device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=torch.tensor(config.lr, device=device) if on_gpu else config.lr,
+        betas=betas,
+        fused=True,
+        capturable=on_gpu,
+    )
     for parameter in model.parameters():
         optimizer.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),

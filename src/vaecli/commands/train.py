@@ -15,6 +15,7 @@ from vaecli.config import (
     Likelihood,
     ModelConfig,
     OutputBias,
+    Precision,
     Schedule,
     TrainConfig,
 )
@@ -241,6 +242,17 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help=options.with_default(
+                "Of matrix products while training: bf16 is faster where the processor has it,"
+                " tf32 exists on CUDA. Evaluation is always in fp32.",
+                _TRAINING.precision,
+            ),
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -315,6 +327,7 @@ def train(
         "lr": lr,
         "schedule": schedule,
         "output_bias": output_bias,
+        "precision": precision,
         "patience": patience,
         "seed": seed,
     }

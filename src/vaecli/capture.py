@@ -1,0 +1,96 @@
+"""A training step recorded once and replayed: on a GPU a small model's time is its launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3
+"""Steps before the record, in which libraries set themselves up; they train like all others."""
+
+
+class Recorder(Protocol):
+    """What `Replayed` needs of a device."""
+
+    def warm_up(self, step: Callable[[], None]) -> None:
+        """Run a step as it will be recorded, and let the device see its result."""
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Record a step without running it; returns what runs it."""
+
+
+class CudaGraphs:
+    """Records on the current CUDA device; https://docs.pytorch.org/docs/stable/notes/cuda.html."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()
+
+    def warm_up(self, step: Callable[[], None]) -> None:
+        """As `Recorder.warm_up`; on a stream of its own, as a graph demands."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            step()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """As `Recorder.record`."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+
+def recorder(device: torch.device) -> Recorder | None:
+    """How `device` records; None where launches cost next to nothing."""
+    return CudaGraphs() if device.type == "cuda" else None
+
+
+class Replayed:
+    """A step of constant shapes, run from a record of it after a short warm-up.
+
+    Inputs are copied into tensors of the record's own.  A step of other shapes, such as the short
+    last batch of an epoch, runs as it is, and so does every step where recording fails.
+
+    Args:
+        step: reads its tensors and changes weights in place; reads nothing back from the device.
+        recorder: how the device records.
+    """
+
+    def __init__(self, step: Callable[..., None], recorder: Recorder) -> None:
+        self._step = step
+        self._recorder: Recorder | None = recorder
+        self._inputs: tuple[Tensor, ...] = ()
+        self._replay: Callable[[], None] | None = None
+        self._warmed_up = 0
+
+    def __call__(self, *inputs: Tensor) -> None:
+        """Do one step on these inputs."""
+        if not self._inputs:
+            self._inputs = tuple(torch.empty_like(tensor) for tensor in inputs)
+        same = all(
+            mine.shape == given.shape for mine, given in zip(self._inputs, inputs, strict=True)
+        )
+        if self._recorder is None or not same:
+            self._step(*inputs)
+            return
+        for mine, given in zip(self._inputs, inputs, strict=True):
+            mine.copy_(given)
+        if self._warmed_up < WARM_UP:
+            self._recorder.warm_up(self._on_own_inputs)
+            self._warmed_up += 1
+            return
+        if self._replay is None:
+            try:
+                self._replay = self._recorder.record(self._on_own_inputs)
+            except RuntimeError:
+                self._recorder = None
+                self._step(*inputs)
+                return
+        self._replay()
+
+    def _on_own_inputs(self) -> None:
+        self._step(*self._inputs)

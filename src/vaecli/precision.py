@@ -1,0 +1,58 @@
+"""How exactly matrix products are computed while training; everything else stays in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from vaecli.config import Precision
+from vaecli.errors import EnvironmentFailure, UsageError
+
+
+def require(precision: Precision, device: torch.device) -> None:
+    """See that `device` computes in `precision`, before work is spent.
+
+    Raises:
+        UsageError: no device of this kind does.
+        EnvironmentFailure: this one does not.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise UsageError(
+            f"--precision tf32: {device.type} has no such products, only CUDA has",
+            "Choose fp32 or bf16.",
+        )
+    if precision == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+        raise EnvironmentFailure(
+            "--precision bf16: this processor has no bfloat16 products", "Leave --precision out."
+        )
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context of a forward pass: products in bfloat16 from float32 weights, where asked for.
+
+    The model gives its outputs in the type of its inputs all the same.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def exactness(precision: Precision, device: torch.device) -> Iterator[None]:
+    """The context of a forward and backward pass: TF32 on CUDA where asked for, and only there."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    wanted = precision == "tf32"
+    try:
+        # convolutions are in TF32 unless told otherwise
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def _cpu_has_bf16() -> bool:
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and supported
