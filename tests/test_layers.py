@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import vaecli
+from conftest import TRAIN
 
 SOURCE = Path(vaecli.__file__).parent
 
@@ -19,7 +20,7 @@ SOURCE = Path(vaecli.__file__).parent
 LADDER = [
     ["vaecli", "errors"],
     ["config", "files", "signals", "outputs", "extras", "screen", "data.origin"],
-    ["model", "likelihood", "noise", "device", "precision", "capture", "hub"],
+    ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub"],
     ["loss", "data.dataset", "weights"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],
     ["images"],
@@ -121,8 +122,51 @@ def modules_after(code: str) -> set[str]:
     return set(output.splitlines()[-1].split())
 
 
+HEAVY = {
+    *("torch", "numpy", "PIL", "safetensors", "platformdirs", "filelock", "matplotlib", "scipy"),
+    *("torchvision", "sklearn", "onnx", "onnxruntime", "torch._dynamo", "torch._inductor"),
+}
+TORCH = {"torch", "numpy"}
+"""Importing torch imports numpy."""
+READING = TORCH | {"PIL", "safetensors", "platformdirs"}
+
+
+def test_what_each_command_loads(trained: Path, data_dir: Path, tmp_path: Path) -> None:
+    """Nothing heavy before it is needed: torch costs seconds, torchvision and Dynamo more."""
+    model, digit = ["-m", str(trained), "-q", "-f"], str(tmp_path / "digit.png")
+    data = ["--data-dir", str(data_dir)]
+    commands = {
+        "sample": (["sample", *model, "-n", "1", "-o", digit], READING),
+        "reconstruct": (["reconstruct", digit, *model, "-o", digit + ".png"], READING),
+        "eval": (["eval", "-m", str(trained), "-q", *data], READING),
+        "train": (
+            # pictures come last: matplotlib is loaded when all is safe and shown
+            [*TRAIN, "-e", "1", "-q", *data, "-o", str(tmp_path / "run")],
+            READING | {"filelock", "matplotlib"},
+        ),
+    }
+    script = f"""
+import contextlib, io, sys
+from vaecli import cli, training
+finished = training.Finished.__init__
+def watch(self, *values):
+    print("finished", *sys.modules, file=sys.stderr)
+    finished(self, *values)
+training.Finished.__init__ = watch
+for name, (arguments, _) in {commands!r}.items():
+    assert cli.run(arguments) == 0
+    print(name, *sys.modules, file=sys.stderr)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.split()[0]: HEAVY & {*line.split()} for line in done.stderr.splitlines()}
+    for name, (_, expected) in commands.items():
+        assert loaded[name] == expected, name
+    assert "matplotlib" not in loaded["finished"]
+
+
 def test_help_is_instant() -> None:
-    heavy = {"torch", "torchvision", "matplotlib", "numpy", "PIL", "safetensors"}
+    heavy = HEAVY
     for arguments in ([], ["--help"], ["--version"], ["train", "--help"], ["eval", "--help"]):
         loaded = modules_after(f"from vaecli.cli import run; run({arguments})")
         assert not heavy & loaded, arguments

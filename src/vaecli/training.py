@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vaecli import report
+from vaecli.adam import Adam
 from vaecli.capture import Replayed, recorder
 from vaecli.checkpoint import Checkpoint
 from vaecli.config import RunConfig, TrainConfig
@@ -255,7 +256,8 @@ class _Loop:
             if self.config.patience
         }
         """The weights of `best_epoch`."""
-        self.optimizer = _adam(self.model, self.config)
+        betas = ADAM_BETAS if self.config.schedule == "constant" else DECAYED_BETAS
+        self.optimizer = Adam(dict(self.model.named_parameters()), betas)
         self._fit: Callable[..., None] = self._fit_batch
         if (found := recorder(device)) is not None:
             self._fit = Replayed(self._fit_batch, found)
@@ -356,7 +358,7 @@ class _Loop:
             start = self.images_seen
             chosen = order[start : start + self.batch_size]
             step = epoch * self.steps_per_epoch + self.state.step
-            self._set_learning_rate(learning_rate(step, total, self.config))
+            self.optimizer.set_learning_rate(learning_rate(step, total, self.config))
             beta = beta_at(step, self.steps_per_epoch, self.config)
             pixels = self.train.pixels[chosen].to(self.device)
             self.train.release()
@@ -372,7 +374,7 @@ class _Loop:
         if len(parts) == 1:
             self._fit(images, draws.noise(start, stop), weight)
             return
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.forget_gradients()
         for first, last in parts:
             part = images[first - start : last - start]
             self._add_gradient(part, draws.noise(first, last), weight, len(images))
@@ -380,7 +382,7 @@ class _Loop:
 
     def _fit_batch(self, images: Tensor, noise: Tensor, beta: Tensor) -> None:
         """A step on one batch that is computed at once; the same work on the device each time."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.forget_gradients()
         self._add_gradient(images, noise, beta, len(images))
         self.optimizer.step()
 
@@ -393,13 +395,6 @@ class _Loop:
             torch.autograd.backward(outcome.objective.sum() / of)
         with torch.no_grad():
             self.sums += torch.stack([term.sum() for term in outcome])
-
-    def _set_learning_rate(self, rate: float) -> None:
-        group = self.optimizer.param_groups[0]
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)  # in place: a recorded step reads it there
-        else:
-            group["lr"] = rate
 
     def refresh_due(self) -> bool:
         return time.perf_counter() - self._refreshed >= REFRESH_SECONDS
@@ -497,10 +492,8 @@ class _Loop:
         """Every tensor a commit holds, by name; the tensors themselves, not copies."""
         tensors = {"sums": self.sums}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for name, parameter in self.model.named_parameters():
-            state = self.optimizer.state[parameter]
-            tensors[f"model.{name}"] = parameter
-            tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
+        tensors |= {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
+        tensors |= {f"adam.{name}": tensor for name, tensor in self.optimizer.state()}
         return tensors
 
 
@@ -522,24 +515,3 @@ def initial_model(config: RunConfig, images: Images) -> VAE:
         if model.decoder.log_scale is not None and distribution.log_scale is not None:
             model.decoder.log_scale.fill_(distribution.log_scale)
     return model
-
-
-def _adam(model: VAE, config: TrainConfig) -> torch.optim.Adam:
-    """Adam with its state in place from the start, so that a commit always has the same shape."""
-    betas = ADAM_BETAS if config.schedule == "constant" else DECAYED_BETAS
-    device = next(model.parameters()).device
-    on_gpu = device.type == "cuda"
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        lr=torch.tensor(config.lr, device=device) if on_gpu else config.lr,
-        betas=betas,
-        fused=True,
-        capturable=on_gpu,
-    )
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer

@@ -1,0 +1,207 @@
+"""Writes docs/performance.md and docs/images/speed.png from the results of the other benchmarks.
+
+    python benchmarks/performance.py
+
+Reads speed.json, speed-cuda.json, startup.json and steps.json in benchmarks/results; what was not
+measured is said to be so.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+DOCS = HERE.parent / "docs"
+NOT_MEASURED = "not measured"
+LABELS = {
+    "vaecli": "vaecli",
+    "vaecli-bf16": "vaecli --precision bf16",
+    "textbook": "the PyTorch example",
+    "pythae": "Pythae",
+    "jax": "JAX + optax, jitted",
+    "products": "the matrix products alone",
+    "products-bf16": "the matrix products alone, bf16",
+}
+Rounds = dict[str, list[dict[str, Any]]]
+
+
+def main() -> None:
+    speed, cuda = load("speed"), load("speed-cuda")
+    page = TEMPLATE.format(
+        machine=machine(speed),
+        speed=speed_table(speed and speed["rounds"]),
+        cuda=speed_table(cuda and cuda["rounds"], ("vaecli", "vaecli-bf16", "textbook")),
+        steps=steps_table(load("steps")),
+        startup=startup_table(load("startup")),
+    )
+    (DOCS / "performance.md").write_text(page)
+    if speed is not None:
+        picture(speed["rounds"]).savefig(DOCS / "images" / "speed.png", dpi=150)
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """The results of a benchmark, or None."""
+    path = HERE / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def machine(speed: dict[str, Any] | None) -> str:
+    """What the figures were measured on."""
+    if speed is None:
+        return NOT_MEASURED
+    versions = ", ".join(f"{name} {version}" for name, version in speed["versions"].items())
+    return f"{speed['cores']} {speed['machine']} cores, {speed['threads']} threads; {versions}"
+
+
+def ratio(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> float:
+    """Median over rounds of how many times as long `one` takes."""
+    return median(a["seconds"] / b["seconds"] for a, b in zip(one, two, strict=True))
+
+
+def speed_table(rounds: Rounds | None, names: tuple[str, ...] = tuple(LABELS)) -> str:
+    """Medians, and ratios taken round by round."""
+    lines = [
+        "| one epoch, test pass included | seconds | vaecli is faster by | with bf16 | test loss |"
+        " peak memory |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in names:
+        cells = [NOT_MEASURED] * 5
+        if rounds and name in rounds:
+            epochs = rounds[name]
+            loss = epochs[-1]["test_loss"]
+            cells = [
+                f"{median(epoch['seconds'] for epoch in epochs):.2f}",
+                f"{ratio(epochs, rounds['vaecli']):.2f}",
+                f"{ratio(epochs, rounds['vaecli-bf16']):.2f}",
+                "" if loss is None else f"{loss:.2f}",
+                f"{epochs[-1]['peak_memory'] / 1e6:,.0f} MB",
+            ]
+        lines.append(f"| {' | '.join([LABELS[name], *cells])} |")
+    return "\n".join(lines)
+
+
+def steps_table(steps: dict[str, Any] | None) -> str:
+    """Microseconds per step of each kind of work, and its share."""
+    if steps is None:
+        return NOT_MEASURED
+    columns = [name for name in ("fp32", "bf16") if name in steps]
+    lines = [
+        f"| microseconds per step | {' | '.join(columns)} |",
+        "| --- |" + " --- |" * len(columns),
+    ]
+    for kind in steps["fp32"]:
+        cells = []
+        for name in columns:
+            share = steps[name].get(kind, 0.0) / sum(steps[name].values())
+            cells.append(f"{steps[name].get(kind, 0.0):,.0f} ({share:.0%})")
+        lines.append(f"| {' | '.join([kind, *cells])} |")
+    return "\n".join(lines)
+
+
+def startup_table(startup: dict[str, Any] | None) -> str:
+    """Medians of seconds and peak memory, beside an import of torch."""
+    if startup is None:
+        return NOT_MEASURED
+    rounds: Rounds = startup["rounds"]
+    torch = rounds["import torch"]
+    base = median(row["peak_memory"] for row in torch)
+    lines = [
+        "| | seconds | times `import torch` | peak memory over `import torch` |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, rows in rounds.items():
+        over = median(row["peak_memory"] for row in rows) - base
+        lines.append(
+            f"| `{name}` | {median(row['seconds'] for row in rows):.2f} |"
+            f" {ratio(rows, torch):.2f} | {'' if over < 0 else f'{over / 1e6:,.0f} MB'} |"
+        )
+    return "\n".join(lines)
+
+
+def picture(rounds: Rounds) -> Any:
+    """A bar per contender, a dot per round."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in LABELS if name in rounds]
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        seconds = [epoch["seconds"] for epoch in rounds[name]]
+        colour = "#0072b2" if name.startswith("vaecli") else "#999999"
+        axes.barh(place, median(seconds), color=colour, height=0.65)
+        axes.plot(seconds, [place] * len(seconds), ".", color="black", markersize=4)
+        axes.annotate(
+            f"{median(seconds):.1f} s",
+            (max(seconds), place),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_yticks(range(len(names)), [LABELS[name] for name in names])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("seconds per epoch of MNIST with its test pass (bar: median, dots: rounds)")
+    return figure
+
+
+TEMPLATE = """\
+# Performance
+
+Made by `python benchmarks/performance.py` from the raw rounds in `benchmarks/results/`; the
+benchmarks need `pip install --group bench`. All contenders of a table ran in turn in one go, each
+in a process of its own, after a round to warm up, so that a slow minute of the machine falls on all
+of them. Seconds are medians of this machine and say little about yours; the ratios, taken round by
+round, say more.
+
+## Training
+
+784-400-20-400-784 on MNIST, batches of 128, Adam at 1e-3 without schedule: the same work for
+everybody, and equal losses are asserted. {machine}.
+
+{speed}
+
+![Seconds per epoch](images/speed.png)
+
+The PyTorch example loads each image by itself through `DataLoader` and `ToTensor`, on the same
+cores that train. JAX has its compiling done before the first round.
+
+### Where a step goes
+
+torch's profiler over the product's own training step, batches of 128:
+
+{steps}
+
+What is not a product of matrices is spread thin. Tried, and of no use on the machine at hand:
+glibc's `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` against page faults in the gradients
+of the first layer (they cost 0.1 ms of 4.6 here), flushing denormals, `torch.compile` (5 s of
+compiling for less than it saves in 20 epochs), and oneDNN's reduced-precision mode for float32
+(it does nothing on processors with AVX-512 bf16 but without AMX; autocast, which
+`--precision bf16` uses, halves a product on both).
+
+`--precision bf16` changes the matrix products of training only. Weights, gradients, Adam, the loss
+and every evaluation stay in float32.
+
+## CUDA
+
+A step is recorded once as a CUDA graph and replayed, so that its cost is no longer that of some
+sixty kernel launches; a short last batch runs as it is, and so does every step where recording
+fails. `python benchmarks/speed.py --device cuda` measures it.
+
+{cuda}
+
+## Start-up and memory
+
+{startup}
+
+`vaecli --help` and `--version` import neither torch nor numpy nor matplotlib; most of their time is
+typer's own help renderer. No command imports torchvision unless a dataset is downloaded, and
+matplotlib only draws after the results are safe and shown.
+"""
+
+if __name__ == "__main__":
+    main()

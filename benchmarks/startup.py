@@ -1,0 +1,77 @@
+"""What commands cost in time and memory, beside `python -c "import torch"`, alternating.
+
+    python benchmarks/startup.py --data-dir DIR [--rounds 7]
+
+Each round runs every command once, as a process of its own.  Peak memory is the process's own
+(wait4); `train` is the default recipe for one epoch of MNIST.  Writes `startup.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PYTHON = [sys.executable]
+VAECLI = [sys.executable, "-m", "vaecli"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", required=True, type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = measure(commands(options.data_dir, Path(folder)), options.rounds)
+    result = {"cores": os.cpu_count(), "python": platform.python_version(), "rounds": rounds}
+    options.output.mkdir(exist_ok=True)
+    (options.output / "startup.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def commands(data: Path, folder: Path) -> dict[str, list[str]]:
+    """Every command that is measured; trains the model that some of them need."""
+    train = [*VAECLI, "train", "--data", "mnist", "--data-dir", str(data), "--epochs", "1", "-q"]
+    run = folder / "run"
+    subprocess.run([*train, "-o", str(run)], check=True, stdout=subprocess.DEVNULL)
+    grid, model = folder / "digit.png", ["-m", str(run), "-q", "-f"]
+    subprocess.run(
+        [*VAECLI, "sample", *model, "-n", "1", "-o", str(grid)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    out = ["-o", str(folder / "out.png")]
+    return {
+        "import torch": [*PYTHON, "-c", "import torch"],
+        "vaecli --help": [*VAECLI, "--help"],
+        "vaecli --version": [*VAECLI, "--version"],
+        "vaecli reconstruct one.png": [*VAECLI, "reconstruct", str(grid), *model, *out],
+        "vaecli sample": [*VAECLI, "sample", *model, *out],
+        "vaecli train --epochs 1": [*train, "-f", "-o", str(folder / "again")],
+    }
+
+
+def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Seconds and peak bytes of each command, round by round, after one to warm up."""
+    result: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+    for index in range(rounds + 1):
+        for name, command in commands.items():
+            began = time.perf_counter()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - began
+            assert status == 0, f"{name} failed"
+            if index:
+                result[name].append({"seconds": seconds, "peak_memory": usage.ru_maxrss * 1024})
+    return result
+
+
+if __name__ == "__main__":
+    main()
