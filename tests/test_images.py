@@ -276,7 +276,7 @@ def test_a_file_over_the_byte_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = line("L", 1)
-    monkeypatch.setattr(images, "MAX_BYTES", len(data) - 1)
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", len(data) - 1)
     (tmp_path / "x.png").write_bytes(data)
     for source in (data, tmp_path / "x.png"):
         with pytest.raises(DataError, match="bytes"):

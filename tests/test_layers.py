@@ -18,8 +18,8 @@ SOURCE = Path(vaecli.__file__).parent
 
 # a file may import only from rows above its own; files of one row do not import each other
 LADDER = [
-    ["vaecli", "errors"],
-    ["config", "files", "signals", "outputs", "extras", "screen", "data.origin"],
+    ["vaecli", "errors", "limits"],
+    ["config", "files", "npy", "signals", "outputs", "extras", "screen", "data.origin"],
     ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub"],
     ["loss", "data.dataset", "weights"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],

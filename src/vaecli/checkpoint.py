@@ -16,13 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from vaecli import files, weights
-from vaecli.config import FORMAT, canonical_json, parse_json
+from vaecli.config import FORMAT, canonical_json, parse_json, refuse_newer
 from vaecli.errors import ModelError
+from vaecli.limits import MAX_CONFIG_BYTES
 
 MANIFEST = "manifest.json"
 GENERATIONS = "generation-*.safetensors"
 KEPT = 2
-_MAX_MANIFEST_BYTES = 1 << 16
 _NAME = re.compile(r"generation-(\d{6,12})\.safetensors")
 
 
@@ -131,7 +131,7 @@ class Checkpoints:
     def _read_manifest(self) -> None:
         path = self.folder / MANIFEST
         try:
-            manifest = parse_json(files.read_capped(path, _MAX_MANIFEST_BYTES))
+            manifest = parse_json(files.read_capped(path, MAX_CONFIG_BYTES))
             self._check(manifest)
         except FileNotFoundError:
             return
@@ -146,11 +146,7 @@ class Checkpoints:
     def _check(self, manifest: object) -> None:
         if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
             raise ValueError("it is no vaecli manifest")
-        if manifest["format"] > FORMAT:
-            raise ValueError(
-                f"it has format {manifest['format']}, this vaecli reads up to {FORMAT};"
-                " upgrade vaecli"
-            )
+        refuse_newer(manifest["format"])
         if manifest.get("run") != self._identity:
             raise ValueError("it belongs to a run of another configuration or other data")
         entries = manifest.get("generations")

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from vaecli.limits import MAX_HIDDEN_LAYERS, MAX_JSON_DEPTH, MAX_PIXELS, RANGES
+
 FORMAT = 1
 """Version of the run directory's layout and of the weights' header."""
 
@@ -27,32 +29,10 @@ Precision = Literal["fp32", "bf16", "tf32"]
 
 Config = TypeVar("Config", "ModelConfig", "TrainConfig", "DataConfig")
 
-LIMITS: dict[str, tuple[float, float]] = {
-    "image_shape": (1, 4096),
-    "hidden": (1, 65_536),
-    "latent_dim": (1, 4096),
-    "epochs": (1, 1_000_000),
-    "batch_size": (1, 1_000_000),
-    "beta": (0, 1_000_000),
-    "warmup_epochs": (0, 1_000_000),
-    "free_bits": (0, 1_000_000),
-    "importance_samples": (1, 1_000_000),
-    "seed": (0, 2**63 - 1),
-    "patience": (0, 1_000_000),
-    "border": (0, 255),
-    "limit": (1, 2**40),
-    "threads": (1, 1024),
-}
-"""Smallest and largest value of each number, of each element where the field is a tuple."""
-
 SCALED_LIKELIHOODS: tuple[Likelihood, ...] = ("gaussian", "logistic")
 """Likelihoods with one learned scale, which the decoder then holds as `log_scale`."""
 HELD_OUT = 10
 """With patience, one training image in this many is held out of training."""
-
-MAX_HIDDEN_LAYERS = 16
-MAX_PIXELS = 3 * 1024 * 1024
-MAX_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,12 +199,10 @@ class RunConfig:
         keys = CONFIG_KEYS
         if not isinstance(data, dict) or type(data.get("format")) is not int:
             raise ValueError("it is no vaecli configuration")
-        if data["format"] > FORMAT:
-            raise ValueError(
-                f"it has format {data['format']}, this vaecli reads up to {FORMAT}; upgrade vaecli"
-            )
+        refuse_newer(data["format"])
         if data.keys() != keys or not isinstance(data["environment"], dict):
             raise ValueError(f"it must have the keys {', '.join(sorted(keys))}, and no others")
+        _check_environment(data["environment"])
         return cls(
             model=from_json(ModelConfig, data["model"], where="model"),
             training=from_json(TrainConfig, data["training"], where="training"),
@@ -240,6 +218,22 @@ class RunConfig:
             for name, mine in to_json(getattr(self, part)).items()
             if mine != (theirs := to_json(getattr(other, part))[name])
         ]
+
+
+def refuse_newer(version: int) -> None:
+    """ValueError for a format this version of vaecli does not read."""
+    if version > FORMAT:
+        raise ValueError(
+            f"it has format {str(version)[:20]}, this vaecli reads up to {FORMAT}; upgrade vaecli"
+        )
+
+
+def _check_environment(environment: dict[str, object]) -> None:
+    """ValueError unless it is plain values, and a thread count that can be set."""
+    if any(type(value) not in (str, int) for value in environment.values()):
+        raise ValueError("environment: it must hold texts and whole numbers only")
+    if sentence := _value_problem(environment.get("threads", 1), int, *RANGES["threads"]):
+        raise ValueError(f"environment.threads: {sentence}")
 
 
 def contradictions(model: ModelConfig, binarize: Binarize) -> Iterator[tuple[str, str]]:
@@ -316,7 +310,7 @@ def parse_json(text: bytes) -> Any:
         return value
 
     try:
-        return json.loads(
+        value = json.loads(
             text.decode("utf-8"),
             object_pairs_hook=pairs,
             parse_constant=constant,
@@ -324,6 +318,24 @@ def parse_json(text: bytes) -> Any:
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """ValueError where lists and objects lie in each other so deep that printing them fails."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
 
 
 def _is_float_field(kind: type[Any], name: str, value: object) -> bool:
@@ -331,10 +343,10 @@ def _is_float_field(kind: type[Any], name: str, value: object) -> bool:
 
 
 def _field_problems(config: Any) -> Iterator[tuple[str, str]]:
-    """Types, choices and limits of every field, taken from its annotation and `LIMITS`."""
+    """Types, choices and limits of every field, taken from its annotation and `RANGES`."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        if sentence := _value_problem(value, hint, *LIMITS.get(name, (-math.inf, math.inf))):
+        if sentence := _value_problem(value, hint, *RANGES.get(name, (-math.inf, math.inf))):
             yield name, sentence
 
 

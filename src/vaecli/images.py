@@ -17,11 +17,13 @@ from torch import Tensor
 from vaecli import files
 from vaecli.digit_fit import Invert, digit_ink, edge_of
 from vaecli.errors import DataError
+from vaecli.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 Bytes = NDArray[np.uint8]
 Fit = Literal["auto", "crop", "digit"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""The only readers of Pillow that ever see a byte; the content decides, never the name."""
 SUFFIXES = frozenset(
     [
         ".png",
@@ -42,8 +44,6 @@ SUFFIXES = frozenset(
         ".pnm",
     ]
 )
-MAX_PIXELS = 50_000_000
-MAX_BYTES = 256 * 2**20
 
 _HINT = f"Give a picture in one of the formats {', '.join(FORMATS)}."
 _STRANGERS = {b"%!PS": "PostScript", b"%PDF": "PDF", b"<": "HTML or SVG", b"ftyp": "HEIC or AVIF"}
@@ -77,14 +77,16 @@ def read_image(source: Path | bytes, *, name: str) -> Picture:
     data = source if isinstance(source, bytes) else _read_file(source, name)
     if not data:
         raise _refusal(name, "it is empty")
-    if len(data) > MAX_BYTES:
-        raise _refusal(name, f"it has more than {MAX_BYTES:,} bytes", "Give a smaller picture.")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise _refusal(
+            name, f"it has more than {MAX_IMAGE_BYTES:,} bytes", "Give a smaller picture."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked below, by us
             with Image.open(BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
-                if width * height <= MAX_PIXELS:
+                if width * height <= MAX_IMAGE_PIXELS:
                     return _decode(image)
     except MemoryError:
         raise
@@ -103,7 +105,7 @@ def read_image(source: Path | bytes, *, name: str) -> Picture:
 
 def _read_file(path: Path, name: str) -> bytes:
     try:
-        return files.read_capped(path, MAX_BYTES)
+        return files.read_capped(path, MAX_IMAGE_BYTES)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise _refusal(name, reason, "Check the path and its permissions.") from None
@@ -116,7 +118,7 @@ def _refusal(name: str, reason: str, hint: str = _HINT) -> DataError:
 
 
 def _too_large(name: str, size: str) -> DataError:
-    reason = f"{size} is more than the limit of {MAX_PIXELS:,} pixels"
+    reason = f"{size} is more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
     return _refusal(name, reason, "Scale it down first.")
 
 

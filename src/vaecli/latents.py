@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaecli import files
+from vaecli import files, npy
 from vaecli.errors import DataError
-
-MAX_BYTES = 1 << 30
+from vaecli.limits import MAX_LATENTS_BYTES, MAX_LATENTS_CSV_BYTES
 
 
 def read_latents(path: Path, latent_dim: int) -> Tensor:
@@ -28,11 +27,13 @@ def read_latents(path: Path, latent_dim: int) -> Tensor:
         DataError: the file is damaged, or its latents are not the model's.
     """
     try:
-        data = files.read_capped(path, MAX_BYTES)
-        values = _read_npy(data) if path.suffix == ".npy" else _read_csv(data)
+        if path.suffix == ".npy":
+            values = _read_npy(files.read_capped(path, MAX_LATENTS_BYTES))
+        else:
+            values = _read_csv(files.read_capped(path, MAX_LATENTS_CSV_BYTES))
     except OSError as error:
         raise DataError(f"--latents {path}: {error.strerror}", "Check the path.") from None
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise DataError(
             f"--latents {path}: {error}",
             "Give a .npy of numbers, or a .csv with columns z0, z1, ...",
@@ -54,17 +55,8 @@ def read_latents(path: Path, latent_dim: int) -> Tensor:
 
 
 def _read_npy(data: bytes) -> np.ndarray:
-    if not data.startswith(b"\x93NUMPY"):
-        raise ValueError("it is no .npy file")
     stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    formats = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in formats:
-        raise ValueError("it is a .npy of an unknown version")
-    shape, fortran, dtype = formats[version](stream)
+    shape, fortran, dtype = npy.read_header(stream)
     if dtype.kind not in "fiu":
         raise ValueError("it is no array of numbers")
     # checked before numpy allocates what the header asks for
@@ -82,8 +74,6 @@ def _read_csv(data: bytes) -> np.ndarray:
         raise ValueError("it has no columns z0, z1, ...")
     try:
         values = [[float(row[name]) for name in names] for row in rows]
-    except csv.Error as error:
-        raise ValueError(str(error)) from None
     except (TypeError, ValueError):
         raise ValueError("a latent is no number") from None
     return np.array(values or np.empty((0, len(names))), dtype=np.float64)

@@ -279,6 +279,11 @@ def whereabouts(found: run.Run, given: Mapping[str, Any]) -> tuple[str, Options]
     """
     config = found.config.data
     if config.kind == "named":
+        if config.name not in data.NAMES:  # never a path: a stranger wrote it
+            raise ModelError(
+                f"{found.path / run.CONFIG}: data.name: no data set is called {config.name!r:.80}",
+                f"Name the images with --data; vaecli knows {', '.join(data.NAMES)}.",
+            )
         return config.name, _options(Options(), given)
     name = given.get("data", data.AUTO)
     origin = _origin(found)

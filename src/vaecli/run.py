@@ -19,6 +19,7 @@ from vaecli import files, hub, weights
 from vaecli.checkpoint import GENERATIONS, MANIFEST, Checkpoints
 from vaecli.config import CONFIG_KEYS, RunConfig, canonical_json, parse_json
 from vaecli.errors import EnvironmentFailure, ModelError, UsageError
+from vaecli.limits import MAX_CONFIG_BYTES, MAX_METRICS_BYTES, MAX_SOURCE_BYTES
 from vaecli.model import VAE
 
 ROOT = Path("runs")
@@ -37,9 +38,6 @@ LATEST = "latest"
 COMMITS_ROOM = 3
 """Two generations, and the one being written."""
 
-_MAX_CONFIG_BYTES = 1 << 16
-_MAX_METRICS_BYTES = 1 << 26
-_MAX_SOURCE_BYTES = 1 << 28
 _NUMBERED = re.compile(r"(\d{3,9})-.+")
 
 
@@ -161,7 +159,7 @@ class Run:
         """
         path = self.path / METRICS
         try:
-            text = files.read_capped(path, _MAX_METRICS_BYTES).decode()
+            text = files.read_capped(path, MAX_METRICS_BYTES).decode()
             rows = csv.DictReader(io.StringIO(text, newline=""))
             names = {field.name for field in fields(EpochMetrics)} - {"epoch"}
             return [
@@ -173,8 +171,9 @@ class Run:
             ]
         except FileNotFoundError:
             return []
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: {error}", "Restore the file, or remove it.") from None
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            hint = "Restore the file, or remove it."
+            raise ModelError(f"{path}: damaged: {error}", hint) from None
 
     def write(self, name: str, data: bytes) -> None:
         """Write another file of the run, such as a picture."""
@@ -192,7 +191,7 @@ class Run:
         """
         path = self.path / STATE / SOURCE
         try:
-            return parse_json(files.read_capped(path, _MAX_SOURCE_BYTES))
+            return parse_json(files.read_capped(path, MAX_SOURCE_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
@@ -224,7 +223,7 @@ def open_run(path: Path) -> Run:
     config = path / CONFIG
     try:
         return Run(
-            path, RunConfig.from_json(parse_json(files.read_capped(config, _MAX_CONFIG_BYTES)))
+            path, RunConfig.from_json(parse_json(files.read_capped(config, MAX_CONFIG_BYTES)))
         )
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
@@ -248,7 +247,7 @@ def is_run(path: Path) -> bool:
 
 def _has_keys(path: Path, keys: frozenset[str]) -> bool:
     try:
-        content = parse_json(files.read_capped(path, _MAX_CONFIG_BYTES))
+        content = parse_json(files.read_capped(path, MAX_CONFIG_BYTES))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.keys() >= keys

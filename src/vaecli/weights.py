@@ -22,21 +22,21 @@ from torch import Tensor
 
 from vaecli.config import (
     FORMAT,
-    MAX_PARAMETERS,
     ModelConfig,
     canonical_json,
     from_json,
     parse_json,
+    refuse_newer,
     to_json,
 )
 from vaecli.errors import ModelError
 from vaecli.files import open_regular
+from vaecli.limits import MAX_HEADER_BYTES, MAX_PARAMETERS
 from vaecli.model import VAE
 
 METADATA_KEY = "vaecli"
 HALF = "half"
 """Key of the info that says the tensors are stored as fp16."""
-MAX_HEADER_BYTES = 1 << 20
 DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -142,7 +142,7 @@ def read_header(file: BinaryIO) -> Header:
     if len(length_bytes) < 8:
         raise ValueError("it is too short to be a safetensors file")
     (length,) = struct.unpack("<Q", length_bytes)
-    if length > MAX_HEADER_BYTES or 8 + length > size:
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
         raise ValueError("it is no safetensors file, or cut short")
     header = parse_json(file.read(length))
     if not isinstance(header, dict):
@@ -190,12 +190,9 @@ def _about(metadata: object) -> tuple[dict[str, Any], str]:
     if not isinstance(text, str):
         raise ValueError("it was not written by vaecli: it carries no configuration")
     about = parse_json(text.encode())
-    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
+    if not isinstance(about, dict) or type(about.get("format")) is not int:
         raise ValueError("its configuration is not one vaecli writes")
-    if about["format"] > FORMAT:
-        raise ValueError(
-            f"it has format {about['format']}, this vaecli reads up to {FORMAT}; upgrade vaecli"
-        )
+    refuse_newer(about["format"])
     info, sha256 = about.get("info"), about.get("sha256")
     if about["format"] < 1 or not isinstance(info, dict) or not isinstance(sha256, str):
         raise ValueError("its configuration is not one vaecli writes")

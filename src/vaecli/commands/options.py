@@ -18,6 +18,7 @@ import typer
 
 from vaecli import files
 from vaecli.errors import UsageError
+from vaecli.limits import MAX_CONFIG_BYTES
 from vaecli.ui import Terminal
 
 MACHINE, OUTPUT = "Machine", "Output and messages"
@@ -30,7 +31,6 @@ SHORT_VARIABLES = {
     "threads": "VAECLI_THREADS",
     "config": "VAECLI_CONFIG",
 }
-_MAX_FILE_BYTES = 1 << 16
 
 
 def with_default(text: str, default: object) -> str:
@@ -254,7 +254,7 @@ def _read_file(path: Path, ctx: typer.Context) -> dict[str, Any]:
         UsageError: the file cannot be read, or holds an unknown key or a bad value.
     """
     try:
-        content = tomllib.loads(files.read_capped(path, _MAX_FILE_BYTES).decode())
+        content = tomllib.loads(files.read_capped(path, MAX_CONFIG_BYTES).decode())
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}", "Check the path.") from None
     except (ValueError, RecursionError) as error:
@@ -301,6 +301,8 @@ def _convert(key: str, value: Any, path: Path, ctx: typer.Context) -> dict[str, 
         if isinstance(value, list) and key == "hidden":
             value, scalar = ",".join(map(str, value)), True
         try:
+            if isinstance(value, str) and "\0" in value:
+                raise ValueError("it holds a null character")
             if not scalar:
                 raise ValueError(
                     "true or false is needed" if is_flag else "a text or number is needed"

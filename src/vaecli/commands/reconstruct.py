@@ -13,6 +13,7 @@ import typer
 from vaecli import outputs
 from vaecli.commands import options
 from vaecli.errors import DataError, UsageError
+from vaecli.limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -340,9 +341,7 @@ def _grid_of_test_images(
 
 
 def _stdin() -> bytes:
-    from vaecli.images import MAX_BYTES
-
-    data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_BYTES + 1)
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
     if not data:
         raise DataError("stdin: it is empty", "Pipe an image into vaecli, or name a file.")
     return data

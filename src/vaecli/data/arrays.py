@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import os
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecli import files
+from vaecli import files, npy
 from vaecli.data.folder import Entry, Split
 from vaecli.errors import DataError
+from vaecli.limits import MAX_ARCHIVE_MEMBERS, MAX_ARRAY_IMAGES
 
 SUFFIXES = (".npy", ".npz")
 _PAIRS = {"x": "y", "images": "labels"}
 """Names of images and labels in a .npz, alone or with a split before or behind."""
 _BATCH = 32
 """Images read together: each brings its neighbours on the disk into memory."""
+# what zipfile and its decompressors raise; a password needed is a RuntimeError
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
 _HINT = (
     "Save uint8 images of shape (N,H,W), (N,H,W,C) or (N,C,H,W) with numpy.save, C being 1 or 3."
 )
@@ -106,7 +122,7 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
         read = _npy(path) if path.suffix.lower() == ".npy" else _parts(_npz(path, memory))
         parts = {part.name: part for part in read}
         _check(list(parts.values()))
-    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, KeyError) as error:
+    except _DAMAGE as error:
         reason = str(error).strip("'\" ").rstrip(".") or type(error).__name__
         raise DataError(f"--data {path}: {reason[:300]}", _HINT) from None
     except OSError as error:
@@ -134,7 +150,7 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
 
 def _npy(path: Path) -> list[_Part]:
     with files.open_regular(path) as file:
-        shape, fortran, dtype = _header(file)
+        shape, fortran, dtype = npy.read_header(file)
         start, size = file.tell(), math.prod(shape) * dtype.itemsize
         found = os.fstat(file.fileno()).st_size
         if found != start + size:
@@ -148,11 +164,13 @@ def _npy(path: Path) -> list[_Part]:
 def _npz(path: Path, memory: int) -> dict[str, NDArray[Any]]:
     named = {}
     with files.open_regular(path) as raw, zipfile.ZipFile(raw) as archive:
+        if len(archive.infolist()) > MAX_ARCHIVE_MEMBERS:
+            raise ValueError(f"it holds more than {MAX_ARCHIVE_MEMBERS:,} files")
         for member in archive.infolist():
             if not member.filename.endswith(".npy"):
                 continue
             with archive.open(member) as file:
-                shape, fortran, dtype = _header(file)
+                shape, fortran, dtype = npy.read_header(file)
                 size = math.prod(shape) * dtype.itemsize
                 if size > memory:
                     raise ValueError(
@@ -165,25 +183,6 @@ def _npz(path: Path, memory: int) -> dict[str, NDArray[Any]]:
             array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
             named[member.filename.removesuffix(".npy")] = array
     return named
-
-
-def _header(file: BinaryIO | Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type of an array, none of them Python objects.
-
-    Raises:
-        ValueError: it is no array, or one of objects.
-    """
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"its header has version {version[0]}.{version[1]}, not 1.0 or 2.0")
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never loaded")
-    return shape, fortran, dtype
 
 
 def _parts(named: dict[str, NDArray[Any]]) -> list[_Part]:
@@ -204,6 +203,8 @@ def _parts(named: dict[str, NDArray[Any]]) -> list[_Part]:
 
 def _check(parts: list[_Part]) -> None:
     """ValueError unless all have images of one shape, of a type that is taken, and their labels."""
+    if (count := sum(len(part.array) for part in parts)) > MAX_ARRAY_IMAGES:
+        raise ValueError(f"it holds {count:,} images, more than {MAX_ARRAY_IMAGES:,}")
     shapes = {_image_shape(part.array) for part in parts}
     if len(shapes) > 1:
         raise ValueError(f"its arrays have images of different shapes: {sorted(shapes)}")

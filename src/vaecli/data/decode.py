@@ -25,6 +25,7 @@ from vaecli import files, images
 from vaecli.digit_fit import Invert
 from vaecli.errors import DataError
 from vaecli.images import Fit
+from vaecli.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 VERSION = 1
 """Of the pixels that come out: raised when the same file would give others."""
@@ -192,7 +193,7 @@ def decode(
         DataError: as these two.
     """
     try:
-        data = files.read_capped(path, images.MAX_BYTES)
+        data = files.read_capped(path, MAX_IMAGE_BYTES)
     except (OSError, ValueError):
         images.read_image(path, name=name)  # says why
         raise
@@ -222,7 +223,7 @@ def _is_plain(image: Image.Image, shape: Shape) -> bool:
     _, height, width = shape
     return (
         image.mode in ("L", "RGB")
-        and image.width * image.height <= images.MAX_PIXELS
+        and image.width * image.height <= MAX_IMAGE_PIXELS
         and (image.format == "JPEG" or image.size == (width, height))
         and "transparency" not in image.info
         and not getattr(image, "is_animated", False)

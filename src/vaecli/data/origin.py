@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from vaecli.limits import MAX_SOURCE_BYTES
 
 Kind = Literal["named", "folder", "array"]
 
@@ -62,13 +65,14 @@ class Origin:
 
     def to_json(self) -> dict[str, Any]:
         """The content of source.json; without the files when there are very many."""
-        files = self.files if len(self.files) <= MAX_LISTED else ()
-        return {
+        content = {
             "kind": self.kind,
             "location": self.location,
             "options": asdict(self.options),
-            "files": [list(entry) for entry in files],
+            "files": [list(entry) for entry in self.files[: MAX_LISTED + 1]],
         }
+        too_long = len(self.files) > MAX_LISTED or len(json.dumps(content)) > MAX_SOURCE_BYTES
+        return {**content, "files": []} if too_long else content
 
     @classmethod
     def from_json(cls, content: Any) -> Origin:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from vaecli import files
-from vaecli.config import MAX_PIXELS
 from vaecli.data import arrays, decode, folder, store
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.decode import Fitting, ShapeRule
 from vaecli.data.folder import Entry
 from vaecli.data.origin import Options, Origin
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.limits import MAX_PIXELS
 
 BAD_SHARE = 0.1
 """A set of which more cannot be read is refused, --skip-bad or not."""

@@ -1,0 +1,58 @@
+"""How large what strangers hand over may be: every limit, checked before memory is taken.
+
+docs/security.md has them in a table, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+# images
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Of an image file, or of stdin."""
+MAX_IMAGE_PIXELS = 50_000_000
+"""Width times height an image's header may announce; a camera of today has 50 million."""
+
+# arrays and latents
+MAX_ARRAY_HEADER_BYTES = 4096
+"""Of the header of a `.npy`; numpy writes 118."""
+MAX_ARRAY_IMAGES = 50_000_000
+"""Images in one array file: each has an entry in memory."""
+MAX_ARCHIVE_MEMBERS = 1000
+"""Files in a `.npz`."""
+MAX_LATENTS_BYTES = 2**30
+"""Of a `.npy` of latents, which numpy reads as it lies there."""
+MAX_LATENTS_CSV_BYTES = 2**28
+"""Of a CSV of latents, which takes several times its size while it is read."""
+
+# weights, and the JSON beside them
+MAX_HEADER_BYTES = 2**20
+"""Of the header of a weights file; the default model's has 1,400."""
+MAX_JSON_DEPTH = 32
+"""Brackets within brackets; vaecli writes at most 5."""
+MAX_CONFIG_BYTES = 2**16
+"""Of config.json, of a manifest, and of a configuration file in TOML."""
+MAX_METRICS_BYTES = 2**23
+"""Of metrics.csv: some 60,000 epochs."""
+MAX_SOURCE_BYTES = 2**23
+"""Of state/source.json: some 100,000 file names."""
+MAX_PARAMETERS = 1_000_000_000
+"""Of a model, counted without allocating them."""
+MAX_HIDDEN_LAYERS = 16
+MAX_PIXELS = 3 * 1024 * 1024
+"""Channels times height times width of the images of a model."""
+RANGES: dict[str, tuple[float, float]] = {
+    "image_shape": (1, 4096),
+    "hidden": (1, 65_536),
+    "latent_dim": (1, 4096),
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 1_000_000),
+    "beta": (0, 1_000_000),
+    "warmup_epochs": (0, 1_000_000),
+    "free_bits": (0, 1_000_000),
+    "importance_samples": (1, 1_000_000),
+    "seed": (0, 2**63 - 1),
+    "patience": (0, 1_000_000),
+    "border": (0, 255),
+    "limit": (1, 2**40),
+    "threads": (1, 1024),
+}
+"""Smallest and largest value of each number of a configuration, and of each element of a list."""
