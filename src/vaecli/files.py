@@ -219,7 +219,7 @@ def read_capped(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ValueError(f"it has {size:,} bytes, more than the limit of {limit:,}")
-        return file.read(limit)
+        return file.read(size)  # of a file that grows, what was there
 
 
 def map_readonly(file: BinaryIO) -> tuple[mmap.mmap, Callable[[], None]]:

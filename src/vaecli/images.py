@@ -17,7 +17,7 @@ from torch import Tensor
 from vaecli import files
 from vaecli.digit_fit import Invert, digit_ink, edge_of
 from vaecli.errors import DataError
-from vaecli.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from vaecli.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_PIXELS_PER_BYTE
 
 Bytes = NDArray[np.uint8]
 Fit = Literal["auto", "crop", "digit"]
@@ -85,22 +85,34 @@ def read_image(source: Path | bytes, *, name: str) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked below, by us
             with Image.open(BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height <= MAX_IMAGE_PIXELS:
+                too_large = excess(image, len(data))
+                if too_large is None:
                     return _decode(image)
     except MemoryError:
         raise
     except UnidentifiedImageError:
         raise _refusal(name, _why_unknown(data)) from None
     except Image.DecompressionBombError:
-        raise _too_large(name, "it") from None
+        limit = f"it has more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
+        raise _refusal(name, limit, "Scale it down first.") from None
     except _UnsupportedModeError as error:
         raise _refusal(name, str(error), "Convert it to 8-bit grey or RGB.") from None
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         reason = str(error).strip().rstrip(".") or type(error).__name__
         hint = "The file is damaged or incomplete: save or fetch it again."
         raise _refusal(name, reason[:1].lower() + reason[1:200], hint) from None
-    raise _too_large(name, f"{width:,} x {height:,}")
+    raise _refusal(name, too_large, "Scale it down first.")
+
+
+def excess(image: Image.Image, size: int) -> str | None:
+    """Why a picture in a file of `size` bytes must not be decoded, by its header; or None."""
+    pixels = image.width * image.height
+    shape = f"{image.width:,} x {image.height:,}"
+    if pixels > MAX_IMAGE_PIXELS:
+        return f"{shape} is more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
+    if pixels > 10**6 and pixels > MAX_PIXELS_PER_BYTE * size:
+        return f"{shape} pixels in {size:,} bytes are more than {MAX_PIXELS_PER_BYTE:,} for each"
+    return None
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -115,11 +127,6 @@ def _read_file(path: Path, name: str) -> bytes:
 
 def _refusal(name: str, reason: str, hint: str = _HINT) -> DataError:
     return DataError(f"cannot read the image: {name}: {reason}", hint)
-
-
-def _too_large(name: str, size: str) -> DataError:
-    reason = f"{size} is more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
-    return _refusal(name, reason, "Scale it down first.")
 
 
 def _why_unknown(data: bytes) -> str:

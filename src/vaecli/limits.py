@@ -10,6 +10,8 @@ MAX_IMAGE_BYTES = 256 * 2**20
 """Of an image file, or of stdin."""
 MAX_IMAGE_PIXELS = 50_000_000
 """Width times height an image's header may announce; a camera of today has 50 million."""
+MAX_PIXELS_PER_BYTE = 10_000
+"""Of a picture of more than a million pixels; a PNG holds at most 8,256, and then all alike."""
 
 # arrays and latents
 MAX_ARRAY_HEADER_BYTES = 4096

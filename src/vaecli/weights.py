@@ -130,6 +130,13 @@ def open_weights(path: Path) -> BinaryIO:
         raise ModelError(f"{path}: {error}", _REMEDY) from None
 
 
+def largest_file(shapes: Shapes) -> int:
+    """Most bytes a file with these tensors can have."""
+    return (
+        8 + MAX_HEADER_BYTES + sum(dtype.itemsize * prod(size) for dtype, size in shapes.values())
+    )
+
+
 def read_header(file: BinaryIO) -> Header:
     """Parse and check the header; reads no tensor bytes.
 

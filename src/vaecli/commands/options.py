@@ -286,9 +286,9 @@ def _option_names(command: Any) -> set[str]:
 
 def _known(key: str, known: set[str], path: Path, section: str = "") -> None:
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
+        near = difflib.get_close_matches(key[:80], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else "See `vaecli COMMAND --help` for names."
-        raise UsageError(f"--config {path}: {section}{key}: unknown option", hint)
+        raise UsageError(f"--config {path}: {section}{key[:80]}: unknown option", hint)
 
 
 def _convert(key: str, value: Any, path: Path, ctx: typer.Context) -> dict[str, Any]:

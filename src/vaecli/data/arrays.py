@@ -206,6 +206,8 @@ def _check(parts: list[_Part]) -> None:
     if (count := sum(len(part.array) for part in parts)) > MAX_ARRAY_IMAGES:
         raise ValueError(f"it holds {count:,} images, more than {MAX_ARRAY_IMAGES:,}")
     shapes = {_image_shape(part.array) for part in parts}
+    if any(not math.prod(shape) for shape in shapes):
+        raise ValueError("its images have no pixels")
     if len(shapes) > 1:
         raise ValueError(f"its arrays have images of different shapes: {sorted(shapes)}")
     for part in parts:

@@ -25,7 +25,7 @@ from vaecli import files, images
 from vaecli.digit_fit import Invert
 from vaecli.errors import DataError
 from vaecli.images import Fit
-from vaecli.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from vaecli.limits import MAX_IMAGE_BYTES
 
 VERSION = 1
 """Of the pixels that come out: raised when the same file would give others."""
@@ -200,7 +200,7 @@ def decode(
     if fitting == Fitting():
         try:
             with Image.open(BytesIO(data), formats=_SHORT_WAY) as image:
-                if _is_plain(image, shape):
+                if _is_plain(image, shape) and images.excess(image, len(data)) is None:
                     return _decode_plain(image, shape, rule)
         except Exception:
             pass
@@ -223,7 +223,6 @@ def _is_plain(image: Image.Image, shape: Shape) -> bool:
     _, height, width = shape
     return (
         image.mode in ("L", "RGB")
-        and image.width * image.height <= MAX_IMAGE_PIXELS
         and (image.format == "JPEG" or image.size == (width, height))
         and "transparency" not in image.info
         and not getattr(image, "is_animated", False)
