@@ -126,6 +126,7 @@ def test_unknown_and_missing_keys_are_named() -> None:
         b"[Infinity]",
         b"[1e999]",
         b"[" * 100_000,
+        b"[" * 33 + b"]" * 33,
         b"[" + b"1" * 5000 + b"]",
         b'\xef\xbb\xbf{"a": 1}',
     ],

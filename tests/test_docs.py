@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
-from vaecli import cli
+from vaecli import cli, limits
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -71,6 +71,7 @@ def test_the_python_example_in_the_readme_runs(
 
 
 PICTURES = (REPOSITORY / "docs/pictures.md").read_text()
+LIMIT_ROW = re.compile(r"^\| `(MAX_\w+)`.*\| ([\d,]+) \|$", re.MULTILINE)
 COMMANDS = [
     line
     for block in re.findall(r"```sh\n(.*?)```", PICTURES, re.S)
@@ -100,3 +101,9 @@ def test_the_commands_behind_the_pictures_run(
     assert {path.name for path in Path("docs/images").iterdir()} == shown
     committed = {path.name for path in (REPOSITORY / "docs/images").iterdir()}
     assert shown <= committed
+
+
+def test_the_limits_on_the_page_are_those_in_the_code() -> None:
+    page = (REPOSITORY / "docs/security.md").read_text()
+    listed = {name: int(value.replace(",", "")) for name, value in LIMIT_ROW.findall(page)}
+    assert listed == {name: value for name, value in vars(limits).items() if name[:4] == "MAX_"}

@@ -47,3 +47,4 @@ def test_a_fault_has_a_test_that_runs(row: dict[str, str]) -> None:
 def test_every_reliability_test_file_is_in_the_table() -> None:
     named = {Path(row["test"].partition("::")[0]).name for row in ROWS}
     assert {"test_crash.py", "test_resume.py", "test_stopping.py", "test_kills_slow.py"} <= named
+    assert {"test_corpus.py", "test_mutated.py", "test_environment.py"} <= named

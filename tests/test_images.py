@@ -129,6 +129,36 @@ def line(mode: str, *values: Any, form: str = "PNG", **options: Any) -> bytes:
     return save(image, form, **options)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def raw_png(width: int, depth: int, colour: int, row: bytes, *more: bytes) -> bytes:
+    """A PNG of one row, of any depth and type of colour."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + pixels + chunk(b"IEND", b"")
+
+
+def raw_tiff(width: int, bits: tuple[int, ...], kind: int, row: bytes, **tags: int) -> bytes:
+    """A TIFF of one row; `kind` is its PhotometricInterpretation, `extra` what a last band is."""
+    entries: dict[int, tuple[int, ...]] = {
+        256: (width,), 257: (1,), 258: bits, 259: (1,), 262: (kind,), 273: (0,),
+        277: (len(bits),), 278: (1,), 279: (len(row),),
+    }  # fmt: skip
+    if "extra" in tags:
+        entries[338] = (tags["extra"],)
+    place = 8 + 2 + 12 * len(entries) + 4
+    entries[273] = (place + 2 * len(bits),)
+    body = struct.pack("<H", len(entries))
+    for tag, values in sorted(entries.items()):
+        short = struct.pack(f"<{len(values)}H", *values)
+        body += struct.pack("<HHI", tag, 3, len(values))
+        body += short.ljust(4, b"\0") if len(values) <= 2 else struct.pack("<I", place)
+    long = struct.pack(f"<{len(bits)}H", *bits)
+    return struct.pack("<2sHI", b"II", 42, 8) + body + bytes(4) + long + row
+
+
 GOLDEN: dict[str, tuple[bytes, Any, Any]] = {
     "1": (line("1", 0, 255), [[0], [255]], None),
     "1 PBM": (line("1", 0, 255, form="PPM"), [[0], [255]], None),
@@ -160,6 +190,32 @@ GOLDEN: dict[str, tuple[bytes, Any, Any]] = {
     "16-bit PNG": (sixteen(), [[0], [1], [255], [0], [1]], None),
     "16-bit TIFF": (sixteen("TIFF"), [[0], [1], [255], [0], [1]], None),
     "16-bit PGM": (b"P5 2 1 65535\n\x01\x01\xff\xff", [[1], [255]], None),
+    "2-bit PNG": (raw_png(4, 2, 0, b"\x1b"), [[0], [85], [170], [255]], None),
+    "4-bit PNG": (raw_png(2, 4, 0, b"\x0f"), [[0], [255]], None),
+    "1-bit palette": (
+        raw_png(2, 1, 3, b"\x40", chunk(b"PLTE", bytes([1, 2, 3, 9, 8, 7]))),
+        [[1, 2, 3], [9, 8, 7]],
+        None,
+    ),
+    "16-bit RGB": (
+        raw_png(1, 16, 2, b"\x01\x02\xff\xfe\x80\xff"),
+        [[1, 255, 128]],
+        None,
+    ),
+    "16-bit LA": (raw_png(1, 16, 4, b"\x7f\x80\x40\xff"), [[127, 127, 127]], [64]),
+    "white is zero": (raw_tiff(2, (8,), 0, bytes([0, 200])), [[255], [55]], None),
+    "white is zero, 1 bit": (raw_tiff(2, (1,), 0, b"\x80"), [[0], [255]], None),
+    "white is zero, 16 bits": (raw_tiff(2, (16,), 0, b"\0\0\xff\xff"), [[255], [0]], None),
+    "RGBX": (raw_tiff(1, (8,) * 4, 2, bytes([1, 2, 3, 4]), extra=0), [[1, 2, 3]], None),
+    "RGBA TIFF": (raw_tiff(1, (8,) * 4, 2, bytes([9, 8, 7, 4]), extra=2), [[9, 8, 7]], [4]),
+    "RGBa, multiplied": (
+        raw_tiff(1, (8,) * 4, 2, bytes([10, 20, 30, 128]), extra=1),
+        [[19, 39, 59]],
+        [128],
+    ),
+    "LAB": (raw_tiff(1, (8,) * 3, 8, bytes([255, 0, 0])), [[254, 255, 254]], None),
+    "15 levels PGM": (b"P5 2 1 15\n\x00\x0f", [[0], [255]], None),
+    "16-bit PPM": (b"P6 1 1 65535\n\x01\x01\xff\xff\0\0", [[1, 255, 0]], None),
     "16-bit as I": (line("I", 0, 257 * 8, 65535, form="TIFF"), [[0], [8], [255]], None),
 }
 
@@ -216,11 +272,6 @@ def test_an_animation_gives_its_first_frame(form: str) -> None:
 
 
 def huge_png() -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 

@@ -16,7 +16,13 @@ from vaecli.commands.export import export
 from vaecli.commands.reconstruct import reconstruct
 from vaecli.commands.sample import sample
 from vaecli.commands.train import train
-from vaecli.errors import EnvironmentFailure, ExitCode, UsageError, VaecliError
+from vaecli.errors import (
+    EnvironmentFailure,
+    ExitCode,
+    UsageError,
+    VaecliError,
+    is_out_of_memory,
+)
 from vaecli.signals import stop_flag
 
 # the base of every error Typer raises about a command line; it has no public name
@@ -136,13 +142,9 @@ def _translate(error: BaseException) -> VaecliError:
     if isinstance(error, _CommandLineError):
         message = error.format_message()  # type: ignore[attr-defined]
         return UsageError(message.rstrip("."), "See `vaecli --help`.")
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
-        return EnvironmentFailure(
-            f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}",
-            "Use a smaller --batch-size, or --device cpu.",
-        )
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return EnvironmentFailure("out of memory", "Use a smaller --batch-size.")
+    if is_out_of_memory(error):
+        notes = getattr(error, "__notes__", ["Use a smaller --batch-size."])
+        return EnvironmentFailure("out of memory", f"{' '.join(notes)} Or use --device cpu.")
     if isinstance(error, OSError):
         return _translate_os_error(error)
     return VaecliError(

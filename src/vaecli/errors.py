@@ -95,3 +95,12 @@ class StoppedError(VaecliError):
     def __init__(self, exit_code: int, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.exit_code = ExitCode(exit_code)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host or a GPU ran out of memory; torch says so in several ways."""
+    return (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )

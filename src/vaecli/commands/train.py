@@ -19,7 +19,7 @@ from vaecli.config import (
     Schedule,
     TrainConfig,
 )
-from vaecli.errors import StoppedError, UsageError
+from vaecli.errors import StoppedError, UsageError, is_out_of_memory
 
 if TYPE_CHECKING:
     from vaecli.commands.preview import TrainingPreview
@@ -411,6 +411,11 @@ def _run(common: options.Common, plan: Plan, *, numbered: bool, animate: Path | 
             raise StoppedError(stop_flag.exit_code, *stopped) from None
         except OSError as error:
             error.add_note(f"Then continue with: {command}")
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                smaller = max(1, plan.config.training.batch_size // 2)
+                error.add_note(f"Start again with --batch-size {smaller}.")
             raise
     _result(common, target.path, last)
 

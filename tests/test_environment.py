@@ -1,0 +1,250 @@
+"""Streams that end, places that are missing, names nobody expects: vaecli works or says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import peak_memory, process
+from conftest import TRAIN, Vaecli
+from test_corpus import CORPUS, ROWS
+from vaecli.errors import ExitCode
+from vaecli.model import VAE
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads memory from Linux's /proc")
+
+
+# ------------------------------------------------------------------------ streams
+
+
+NO_READER = "exec 3> >(exit); sleep 0.5;"
+"""Makes a pipe at 3 that nobody reads any more."""
+
+
+def test_a_reader_that_goes_away_is_141_and_silent(trained: Path, tmp_path: Path) -> None:
+    shell = f"{NO_READER} {{}} >&3 2>err"
+    done = process("sample", "-m", trained, "-n", 1, "-o", "-", shell=shell, cwd=tmp_path)
+    assert done.returncode == ExitCode.BROKEN_PIPE
+    assert (tmp_path / "err").read_text() == ""
+
+
+def test_no_stream_at_all(trained: Path, tmp_path: Path) -> None:
+    shell = "{} <&- >&- 2>&-"
+    done = process("sample", "-m", trained, "-n", 1, "-o", "x.png", shell=shell, cwd=tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shell", "code"),
+    [
+        (["--help"], "{} >/dev/full", ExitCode.ENVIRONMENT),
+        (["--version"], "{} >&-", ExitCode.OK),
+        (["--help"], f"{NO_READER} {{}} >&3", ExitCode.BROKEN_PIPE),
+        (["train", "--config", "absent.toml"], "{} 2>/dev/full", ExitCode.USAGE),
+        (["train", "--config", "absent.toml"], "{} 2>&-", ExitCode.USAGE),
+        (["train", "--config", "absent.toml", "--json"], "{} >/dev/full", ExitCode.USAGE),
+        (["train", "--config", "absent.toml", "--json"], "{} >&- 2>&-", ExitCode.USAGE),
+    ],
+)
+def test_the_exit_code_survives_its_streams(
+    arguments: list[str], shell: str, code: int, tmp_path: Path
+) -> None:
+    done = process(*arguments, shell=shell, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+
+
+# ---------------------------------------------------------------- the environment
+
+
+def test_bare_surroundings(data_dir: Path, tmp_path: Path) -> None:
+    """No HOME, locale C, umask 077, python -O, and a name of newline, escape and broken UTF-8."""
+    output = tmp_path / "a\n\x1b[31m\udcff"
+    bare = {
+        name: os.environ[name]
+        for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+        if name in os.environ
+    }
+    done = process(
+        *TRAIN, "--epochs", 1, "--no-download", "--data-dir", data_dir, "-o", output,
+        python=["-O"],
+        shell="umask 077; {}",
+        env={**bare, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "\\n\\x1b[31m\\udcff" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert {path.stat().st_mode & 0o777 for path in output.iterdir() if path.is_file()} == {0o600}
+    assert output.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_home_that_cannot_be_written(vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", os.devnull)
+    np.save("images.npy", np.zeros((20, 5, 5), np.uint8))
+    command = ("train", "--data", "images.npy", "--dry-run", "--latent-dim", "2")
+    refused = vaecli(*command)
+    assert refused.code == ExitCode.ENVIRONMENT
+    assert "--data-dir" in refused.err
+    assert vaecli(*command, "--data-dir", "here").code == 0
+
+
+def test_the_checks_do_not_lean_on_assert(tmp_path: Path) -> None:
+    """Under `python -O` every fourth file of the corpus gets the same answer."""
+    kinds: dict[str, list[object]] = {
+        "weights": ["-m"],
+        "latents": ["-m", CORPUS / "weights/good", "--latents"],
+    }
+    rows = [name for name in ROWS if name.split("/")[0] in kinds][::4]
+    commands = [
+        ["sample", *map(str, kinds[name.split("/")[0]]), str(CORPUS / name), "-fq", "-o", "x.npy"]
+        for name in rows
+    ]
+    script = (
+        "import json, sys; from vaecli import cli\n"
+        "print(__debug__, json.dumps([cli.run(words) for words in json.load(sys.stdin)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", script],
+        input=json.dumps(commands), capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    debug, codes = done.stdout.splitlines()[-1].split(" ", 1)
+    assert debug == "False"
+    assert json.loads(codes) == [int(ROWS[name]["exit"]) for name in rows]
+
+
+@pytest.mark.parametrize("failure", ["host", "torch", "gpu"])
+def test_out_of_memory_names_a_batch_size(
+    failure: str, vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    error = {
+        "host": MemoryError(),
+        "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+        "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    }[failure]
+
+    def full(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(VAE, "decode_draws", full)
+    outcome = vaecli(*TRAIN, "--data-dir", data_dir, "--no-download", "-o", "out", "-q")
+    assert outcome.code == ExitCode.ENVIRONMENT
+    assert "out of memory" in outcome.err
+    assert "--batch-size 32" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+# ------------------------------------------------------------- names and odd files
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "x" * 300 + ".png", "/" * 4000, "a\n\x1b]0;owned\x07"]
+)
+def test_names_of_any_kind_are_answered(name: str, vaecli: Vaecli, trained: Path) -> None:
+    for command, codes in (
+        (["sample", "-m", name], (2, 4, 5)),
+        (["reconstruct", name, "-m", trained], (2, 3, 5)),
+        (["train", "--data", name, "--dry-run"], (2, 3, 5)),
+        (["sample", "-m", trained, "--latents", name], (3, 5)),
+        (["train", "--config", name], (2,)),
+    ):
+        outcome = vaecli(*command)
+        assert outcome.code in codes, (command[0], outcome.err[:300])
+        assert outcome.err.count("\n") == 1
+        assert "\x1b" not in outcome.err
+
+
+def sparse(path: Path, size: int, start: bytes = b"") -> Path:
+    """A file of `size` bytes that takes no room."""
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(size)
+    return path
+
+
+@linux
+def test_odd_files_are_answered_at_once(vaecli: Vaecli, trained: Path, data_dir: Path) -> None:
+    """FIFOs, folders, devices, dangling links, loops, and files of a gigabyte that hold nothing."""
+    for suffix in ("png", "safetensors", "npy", "toml"):
+        os.mkfifo(f"fifo.{suffix}")
+    Path("folder.png").mkdir()
+    Path("gone.png").symlink_to("nowhere")
+    Path("loop.png").symlink_to("loop.png")
+    Path("zero.png").symlink_to("/dev/zero")
+    sound = (trained / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", sound[:8])
+    sparse(Path("model.safetensors"), 2**30)
+    sparse(Path("longer.safetensors"), 2**30, sound)
+    sparse(Path("header.safetensors"), 2**30, struct.pack("<Q", 2**30 - 8))
+    sparse(Path("zeros.safetensors"), len(sound), sound[: 8 + length])
+    sparse(Path("huge.png"), 2**30, (CORPUS / "images/good.png").read_bytes())
+    sparse(Path("huge.npy"), 2**30, (CORPUS / "arrays/good.npy").read_bytes())
+    sparse(Path("huge.toml"), 2**30)
+    shutil.copytree(trained, "run")
+    (manifest,) = Path("run/state").glob("manifest.json")
+    content = json.loads(manifest.read_text()) | {"finished": False}
+    for entry in content["generations"]:
+        sparse(Path("run/state", entry["file"]), 2**30)
+        entry["size"] = 2**30
+    manifest.write_text(json.dumps(content))
+    images = ["fifo.png", "folder.png", "gone.png", "loop.png", "zero.png", "huge.png"]
+    models = ["fifo", "model", "longer", "header", "zeros"]
+    answers: list[tuple[list[object], int, str]] = [
+        (["train", "--data", "fifo.npy", "--dry-run"], 3, "no regular file"),
+        (["train", "--data", "huge.npy", "--dry-run"], 3, "damaged"),
+        (["sample", "-m", trained, "--latents", "fifo.npy"], 3, "no regular file"),
+        (["train", "--config", "fifo.toml"], 2, "no regular file"),
+        (["train", "--config", "huge.toml"], 2, "limit"),
+        (["train", "--resume", "run", "--data-dir", data_dir], 4, "run"),
+    ]
+    vaecli("sample", "-m", trained, "-n", 1)  # what is imported belongs to no file
+    vaecli("train", "--resume", trained, "--data-dir", data_dir)
+    answers += [(["reconstruct", name, "-m", trained], 3, name) for name in images]
+    answers += [(["sample", "-m", f"{name}.safetensors"], 4, name) for name in models]
+    for words, code, said in answers:
+        memory = peak_memory()
+        start = time.perf_counter()
+        outcome = vaecli(*words)
+        if (seconds := time.perf_counter() - start) >= 2:  # the machine may have been busy
+            start = time.perf_counter()
+            vaecli(*words)
+            seconds = time.perf_counter() - start
+        assert outcome.code == code, (words, outcome.err)
+        assert said in outcome.err
+        assert seconds < 2, words
+        assert memory() < 64 * 2**20, words
+
+
+def test_a_configuration_of_10_to_the_9_units(vaecli: Vaecli) -> None:
+    Path("vaecli.toml").write_text("hidden = 1000000000\n")
+    outcome = vaecli("train")
+    assert outcome.code == ExitCode.USAGE
+    assert "--hidden must be at most 65,536, not 1,000,000,000" in outcome.err
+    assert not Path("runs").exists()
+
+
+def test_a_run_cannot_name_a_place_on_this_machine(vaecli: Vaecli, trained: Path) -> None:
+    """A stranger's config.json says what its images are called, never where they lie."""
+    shutil.copytree(trained, "run")
+    Path("secret").mkdir()
+    Image.new("L", (28, 28)).save("secret/x.png")
+    content = json.loads(Path("run/config.json").read_text())
+    content["data"]["name"] = str(Path("secret").resolve())
+    Path("run/config.json").write_text(json.dumps(content))
+    outcome = vaecli("eval", "-m", "run")
+    assert outcome.code == ExitCode.MODEL
+    assert "no data set is called" in outcome.err
