@@ -49,8 +49,8 @@ def main(names: list[str]) -> int:
             for part in ("src", "tests", "docs"):
                 ignore = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(REPOSITORY / part, folder / part, ignore=ignore)
-            for file in ("pyproject.toml", *REPOSITORY.glob("*.md")):
-                shutil.copy(REPOSITORY / file, folder)
+            for file in (REPOSITORY / "pyproject.toml", *REPOSITORY.glob("*.md")):
+                shutil.copy(file, folder)
             reason = survives(patch, folder)
         missed += reason is not None
         print(
