@@ -219,7 +219,9 @@ def read_capped(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ValueError(f"it has {size:,} bytes, more than the limit of {limit:,}")
-        return file.read(limit)
+        return file.read(
+            size or limit
+        )  # room for the limit is not made in vain; /proc has no sizes
 
 
 def map_readonly(file: BinaryIO) -> tuple[mmap.mmap, Callable[[], None]]:
