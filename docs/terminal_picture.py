@@ -110,10 +110,13 @@ def main() -> None:
     parser.add_argument("--theme", choices=THEMES, default="dark")
     parser.add_argument("--when", help="take the picture when this text is on the screen")
     parser.add_argument("--term", default="xterm-256color")
+    parser.add_argument("--no-color", action="store_true", help="set NO_COLOR")
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     columns, rows = map(int, arguments.size.split("x"))
     environment = {**os.environ, "TERM": arguments.term, "COLORTERM": "truecolor"}
+    if arguments.no_color:
+        environment["NO_COLOR"] = "1"
     command = arguments.command
     if command[0] == "vaecli":
         command = [sys.executable, "-m", "vaecli", *command[1:]]

@@ -54,7 +54,7 @@ def test_layouts_and_types(tmp_path: Path, layout: str) -> None:
     np.save(tmp_path / "x.npy", array)
     said: list[str] = []
     dataset = load(tmp_path / "x.npy", report=said.append)
-    assert torch.equal(everything(dataset).pixels, torch.from_numpy(expected))
+    assert torch.equal(everything(dataset).pixels[:], torch.from_numpy(expected))
     assert bool(said) == (array.dtype != np.uint8)
     assert (dataset.name, len(dataset.test) > 0) == ("x", True)
 
@@ -72,7 +72,7 @@ def test_npz_with_labels_and_splits(tmp_path: Path) -> None:
     )
     dataset = load(tmp_path / "keras.npz")
     assert (len(dataset.train), len(dataset.test)) == (40, 7)
-    assert torch.equal(everything(Dataset("", dataset.test, dataset.test[:0])).pixels[:, 0],
+    assert torch.equal(everything(Dataset("", dataset.test, dataset.test[:0])).pixels[:][:, 0],
                        torch.from_numpy(GREY[:7]))  # fmt: skip
     np.savez(tmp_path / "med.npz", train_images=GREY, val_images=GREY[:3], test_images=GREY[:5])
     assert len(load(tmp_path / "med.npz").test) == 5

@@ -285,7 +285,7 @@ def test_sliders_are_ordered_by_kl_and_the_map_is_the_best_plane(
 
     found = named.find("mnist", data_dir)
     assert found is not None
-    mean, log_variance = package.load(trained).encode(found.test.pixels)
+    mean, log_variance = package.load(trained).encode(found.test.pixels[:])
     kl = kl_to_prior(mean, log_variance).mean(0)
     data = content(page)
     order, plane = data["order"], data["map"]

@@ -128,9 +128,9 @@ def test_each_epoch_draws_its_own_noise(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_held_out_images_are_not_trained_on() -> None:
     numbered = images(50)
-    numbered.pixels[:, 0, 0, 0] = torch.arange(50, dtype=torch.uint8)
+    numbered.pixels[:][:, 0, 0, 0] = torch.arange(50, dtype=torch.uint8)
     fitted, held_out = numbered.split(45)
-    marks = [part.pixels[:, 0, 0, 0].tolist() for part in (fitted, held_out)]
+    marks = [part.pixels[:][:, 0, 0, 0].tolist() for part in (fitted, held_out)]
     assert sorted(marks[0] + marks[1]) == list(range(50))
     assert (len(marks[0]), len(marks[1])) == (45, 5)
     assert marks[1] != list(range(45, 50))  # sets sorted by class would lose one

@@ -134,14 +134,14 @@ def test_interpolation(vaecli: Vaecli, trained: Path, data_dir: Path) -> None:
     assert vaecli(*common, "3", "7", "-o", "a.npy").code == 0
     assert vaecli(*common, "3", "7", "--path", "linear", "--steps", "5", "-o", "b.npy").code == 0
     test = data.load("mnist", folder=data_dir, download=False, report=print).test
-    mean, _ = api.load(trained).encode(test.pixels[[3, 7]])
+    mean, _ = api.load(trained).encode(test.pixels[:][[3, 7]])
     ends = np.load("a.npy")
     assert ends.shape == (8, 1, 28, 28)
     assert np.abs(ends[[0, -1]] - decoded(trained, mean.numpy())).max() <= 0.51
     middle = decoded(trained, mean.mean(0, keepdim=True).numpy())
     assert np.abs(np.load("b.npy")[2] - middle).max() <= 0.51
     # an image file that holds the test image is the test image
-    Image.fromarray(test.pixels[3, 0].numpy()).save("three.png")
+    Image.fromarray(test.pixels[:][3, 0].numpy()).save("three.png")
     assert vaecli(*common, "three.png", "7", "-o", "c.npy").code == 0
     assert (np.load("c.npy") == ends).all()
     assert vaecli(*common, "3", "7").out == "samples.png\n"

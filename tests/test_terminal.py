@@ -77,6 +77,16 @@ def test_the_panel_and_what_stays_of_it(play: Play, columns: int) -> None:
     assert not screen.cursor.hidden
 
 
+@pytest.mark.parametrize("columns", [80, 40])
+def test_lines_end_between_words(play: Play, columns: int) -> None:
+    screen = play(*TRAIN, "--epochs", "1", "-o", "run", columns=columns)
+    lines = text(screen).splitlines()
+    introduction = lines[: next(i for i, line in enumerate(lines) if line.startswith("epoch"))]
+    assert len(introduction) >= 2
+    assert {"parameters,", "images", "784-64-8-64-784,"} <= set(" ".join(introduction).split())
+    assert all(len(line) < columns for line in introduction)
+
+
 @pytest.mark.parametrize(("columns", "panel"), [(80, PANEL), (40, NARROW_PANEL)])
 def test_live_lines(play: Play, columns: int, panel: str) -> None:
     arguments = (*TRAIN, "--epochs", "500", "--no-preview", "-o", "run")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vaecli.data.dataset import Images, as_float
+from vaecli.data.mapped import Mapped
 from vaecli.loss import Weights, elbo_terms, kl_to_prior, log_likelihood, log_prior_ratio
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
@@ -135,18 +136,15 @@ def evaluate(
         before_batch: called before each pass; raises to end the evaluation.
     """
     pixels, device = images.pixels, next(model.parameters()).device
+    levels = None
     if redraw:
         shape = model.config.image_shape
-        pixels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device).binarize(
-            pixels.to(device), 0
-        )
+        levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device)
     noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
     kl = torch.zeros(model.config.latent_dim, dtype=torch.float64, device=device)
     parts = []
-    for start, batch in batches(pixels, batch_size):
+    for start, x in floats(pixels, batch_size, device, levels):
         before_batch()
-        x = as_float(batch.to(device))
-        images.release()
         parameters, mean, log_variance = model(x, noise.rows(start, start + len(x)))
         terms = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
         kl += kl_to_prior(mean, log_variance).double().sum(0)
@@ -155,18 +153,21 @@ def evaluate(
     distortions, rates, means = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     likelihoods = None
     if importance_samples is not None:
-        likelihoods = estimate(model, pixels, importance_samples, seed, batch_size, progress)
+        likelihoods = estimate(
+            model, pixels, importance_samples, seed, batch_size, progress, levels
+        )
     return Evaluation(distortions, rates, means, tuple((kl / len(pixels)).tolist()), likelihoods)
 
 
 @torch.inference_mode()
 def estimate(
     model: VAE,
-    pixels: Tensor,
+    pixels: Tensor | Mapped,
     samples: int,
     seed: int,
     batch_size: int = BATCH_SIZE,
     progress: Progress = lambda what, done, total: None,
+    levels: LevelNoise | None = None,
 ) -> Likelihoods:
     """Log p(x) of each image by importance sampling, in blocks of constant memory.
 
@@ -177,13 +178,13 @@ def estimate(
         seed: of the noise.
         batch_size: about how many latents are decoded at once.
         progress: told (what, done, total) as it goes.
+        levels: to draw each pixel black or white with, by place; None leaves it as it is.
     """
     device, (height, width) = next(model.parameters()).device, SAMPLE_BLOCK
     noise = SampleNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
     bounds, effective = [], []
     rows = max(1, batch_size // width)
-    for band, (start, batch) in enumerate(batches(pixels, height)):
-        x = as_float(batch.to(device))
+    for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
         mean, log_variance = model.encoder(x)
         weights = Weights(len(x), device)
         for column in range(math.ceil(samples / width)):
@@ -219,7 +220,29 @@ def log_weights(
     return log_likelihood(images, parameters, *model.likelihood) + ratios
 
 
-def batches(pixels: Tensor, batch_size: int) -> Iterator[tuple[int, Tensor]]:
+def floats(
+    pixels: Tensor | Mapped,
+    batch_size: int,
+    device: torch.device,
+    levels: LevelNoise | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Pairs of a start index and the images from there on, in order, the short last one too.
+
+    Args:
+        pixels: (N, C, H, W) uint8.
+        batch_size: images B at a time.
+        device: where they are wanted.
+        levels: to draw each pixel black or white with, by place; None leaves it as it is.
+
+    Yields:
+        The index, and (B, C, H, W) in [0, 1].
+    """
+    for start, batch in batches(pixels, batch_size):
+        batch = batch.to(device)
+        yield start, as_float(batch if levels is None else levels.binarize(batch, start))
+
+
+def batches(pixels: Tensor | Mapped, batch_size: int) -> Iterator[tuple[int, Tensor]]:
     """Pairs of a start index and the images from there on, in order, the short last one too."""
     for start in range(0, len(pixels), batch_size):
         yield start, pixels[start : start + batch_size]

@@ -219,7 +219,8 @@ def read_capped(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ValueError(f"it has {size:,} bytes, more than the limit of {limit:,}")
-        return file.read(size)  # of a file that grows, what was there
+        # of a file that grows, what was there; files of /proc say they have no size
+        return file.read(size or limit)
 
 
 def map_readonly(file: BinaryIO) -> tuple[mmap.mmap, Callable[[], None]]:

@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vaecli.data.dataset import as_float
-from vaecli.evaluation import ACTIVE_VARIANCE, Evaluation, batches
+from vaecli.data.mapped import Mapped
+from vaecli.evaluation import ACTIVE_VARIANCE, BATCH_SIZE, Evaluation, floats
 from vaecli.model import VAE
+from vaecli.noise import LevelNoise
 
 Path = Literal["spherical", "linear"]
-BATCH_SIZE = 1024
 REACH = 3.0
 """Standard deviations of the prior that a traversal goes to either side."""
 
@@ -72,9 +72,10 @@ class Plane(NamedTuple):
 
 
 @torch.inference_mode()
-def embed(model: VAE, pixels: Tensor) -> Embedding:
-    """Encode images (N, C, H, W) uint8, on the model's device."""
-    parts = [model.encoder(as_float(batch)) for _, batch in batches(pixels, BATCH_SIZE)]
+def embed(model: VAE, pixels: Tensor | Mapped, levels: LevelNoise | None = None) -> Embedding:
+    """Encode images (N, C, H, W) uint8, drawn black or white by `levels` if these are given."""
+    device = next(model.parameters()).device
+    parts = [model.encoder(x) for _, x in floats(pixels, BATCH_SIZE, device, levels)]
     means, log_variances = zip(*parts, strict=True)
     return Embedding(torch.cat(means), torch.cat(log_variances))
 

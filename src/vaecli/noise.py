@@ -61,17 +61,40 @@ def permutation(count: int, *, seed: int, epoch: int, window: int = 0) -> Tensor
     )
 
 
+def _level_rows(shape: tuple[int, int, int]) -> int:
+    # memory, not meaning, decides the chunk: its size follows from the shape alone
+    return max(1, _LEVEL_CHUNK // math.prod(shape))
+
+
+def chunks_of_window(window: int, shape: tuple[int, int, int]) -> int:
+    """Chunks of `LevelNoise` that the images of one window of `permutation` lie in, at most.
+
+    Args:
+        window: as of `permutation`; 0 gives 1, for images that are visited in order.
+        shape: channels, height, width.
+    """
+    size = max(1, window // WINDOW_BLOCKS)
+    each = 1 if size == 1 else (size - 2) // _level_rows(shape) + 2
+    return max(1, (-(-window // size) + 1) * each)  # a block can lie in two windows
+
+
 class _Chunks(ABC):
     """Rows in chunks of a constant size, each drawn whole by a generator of its own."""
 
     def __init__(
-        self, key: tuple[int, str, int], chunk_rows: int, row: tuple[int, ...], device: Device
+        self,
+        key: tuple[int, str, int],
+        chunk_rows: int,
+        row: tuple[int, ...],
+        device: Device,
+        keep: int = 1,
     ) -> None:
         self._key = key
         self._shape = chunk_rows, *row
         self._device = device
-        self._chunk = -1
-        self._rows = torch.empty(0)
+        self._keep = keep
+        self._kept: dict[int, Tensor] = {}
+        """Chunks by number, the one used last at the end."""
 
     @abstractmethod
     def _draw(self, source: torch.Generator) -> Tensor:
@@ -89,12 +112,24 @@ class _Chunks(ABC):
             return self._load(0)[:0]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def at(self, places: Tensor) -> Tensor:
+        """The rows of `places` (n,) int64 in any order, as (n, ...)."""
+        found = self._load(0).new_empty((len(places), *self._shape[1:]))
+        chunks = places // self._shape[0]
+        for chunk in chunks.unique().tolist():
+            inside = chunks == chunk
+            found[inside] = self._load(chunk)[places[inside] % self._shape[0]]
+        return found
+
     def _load(self, chunk: int) -> Tensor:
-        if chunk != self._chunk:
+        rows = self._kept.pop(chunk, None)
+        if rows is None:
+            while len(self._kept) >= self._keep:
+                del self._kept[next(iter(self._kept))]
             seed, purpose, epoch = self._key
-            self._rows = self._draw(generator(seed, purpose, epoch, chunk, device=self._device))
-            self._chunk = chunk
-        return self._rows
+            rows = self._draw(generator(seed, purpose, epoch, chunk, device=self._device))
+        self._kept[chunk] = rows
+        return rows
 
 
 class NormalNoise(_Chunks):
@@ -157,6 +192,7 @@ class LevelNoise(_Chunks):
         purpose: what the draws are for.
         epoch: training epoch; 0 for draws that must not change from pass to pass.
         device: where to draw.
+        keep: chunks that are kept at once, for rows that are not asked for in order.
     """
 
     def __init__(
@@ -167,10 +203,10 @@ class LevelNoise(_Chunks):
         purpose: str,
         epoch: int = 0,
         device: Device = "cpu",
+        keep: int = 1,
     ) -> None:
-        # memory, not meaning, decides the chunk: its size follows from the shape alone
-        rows = max(1, _LEVEL_CHUNK // math.prod(shape))
-        super().__init__((seed, f"{purpose} levels", epoch), rows, shape, device)
+        rows = _level_rows(shape)
+        super().__init__((seed, f"{purpose} levels", epoch), rows, shape, device, keep)
 
     def _draw(self, source: torch.Generator) -> Tensor:
         return torch.randint(

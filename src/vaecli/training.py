@@ -361,7 +361,6 @@ class _Loop:
             self.optimizer.set_learning_rate(learning_rate(step, total, self.config))
             beta = beta_at(step, self.steps_per_epoch, self.config)
             pixels = self.train.pixels[chosen].to(self.device)
-            self.train.release()
             self._step(pixels, draws, start, beta)
             self.state.step += 1
             yield

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,13 @@ class Terminal:
         """Something worth knowing."""
         if not self.quiet:
             self._say(text)
+
+    def prose(self, text: str) -> None:
+        """A note without a command to copy in it: at a terminal its lines end between words."""
+        columns = self.size[0] - 1 if self._at_terminal else sys.maxsize
+        lines = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
+        for line in lines:
+            self.note(line)
 
     def detail(self, text: str) -> None:
         """Something worth knowing with --verbose."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vaecli.data.dataset import Dataset, Images
     from vaecli.digit_fit import Invert
     from vaecli.images import Fit
+    from vaecli.noise import LevelNoise
     from vaecli.run import LoadedModel
 
 
@@ -107,15 +108,15 @@ def trained_binarize(loaded: LoadedModel) -> Binarize:
     return "none" if loaded.run is None else loaded.run.config.training.binarize
 
 
-def as_trained(loaded: LoadedModel, pixels: Tensor, seed: int) -> Tensor:
-    """Images (N, C, H, W) uint8 as a model trained with dynamic binarization saw them."""
+def trained_levels(loaded: LoadedModel, seed: int) -> LevelNoise | None:
+    """What makes images look as a model saw them that was trained with dynamic binarization."""
     from vaecli.noise import LevelNoise
 
     if trained_binarize(loaded) != "dynamic":
-        return pixels
+        return None
+    device = next(loaded.model.parameters()).device
     shape = loaded.model.config.image_shape
-    noise = LevelNoise(shape, seed=seed, purpose="aggregate-posterior", device=pixels.device)
-    return noise.binarize(pixels, 0)
+    return LevelNoise(shape, seed=seed, purpose="aggregate-posterior", device=device)
 
 
 def load_picture(

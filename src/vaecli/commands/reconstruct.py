@@ -236,8 +236,9 @@ class _Work:
 
         images, _ = load_images(self.common, self.loaded, None, "test", TEST_IMAGES)
         noise = self.noise.rows(0, len(images)) if self.sample else None
-        self.originals = [images.pixels]
-        self.reconstructions = [reconstruct(self.loaded.model, images.pixels, noise=noise)]
+        pixels = images.pixels[:].to(self.device)
+        self.originals = [pixels]
+        self.reconstructions = [reconstruct(self.loaded.model, pixels, noise=noise)]
 
     def show(self) -> None:
         """The first originals and reconstructions in the terminal, where it shows pictures."""

@@ -191,11 +191,11 @@ def _latents(common: options.Common, loaded: LoadedModel, given: dict[str, Any])
     if given["prior"] == "normal":
         return generation.draw(loaded.model, count, seed=seed, temperature=given["temperature"])
     from vaecli import latent_space, mixture
-    from vaecli.commands.loading import as_trained, load_images, trained_binarize
+    from vaecli.commands.loading import load_images, trained_binarize, trained_levels
 
     binarize = trained_binarize(loaded)
     images, source = load_images(common, loaded, given["data"], "train", None, binarize)
-    embedding = latent_space.embed(loaded.model, as_trained(loaded, images.pixels, seed))
+    embedding = latent_space.embed(loaded.model, images.pixels, trained_levels(loaded, seed))
     fitted = mixture.fit(embedding, seed=seed)
     common.terminal.note(
         f"prior: {len(fitted.weights)} Gaussians fitted to {len(images):,} latents of {source}"

@@ -520,7 +520,7 @@ def _introduce(common: options.Common, target: Any, plan: Plan, event: Any, devi
 
     verb = "continuing" if event.epoch or event.images else "training"
     model, threads = plan.config.model, torch.get_num_threads()
-    common.terminal.note(
+    common.terminal.prose(
         f"{verb} {target.path}: {model.arch} {_widths_text(model)},"
         f" {event.parameters:,} parameters, {event.n_train:,} {plan.dataset.name} images"
         f" (test {event.n_test:,}), {device.type} with {threads} thread{'s' * (threads != 1)}"

@@ -33,7 +33,7 @@ def write_cache(path: Path, dataset: Dataset) -> None:
     """
     tensors = {}
     for split, images in (("train", dataset.train), ("test", dataset.test)):
-        tensors[f"{split}_pixels"] = images.pixels.contiguous()
+        tensors[f"{split}_pixels"] = images.pixels[:].contiguous()
         if images.labels is not None:
             tensors[f"{split}_labels"] = images.labels.contiguous()
     metadata = {"format": FORMAT, "name": dataset.name, "sha256": dataset.fingerprint()}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
-from vaecli.noise import STATIC_SEED, LevelNoise, permutation
+from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window, permutation
 
 _HELD_OUT_SEED = 1
 _PART = 8 * 2**20  # bytes looked at together in passes over a whole set
@@ -19,19 +20,17 @@ _PART = 8 * 2**20  # bytes looked at together in passes over a whole set
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images in memory, or in a file that is mapped into it.
+    """A set of images in memory, or in a file of which parts are read.
 
     Attributes:
         pixels: (N, C, H, W) uint8.
         labels: (N,) uint8 or int64 class numbers, or None.
         paths: where each image came from, relative to its folder, or None.
-        unmap: of a mapped set: gives the memory of the pages read so far back; else None.
     """
 
-    pixels: Tensor
+    pixels: Tensor | Mapped
     labels: Tensor | None = None
     paths: tuple[str, ...] | None = None
-    unmap: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -41,7 +40,7 @@ class Images:
         """The images of a slice; no pixel is copied."""
         return replace(
             self,
-            pixels=self.pixels[chosen],
+            pixels=_part(self.pixels, chosen),
             labels=None if self.labels is None else self.labels[chosen],
             paths=None if self.paths is None else self.paths[chosen],
         )
@@ -70,19 +69,15 @@ class Images:
 
     def to(self, device: torch.device) -> Images:
         """The same with its pixels on `device`; a mapped set stays where it is."""
-        return self if self.unmap else replace(self, pixels=self.pixels.to(device))
-
-    def release(self) -> None:
-        """Keep no pixels of a mapped set in memory; to be called between batches."""
-        if self.unmap is not None:
-            self.unmap()
+        if isinstance(self.pixels, Mapped):
+            return self
+        return replace(self, pixels=self.pixels.to(device))
 
     def parts(self) -> Iterator[Tensor]:
         """All pixels in order, in parts of bounded size."""
         step = max(1, _PART // max(1, self.pixels[:1].numel()))
         for start in range(0, len(self), step):
             yield self.pixels[start : start + step]
-            self.release()
 
     def mean_image(self) -> Tensor:
         """Mean over the images in [0, 1], exact: (C, H, W) float64."""
@@ -97,17 +92,28 @@ class Images:
 
 
 def join(parts: Sequence[Images]) -> Images:
-    """Several sets as one; copies them unless at most one has images."""
+    """Several sets as one; of sets in memory a copy, unless at most one has images."""
     filled = [images for images in parts if len(images)] or list(parts[:1])
     if len(filled) == 1:
         return filled[0]
     labels = [images.labels for images in filled if images.labels is not None]
     paths = [images.paths for images in filled if images.paths is not None]
     return Images(
-        torch.cat([images.pixels for images in filled]),
+        _joined([images.pixels for images in filled]),
         torch.cat(labels) if len(labels) == len(filled) else None,
         tuple(path for part in paths for path in part) if len(paths) == len(filled) else None,
     )
+
+
+def _part(pixels: Tensor | Mapped, chosen: slice) -> Tensor | Mapped:
+    return pixels.part(chosen) if isinstance(pixels, Mapped) else pixels[chosen]
+
+
+def _joined(parts: Sequence[Tensor | Mapped]) -> Tensor | Mapped:
+    mapped = [pixels for pixels in parts if isinstance(pixels, Mapped)]
+    if mapped:  # the splits of one file
+        return functools.reduce(Mapped.joined, mapped)
+    return torch.cat([pixels for pixels in parts if isinstance(pixels, Tensor)])
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Dataset:
         """SHA-256 over shapes, pixels and labels of both splits."""
         return self._fingerprint
 
-    @cached_property
+    @functools.cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for images in (self.train, self.test):
@@ -161,20 +167,25 @@ class Dataset:
         return int(torch.cat([edge.flatten() for edge in edges]).median())
 
 
-def _describe(digest: hashlib._Hash, tensor: Tensor) -> None:
+def _describe(digest: hashlib._Hash, tensor: Tensor | Mapped) -> None:
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
 
 
 def static_binarized(dataset: Dataset) -> Dataset:
     """The set in black and white, drawn once: the same for every run and seed.
 
-    The draw of an image depends on its place in its split.
+    The draw of an image depends on its place in its split.  A mapped set stays where it is, and is
+    drawn where it is read.
     """
     shape = dataset.image_shape
+    window = 0 if dataset.origin is None else dataset.origin.window
 
     def draw(images: Images, split: str) -> Images:
-        levels = LevelNoise(shape, seed=STATIC_SEED, purpose=f"static {split}")
-        return replace(images, pixels=levels.binarize(images.pixels, 0), unmap=None)
+        keep = chunks_of_window(window, shape)
+        levels = LevelNoise(shape, seed=STATIC_SEED, purpose=f"static {split}", keep=keep)
+        if isinstance(images.pixels, Mapped):
+            return replace(images, pixels=images.pixels.binarized(levels))
+        return replace(images, pixels=levels.binarize(images.pixels, 0))
 
     train, test = draw(dataset.train, "train"), draw(dataset.test, "test")
     return replace(dataset, train=train, test=test)

@@ -26,6 +26,7 @@ from torch import Tensor
 from vaecli import files
 from vaecli.config import canonical_json, parse_json
 from vaecli.data.dataset import Dataset, Images
+from vaecli.data.mapped import Mapped
 from vaecli.errors import BusyError, DataError, EnvironmentFailure
 
 FORMAT = "vaecli-images-1"
@@ -159,14 +160,15 @@ def _contents(content: dict[str, Any]) -> Contents:
 def _open(folder: Path, contents: Contents, memory: int, name: str) -> Dataset:
     """The stored set, in memory or mapped."""
     path = raw_path(folder, contents.key)
+    pixels: Tensor | Mapped
     if not contents.shape[0]:
-        pixels, unmap = torch.empty(contents.shape, dtype=torch.uint8), None
+        pixels = torch.empty(contents.shape, dtype=torch.uint8)
     elif math.prod(contents.shape) <= memory:
-        pixels, unmap = _into_memory(path, contents.shape), None
+        pixels = _into_memory(path, contents.shape)
     else:
-        pixels, unmap = _mapped(path, contents.shape)
+        pixels = _mapped(path, contents.shape)
     labels = None if contents.labels is None else torch.tensor(contents.labels, dtype=torch.int64)
-    whole = Images(pixels, labels, contents.paths, unmap)
+    whole = Images(pixels, labels, contents.paths)
     return Dataset(name, whole[contents.n_test :], whole[: contents.n_test])
 
 
@@ -183,14 +185,14 @@ def _into_memory(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(pixels).view(shape)
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Callable[[], None]]:
-    """Pixels in a read-only mapping, and what gives the memory of its pages back."""
+def _mapped(path: Path, shape: tuple[int, ...]) -> Mapped:
+    """Pixels in a read-only mapping."""
     with files.open_regular(path) as file:
         _check_size(file.fileno(), math.prod(shape))
         mapping, unmap = files.map_readonly(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nobody writes to pixels
-        return torch.frombuffer(mapping, dtype=torch.uint8).view(shape), unmap
+        return Mapped.of(torch.frombuffer(mapping, dtype=torch.uint8).view(shape), unmap)
 
 
 def _check_size(descriptor: int, size: int) -> None:

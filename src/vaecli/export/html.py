@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from vaecli import __version__
-from vaecli.data.dataset import Images, as_float
-from vaecli.evaluation import batches
+from vaecli.data.dataset import Images
+from vaecli.evaluation import BATCH_SIZE, floats
 from vaecli.export import half_difference, round_to_half
 from vaecli.generation import mean_image, mean_pixels
 from vaecli.loss import kl_to_prior
@@ -77,11 +77,12 @@ class Page:
 
 
 @torch.inference_mode()
-def embed(model: VAE, images: Images, batch_size: int = 1024) -> Embedding:
+def embed(model: VAE, images: Images) -> Embedding:
     """Encode a set of images on the device of the model."""
     means, rates = [], []
-    for _, pixels in batches(images.pixels, batch_size):
-        mean, log_variance = model.encoder(as_float(pixels))
+    device = next(model.parameters()).device
+    for _, x in floats(images.pixels, BATCH_SIZE, device):
+        mean, log_variance = model.encoder(x)
         means.append(mean.cpu())
         rates.append(kl_to_prior(mean, log_variance).double().cpu())
     names: list[str] = []

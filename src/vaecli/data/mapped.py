@@ -1,0 +1,101 @@
+"""Pixels that stay on the disk: a mapped file, of which only what is asked for is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaecli.noise import LevelNoise
+
+PIECE = 64
+"""Images read before the memory of their pages is given back; the system maps neighbours too."""
+
+
+class _Stretch(NamedTuple):
+    """Neighbours in the file.
+
+    Attributes:
+        pixels: (n, C, H, W) uint8, a view of the mapping.
+        first: place in its split of the first one.
+        levels: of static binarization, addressed by that place; or None.
+    """
+
+    pixels: Tensor
+    first: int
+    levels: LevelNoise | None
+
+    def read(self, places: Tensor) -> Tensor:
+        """A copy of the images at `places`, (b, C, H, W)."""
+        pixels = self.pixels[places]
+        if self.levels is None:
+            return pixels
+        return (self.levels.at(places + self.first) < pixels).to(torch.uint8).mul_(255)
+
+
+class Mapped:
+    """N images in a mapped file; indexing reads a copy and keeps nothing else in memory.
+
+    Takes the place of a tensor (N, C, H, W) where that is indexed by a slice or by places.
+
+    Args:
+        stretches: what it consists of, one after the other; at least one.
+        unmap: gives the memory of the pages read so far back.
+    """
+
+    device, dtype = torch.device("cpu"), torch.uint8
+
+    def __init__(self, stretches: tuple[_Stretch, ...], unmap: Callable[[], None]) -> None:
+        self._stretches = stretches
+        self._unmap = unmap
+        self._count = sum(len(part.pixels) for part in stretches)
+        self.shape = torch.Size((self._count, *stretches[0].pixels.shape[1:]))
+
+    @classmethod
+    def of(cls, pixels: Tensor, unmap: Callable[[], None]) -> Mapped:
+        """All images of a mapping: (N, C, H, W) uint8."""
+        return cls((_Stretch(pixels, 0, None),), unmap)
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        return self._count
+
+    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
+        """The images of a slice or at places (n,) int64, as (n, C, H, W)."""
+        if isinstance(chosen, slice):
+            return self[torch.arange(*chosen.indices(len(self)))]
+        places = chosen
+        found = torch.empty((len(places), *self.shape[1:]), dtype=torch.uint8)
+        for piece, into in zip(places.split(PIECE), found.split(PIECE), strict=True):
+            for start, part in self._starts():
+                inside = (piece >= start) & (piece < start + len(part.pixels))
+                into[inside] = part.read(piece[inside] - start)
+            self._unmap()
+        return found
+
+    def part(self, chosen: slice) -> Mapped:
+        """The images of a slice without a step, still on the disk."""
+        first, last, _ = chosen.indices(len(self))
+        parts = []
+        for start, part in self._starts():
+            low = min(max(first - start, 0), len(part.pixels))
+            pixels = part.pixels[low : max(last - start, low)]
+            parts.append(part._replace(pixels=pixels, first=part.first + low))
+        return Mapped(tuple(parts), self._unmap)
+
+    def joined(self, other: Mapped) -> Mapped:
+        """These images and then those of `other`, of the same file."""
+        return Mapped(self._stretches + other._stretches, self._unmap)
+
+    def binarized(self, levels: LevelNoise) -> Mapped:
+        """The same in black and white, drawn for the place an image has here."""
+        parts = (part._replace(first=start, levels=levels) for start, part in self._starts())
+        return Mapped(tuple(parts), self._unmap)
+
+    def _starts(self) -> Iterator[tuple[int, _Stretch]]:
+        start = 0
+        for part in self._stretches:
+            yield start, part
+            start += len(part.pixels)
