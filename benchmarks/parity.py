@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -32,9 +33,7 @@ DRAWS = 64
 
 
 def models() -> Iterator[tuple[str, VAE]]:
-    names = itertools.product(
-        config.choices(config.Arch), config.choices(config.Likelihood), SHAPES
-    )
+    names = itertools.product(get_args(config.Arch), get_args(config.Likelihood), SHAPES)
     for arch, likelihood, image in names:
         settings = {"arch": arch, "likelihood": likelihood, "image_shape": SHAPES[image]}
         model = build(config.from_json(config.ModelConfig, settings, where="model"), seed=0)

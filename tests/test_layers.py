@@ -20,11 +20,12 @@ SOURCE = Path(vaecli.__file__).parent
 LADDER = [
     ["vaecli", "errors"],
     ["config", "files", "signals", "outputs", "extras", "screen", "data.origin"],
+    ["convolution"],
     ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub"],
     ["loss", "data.dataset", "weights"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],
     ["images"],
-    ["data.cache", "data.idx", "data.digits", "data.fetch"],
+    ["data.cache", "data.idx", "data.digits", "data.cifar", "data.fetch"],
     ["run", "data.named", "data.listing", "data.decode", "data.store"],
     ["data.folder"],
     ["data.arrays"],
