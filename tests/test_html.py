@@ -230,7 +230,7 @@ def test_convolutions_decode_as_torch_does(
     model = build(config, seed=0).eval()
     with torch.no_grad():
         for parameter in model.decoder.parameters():  # residual branches start at zero
-            parameter.add_(0.1 * torch.randn(parameter.shape))
+            parameter.add_(0.3 * torch.randn(parameter.shape))
     path = tmp_path / "a.html"
     path.write_text(html.render(model, title="conv").text)
     opened(browser, path)

@@ -52,7 +52,7 @@ HELD_OUT = 10
 
 HIDDEN: dict[Arch, tuple[int, ...]] = {"mlp": (400,), "conv": (32,)}
 """What `hidden` is where it is not given."""
-RECIPES: dict[Arch, dict[str, Any]] = {"mlp": {}, "conv": {"batch_size": 128, "lr": 6e-3}}
+RECIPES: dict[Arch, dict[str, Any]] = {"mlp": {}, "conv": {"batch_size": 128, "lr": 2e-3}}
 """Fields of TrainConfig whose tuned defaults are others for an architecture."""
 COLOUR_LIKELIHOOD: Likelihood = "logistic"
 """Likelihood of colour images where none is given: see docs/maths.md."""

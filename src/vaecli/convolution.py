@@ -22,10 +22,10 @@ from vaecli.config import ModelConfig
 SMALLEST_SIDE = 8
 """Stages halve the image until no side is longer."""
 MOST_GROWTH = 4
-DENSE_WIDTH = 256
-"""Width of the linear layer between the convolutions and the latents."""
-LAST_CHANNELS = 0.5
-"""Channels at full size, as a share of those of the first stage."""
+DENSE_GROWTH = 16
+"""Width of the linear layer beside the latents, in channels of the first stage."""
+LAST_SHARE = 4
+"""Channels at full size: one part in so many of those of the first stage."""
 
 
 class Stage(NamedTuple):
@@ -48,16 +48,20 @@ def stages(config: ModelConfig) -> list[Stage]:
 
 
 class Residual(nn.Module):
-    """x + convolution(activation(convolution(activation(x)))), which starts as x itself."""
+    """x + convolution(activation(convolution(activation(x)))), which starts as x itself.
+
+    Half the channels lie between the two convolutions.
+    """
 
     def __init__(self, channels: int, activation: type[nn.Module]) -> None:
         super().__init__()
-        last = _convolution(channels, channels)
+        between = max(1, channels // 2)
+        last = _convolution(between, channels)
         nn.init.zeros_(last.weight)
         assert last.bias is not None
         nn.init.zeros_(last.bias)
         self.branch = nn.Sequential(
-            activation(), _convolution(channels, channels), activation(), last
+            activation(), _convolution(channels, between), activation(), last
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ class ChannelsLast(nn.Module):
 
 
 def contraction(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequential:
-    """The layers from images (B, C, H, W) to features (B, `DENSE_WIDTH`)."""
+    """The layers from images (B, C, H, W) to features (B, `dense_width`)."""
     shapes = stages(config)
     layers: list[nn.Module] = [ChannelsLast()]
     channels = config.image_shape[0]
@@ -112,21 +116,21 @@ def contraction(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequenti
             layers.append(Residual(stage.channels, activation))
         layers.append(activation())
         channels = stage.channels
-    layers += [nn.Flatten(), nn.Linear(prod(shapes[-1]), DENSE_WIDTH), activation()]
+    layers += [nn.Flatten(), nn.Linear(prod(shapes[-1]), dense_width(config)), activation()]
     return nn.Sequential(*layers)
 
 
 def expansion(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequential:
     """The layers from latents (B, L) to features (B, `last_channels`, H, W).
 
-    Each stage convolves before it enlarges, which costs a quarter of the other order.
+    Stages enlarge before they convolve: the other order costs a quarter and learns far worse.
     """
-    shapes = stages(config)
+    shapes, width = stages(config), dense_width(config)
     deepest = shapes[-1]
     layers: list[nn.Module] = [
-        nn.Linear(config.latent_dim, DENSE_WIDTH),
+        nn.Linear(config.latent_dim, width),
         activation(),
-        nn.Linear(DENSE_WIDTH, prod(deepest)),
+        nn.Linear(width, prod(deepest)),
         nn.Unflatten(1, deepest),
         ChannelsLast(),
     ]
@@ -135,14 +139,19 @@ def expansion(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequential
         larger = shapes[place - 1] if place else image
         if _has_block(place, shapes):
             layers.append(Residual(stage.channels, activation))
-        layers += [activation(), _convolution(stage.channels, larger.channels)]
-        layers.append(Enlarge(larger.height, larger.width))
+        layers += [activation(), Enlarge(larger.height, larger.width)]
+        layers.append(_convolution(stage.channels, larger.channels))
     return nn.Sequential(*layers, activation())
 
 
 def last_channels(config: ModelConfig) -> int:
     """Channels of the features at full size."""
-    return max(1, round(LAST_CHANNELS * config.hidden[0]))
+    return max(1, config.hidden[0] // LAST_SHARE)
+
+
+def dense_width(config: ModelConfig) -> int:
+    """Width F of the linear layer between the convolutions and the latents."""
+    return DENSE_GROWTH * config.hidden[0]
 
 
 def _has_block(place: int, shapes: list[Stage]) -> bool:

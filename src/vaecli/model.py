@@ -31,7 +31,7 @@ class Encoder(nn.Module):
         activation = ACTIVATIONS[config.activation]
         if config.arch == "conv":
             self.hidden = convolution.contraction(config, activation)
-            width = convolution.DENSE_WIDTH
+            width = convolution.dense_width(config)
         else:
             widths = (config.pixels, *config.hidden)
             self.hidden, width = nn.Sequential(*_mlp(widths, activation)), widths[-1]
@@ -130,6 +130,25 @@ def count_parameters(config: ModelConfig) -> int:
     """Number of parameters, without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in VAE(config).parameters())
+
+
+def count_activations(config: ModelConfig) -> int:
+    """Values that the gradient of one more image in a batch needs, without allocating them."""
+    with torch.device("meta"):
+        model = VAE(config)
+
+    def values(batch: int) -> int:
+        kept = list[int]()
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            model(torch.empty(batch, *config.image_shape), torch.empty(batch, config.latent_dim))
+        return sum(kept)
+
+    return values(2) - values(1)  # weights are kept too, once
 
 
 def _mlp(widths: Iterable[int], activation: type[nn.Module]) -> Iterator[nn.Module]:

@@ -572,7 +572,7 @@ def _result(common: options.Common, path: Path, last: Any) -> None:
 
 def _show(common: options.Common, plan: Plan) -> None:
     """The plan of --dry-run."""
-    from vaecli.model import count_parameters
+    from vaecli.model import count_activations, count_parameters
 
     model, training, data = plan.config.model, plan.config.training, plan.config.data
     parameters = count_parameters(model)
@@ -580,7 +580,8 @@ def _show(common: options.Common, plan: Plan) -> None:
     batch = min(training.batch_size, fitted)
     steps = -(-fitted // batch)
     images = (data.n_train + data.n_test) * model.pixels
-    memory = images + 16 * parameters + 4 * batch * 6 * model.pixels
+    activations = count_activations(model) + 6 * model.pixels
+    memory = images + 16 * parameters + 4 * batch * activations
     value = {
         "output": None if plan.path is None else str(plan.path),
         "status": plan.status,
