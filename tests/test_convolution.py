@@ -41,45 +41,8 @@ def lively(config: ModelConfig) -> VAE:
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    ("shape", "latent_dim", "likelihood"),
-    [
-        ((1, 16, 16), 2, "bernoulli"),
-        ((3, 16, 16), 256, "logistic"),
-        ((3, 17, 31), 7, "gaussian"),
-        ((1, 28, 28), 20, "logistic"),
-        ((3, 32, 32), 64, "bernoulli"),
-        ((1, 33, 16), 5, "continuous-bernoulli"),
-        ((3, 64, 48), 32, "continuous-bernoulli"),
-        ((1, 101, 128), 200, "gaussian"),
-        ((3, 128, 128), 256, "logistic"),
-    ],
-)
-def test_every_shape_trains_two_steps_exports_and_reloads(
-    vaecli: Vaecli, shape: tuple[int, int, int], latent_dim: int, likelihood: Likelihood
-) -> None:
-    rng = np.random.default_rng(0)
-    np.savez(
-        "images.npz",
-        x_train=rng.integers(0, 256, (16, *shape), np.uint8),
-        x_test=rng.integers(0, 256, (4, *shape), np.uint8),
-    )
-    more = ("--latent-dim", latent_dim, "--likelihood", likelihood, "--data-dir", "cache")
-    trained = vaecli("train", "-d", "images.npz", *SMALL, *more, "-o", "run")
-    assert trained.code == 0, trained.err
-    model = weights.read_model(Path("run/model.safetensors"))
-    border = model.config.border
-    assert model.config == conv(shape, latent_dim=latent_dim, likelihood=likelihood, border=border)
-    for part in export.split(model):
-        assert export.difference(part, pt2.load(pt2.encode(part))) < 1e-5
-    assert html.render(model, title="a").difference < 0.05
-    judged = vaecli("eval", "-m", "run", "--json", "--data-dir", "cache")
-    with open("run/metrics.csv") as file:
-        (row,) = csv.DictReader(file)
-    assert json.loads(judged.out)["loss"] == pytest.approx(float(row["test_loss"]), rel=1e-6)
-
-
 @needs_onnx
+@pytest.mark.timeout(300)  # the first use imports the exporter
 def test_onnx_computes_what_the_model_does() -> None:
     model = lively(conv((3, 17, 40), latent_dim=3, likelihood="logistic", activation="silu"))
     for part in export.split(model):
@@ -225,3 +188,41 @@ def test_each_architecture_has_its_recipe(vaecli: Vaecli) -> None:
         assert outcome.code == 0, outcome.err
         found = json.loads(outcome.out)["training"]
         assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent_dim", "likelihood"),
+    [
+        ((1, 16, 16), 2, "bernoulli"),
+        ((3, 16, 16), 256, "logistic"),
+        ((3, 17, 31), 7, "gaussian"),
+        ((1, 28, 28), 20, "logistic"),
+        ((3, 32, 32), 64, "bernoulli"),
+        ((1, 33, 16), 5, "continuous-bernoulli"),
+        ((3, 64, 48), 32, "continuous-bernoulli"),
+        ((1, 101, 128), 200, "gaussian"),
+        ((3, 128, 128), 256, "logistic"),
+    ],
+)
+def test_every_shape_trains_two_steps_exports_and_reloads(
+    vaecli: Vaecli, shape: tuple[int, int, int], latent_dim: int, likelihood: Likelihood
+) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        "images.npz",
+        x_train=rng.integers(0, 256, (16, *shape), np.uint8),
+        x_test=rng.integers(0, 256, (4, *shape), np.uint8),
+    )
+    more = ("--latent-dim", latent_dim, "--likelihood", likelihood, "--data-dir", "cache")
+    trained = vaecli("train", "-d", "images.npz", *SMALL, *more, "-o", "run")
+    assert trained.code == 0, trained.err
+    model = weights.read_model(Path("run/model.safetensors"))
+    border = model.config.border
+    assert model.config == conv(shape, latent_dim=latent_dim, likelihood=likelihood, border=border)
+    for part in export.split(model):
+        assert export.difference(part, pt2.load(pt2.encode(part))) < 1e-5
+    assert html.render(model, title="a").difference < 0.05
+    judged = vaecli("eval", "-m", "run", "--json", "--data-dir", "cache")
+    with open("run/metrics.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert json.loads(judged.out)["loss"] == pytest.approx(float(row["test_loss"]), rel=1e-6)

@@ -228,16 +228,17 @@ def test_convolutions_decode_as_torch_does(
         image_shape=shape, arch="conv", hidden=(6,), latent_dim=3, likelihood="logistic"
     )
     model = build(config, seed=0).eval()
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.decoder.parameters():  # residual branches start at zero
-            parameter.add_(0.3 * torch.randn(parameter.shape))
+            parameter.add_(0.12 * torch.randn(parameter.shape, generator=generator))
     path = tmp_path / "a.html"
     path.write_text(html.render(model, title="conv").text)
     opened(browser, path)
     for _ in range(3):
         click(browser, "#random")
         agree(browser, package.Model(model))
-    assert np.unique(canvas(browser)[..., :3]).size > 50
+    assert np.unique(canvas(browser)[..., :3]).size > 30
     assert browser.complaints() == []
 
 
