@@ -123,7 +123,7 @@ def contraction(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequenti
 def expansion(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequential:
     """The layers from latents (B, L) to features (B, `last_channels`, H, W).
 
-    Stages enlarge before they convolve: the other order costs a quarter and learns far worse.
+    Stages enlarge before they convolve: the other order costs a quarter and learns worse.
     """
     shapes, width = stages(config), dense_width(config)
     deepest = shapes[-1]
