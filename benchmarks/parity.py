@@ -2,10 +2,11 @@
 
     python benchmarks/parity.py
 
-Networks as they are built, weights doubled so that pixels spread over [0, 1]; every architecture
-and likelihood of `vaecli.config`, grey and colour.  onnx and pt2: the larger of encoder and
-decoder, at batch sizes 1 and 3.  safetensors --half and html: a decoded pixel, over 64 draws of the
-prior; html is decoded by Chromium, and left out without it.
+Networks as they are built, weights doubled so that pixels spread over [0, 1], and residual
+branches, which start at zero, drawn; every architecture and likelihood of `vaecli.config`, grey
+and colour.  onnx and pt2: the larger of encoder and decoder, at batch sizes 1 and 3.  safetensors
+--half and html: a decoded pixel, over 64 draws of the prior; html is decoded by Chromium, and left
+out without it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -32,15 +34,16 @@ DRAWS = 64
 
 
 def models() -> Iterator[tuple[str, VAE]]:
-    names = itertools.product(
-        config.choices(config.Arch), config.choices(config.Likelihood), SHAPES
-    )
+    names = itertools.product(get_args(config.Arch), get_args(config.Likelihood), SHAPES)
     for arch, likelihood, image in names:
         settings = {"arch": arch, "likelihood": likelihood, "image_shape": SHAPES[image]}
         model = build(config.from_json(config.ModelConfig, settings, where="model"), seed=0)
         with torch.no_grad():
+            generator = torch.Generator().manual_seed(2)
             for parameter in model.parameters():
                 parameter.mul_(2)
+                if parameter.ndim and not parameter.any():
+                    parameter.normal_(0, 0.1, generator=generator)
         yield f"{arch} | {likelihood} | {image}", model.eval().requires_grad_(False)
 
 

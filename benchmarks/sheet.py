@@ -15,15 +15,15 @@ MARGIN = 200
 
 
 def write_sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
-    """Write a PNG; rows map a name to (N, 1, H, W) uint8 images, N the same for all."""
+    """Write a PNG; rows map a name to (N, C, H, W) uint8 images, N the same for all."""
     count = len(next(iter(rows.values())))
     grid = make_grid(torch.cat(list(rows.values())), columns=count, scale=2)
-    picture = Image.fromarray(grid[0].numpy())
-    sheet = Image.new("L", (picture.width + MARGIN, picture.height), 255)
+    picture = Image.fromarray(grid.permute(1, 2, 0).squeeze(2).numpy())
+    sheet = Image.new(picture.mode, (picture.width + MARGIN, picture.height), "white")
     sheet.paste(picture, (MARGIN, 0))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     pitch = picture.height / len(rows)
     for index, name in enumerate(rows):
-        draw.text((MARGIN - 8, (index + 0.5) * pitch), name, fill=0, font=font, anchor="rm")
+        draw.text((MARGIN - 8, (index + 0.5) * pitch), name, fill="black", font=font, anchor="rm")
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, optimize=True)

@@ -46,7 +46,6 @@ def test_defaults_are_the_classic_model() -> None:
         ("image_shape", (1, 0, 28)),
         ("image_shape", (3, 4096, 4096)),
         ("image_shape", "28"),
-        ("hidden", ()),
         ("hidden", (400, 0)),
         ("hidden", (10**9,)),
         ("hidden", (4,) * 17),

@@ -720,7 +720,7 @@ def real_sources() -> dict[str, named.Sources]:
     """What torchvision itself says; the one test that imports it, which takes seconds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {name: named.torchvision_sources(name) for name in named.NAMES}
+        return {name: named.torchvision_sources(name) for name in named.PROBES}
 
 
 def test_torchvision_knows_the_sources(real_sources: dict[str, named.Sources]) -> None:

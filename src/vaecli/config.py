@@ -19,7 +19,7 @@ from vaecli.limits import MAX_HIDDEN_LAYERS, MAX_JSON_DEPTH, MAX_PIXELS, RANGES
 FORMAT = 1
 """Version of the run directory's layout and of the weights' header."""
 
-Arch = Literal["mlp"]
+Arch = Literal["mlp", "conv"]
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]
 Binarize = Literal["none", "dynamic", "static"]
@@ -34,6 +34,15 @@ SCALED_LIKELIHOODS: tuple[Likelihood, ...] = ("gaussian", "logistic")
 HELD_OUT = 10
 """With patience, one training image in this many is held out of training."""
 
+HIDDEN: dict[Arch, tuple[int, ...]] = {"mlp": (400,), "conv": (32,)}
+"""What `hidden` is where it is not given."""
+RECIPES: dict[Arch, dict[str, Any]] = {"mlp": {}, "conv": {"batch_size": 128, "lr": 2e-3}}
+"""Fields of TrainConfig whose tuned defaults are others for an architecture."""
+COLOUR_LIKELIHOOD: Likelihood = "logistic"
+"""Likelihood of colour images where none is given: see docs/maths.md."""
+SMALLEST_CONVOLVED = 16
+"""Shortest side of an image that `conv` takes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -43,8 +52,9 @@ class ModelConfig:
     """Channels, height, width."""
     arch: Arch = "mlp"
     """Kind of encoder and decoder."""
-    hidden: tuple[int, ...] = (400,)
-    """Widths of the hidden layers of the encoder; the decoder mirrors them."""
+    hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers of an mlp's encoder, which the decoder mirrors; channels of the
+    first stage of a conv, one number; none: those of `HIDDEN`."""
     activation: Activation = "relu"
     """Nonlinearity between layers."""
     latent_dim: int = 20
@@ -55,6 +65,10 @@ class ModelConfig:
     """Grey level (0-255) along the border of the training images: what new images are set on."""
     digits: bool = False
     """Whether the images are single digits, scaled and centred as MNIST's are."""
+
+    def __post_init__(self) -> None:
+        if self.hidden == () and self.arch in get_args(Arch):
+            object.__setattr__(self, "hidden", HIDDEN[self.arch])
 
     @property
     def pixels(self) -> int:
@@ -73,6 +87,27 @@ class ModelConfig:
             yield "image_shape", f"must have 1 or 3 channels, not {self.image_shape[0]}"
         elif self.pixels > MAX_PIXELS:
             yield "image_shape", f"has {self.pixels:,} values, more than {MAX_PIXELS:,}"
+        if self.arch == "conv":
+            yield from self._conv_problems()
+
+    def _conv_problems(self) -> Iterator[tuple[str, str]]:
+        if len(self.hidden) != 1:
+            yield (
+                "hidden",
+                (
+                    "must be one number with --arch conv, the channels of its first stage,"
+                    f" not {len(self.hidden)}"
+                ),
+            )
+        _, height, width = self.image_shape
+        if min(height, width) < SMALLEST_CONVOLVED:
+            yield (
+                "arch",
+                (
+                    f"conv needs images of at least {SMALLEST_CONVOLVED}x{SMALLEST_CONVOLVED},"
+                    f" not {height}x{width}"
+                ),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,12 @@ Axes: B batch, C channels, H height, W width, D = C*H*W pixels, L latent dimensi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from vaecli import convolution
 from vaecli.config import SCALED_LIKELIHOODS, Likelihood, ModelConfig
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
@@ -26,13 +27,20 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.hidden = _mlp((config.pixels, *config.hidden), config.activation)
-        self.mean = nn.Linear(config.hidden[-1], config.latent_dim)
-        self.log_variance = nn.Linear(config.hidden[-1], config.latent_dim)
+        self.flat = config.arch == "mlp"
+        activation = ACTIVATIONS[config.activation]
+        if config.arch == "conv":
+            self.hidden = convolution.contraction(config, activation)
+            width = convolution.dense_width(config)
+        else:
+            widths = (config.pixels, *config.hidden)
+            self.hidden, width = nn.Sequential(*_mlp(widths, activation)), widths[-1]
+        self.mean = nn.Linear(width, config.latent_dim)
+        self.log_variance = nn.Linear(width, config.latent_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, C, H, W) in [0, 1] to mean (B, L) and log variance (B, L)."""
-        features = self.hidden(images.flatten(1))
+        features = self.hidden(images.flatten(1) if self.flat else images)
         # under autocast layers compute in a shorter type; what follows them does not
         return self.mean(features).to(images.dtype), self.log_variance(features).to(images.dtype)
 
@@ -48,9 +56,15 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.image_shape = config.image_shape
-        widths = (config.latent_dim, *reversed(config.hidden))
-        self.hidden = _mlp(widths, config.activation)
-        self.output = nn.Linear(widths[-1], config.pixels)
+        activation = ACTIVATIONS[config.activation]
+        self.output: nn.Linear | convolution.Output
+        if config.arch == "conv":
+            self.hidden = convolution.expansion(config, activation)
+            self.output = convolution.Output(convolution.last_channels(config), self.image_shape)
+        else:
+            widths = (config.latent_dim, *reversed(config.hidden))
+            self.hidden = nn.Sequential(*_mlp(widths, activation))
+            self.output = nn.Linear(widths[-1], config.pixels)
         scaled = config.likelihood in SCALED_LIKELIHOODS
         self.register_parameter("log_scale", nn.Parameter(torch.zeros(())) if scaled else None)
 
@@ -118,8 +132,26 @@ def count_parameters(config: ModelConfig) -> int:
         return sum(parameter.numel() for parameter in VAE(config).parameters())
 
 
-def _mlp(widths: Iterable[int], activation: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
+def count_activations(config: ModelConfig) -> int:
+    """Values that the gradient of one more image in a batch needs, without allocating them."""
+    with torch.device("meta"):
+        model = VAE(config)
+
+    def values(batch: int) -> int:
+        kept = list[int]()
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            model(torch.empty(batch, *config.image_shape), torch.empty(batch, config.latent_dim))
+        return sum(kept)
+
+    return values(2) - values(1)  # weights are kept too, once
+
+
+def _mlp(widths: Iterable[int], activation: type[nn.Module]) -> Iterator[nn.Module]:
     for width_in, width_out in itertools.pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers)
+        yield nn.Linear(width_in, width_out)
+        yield activation()

@@ -15,7 +15,15 @@ from typing import Any, Literal
 import torch
 
 from vaecli import __version__, data, precision, run, weights
-from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig, contradictions
+from vaecli.config import (
+    COLOUR_LIKELIHOOD,
+    RECIPES,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    contradictions,
+)
 from vaecli.data.dataset import Dataset
 from vaecli.data.decode import Fitting
 from vaecli.data.origin import Options, Origin
@@ -435,9 +443,8 @@ def _check(request: Request) -> None:
             "Give one of them.",
         )
     model = {k: v for k, v in given.items() if k in MODEL_FIELDS}
-    training = {k: v for k, v in given.items() if k in TRAIN_FIELDS}
     model_config = ModelConfig(**{"image_shape": (1, 28, 28), **model})
-    train_config = TrainConfig(**training)
+    train_config = _training(given)
     problems = [
         *model_config.problems(),
         *train_config.problems(),
@@ -460,16 +467,36 @@ def _config(request: Request, dataset: Dataset) -> RunConfig:
             "Leave --patience out, or use more images.",
         )
     return RunConfig(
-        model=ModelConfig(
-            image_shape=dataset.image_shape,
-            border=dataset.border(),
-            digits=dataset.origin is None and dataset.name in data.DIGITS,
-            **{k: v for k, v in given.items() if k in MODEL_FIELDS},
-        ),
-        training=TrainConfig(**{k: v for k, v in given.items() if k in TRAIN_FIELDS}),
+        model=_model(given, dataset),
+        training=_training(given),
         data=_data(dataset),
         environment=_environment(request),
     )
+
+
+def _model(given: Mapping[str, Any], dataset: Dataset) -> ModelConfig:
+    settings = {k: v for k, v in given.items() if k in MODEL_FIELDS}
+    colour = dataset.image_shape[0] == 3
+    if colour and given.get("binarize", "none") == "none":  # black and white need a Bernoulli
+        settings.setdefault("likelihood", COLOUR_LIKELIHOOD)
+    model = ModelConfig(
+        image_shape=dataset.image_shape,
+        border=dataset.border(),
+        digits=dataset.origin is None and dataset.name in data.DIGITS,
+        **settings,
+    )
+    if problems := [f"--{name.replace('_', '-')} {text}" for name, text in model.problems()]:
+        raise DataError(
+            f"--data {dataset.name}: {'; '.join(problems)}",
+            "Use --arch mlp, or larger images." if model.arch == "conv" else "",
+        )
+    return model
+
+
+def _training(given: Mapping[str, Any]) -> TrainConfig:
+    """The settings of training: those given, then those tuned for the architecture."""
+    recipe = RECIPES.get(given.get("arch", ModelConfig.arch), {})
+    return TrainConfig(**{**recipe, **{k: v for k, v in given.items() if k in TRAIN_FIELDS}})
 
 
 def _data(dataset: Dataset) -> DataConfig:

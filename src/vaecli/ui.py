@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vaecli.run import EpochMetrics
 
 SCHEMA_VERSION = 1
+PLAIN_SECONDS = 60.0
+"""Away from a terminal, how long an epoch may go on without a line."""
 
 
 def escape(text: str) -> str:
@@ -195,7 +197,7 @@ class Terminal:
     def training(self, epochs: int, images: int) -> Iterator[TrainingView]:
         """The view of a training of `epochs` times `images`."""
         if not self.live:
-            yield TrainingView(self, epochs)
+            yield TrainingView(self, epochs, images)
             return
         self._screen = Screen(sys.stderr)
         view = LiveTrainingView(self, epochs, images, self._screen, _depth())
@@ -217,27 +219,51 @@ class Work(Protocol):
 
 @dataclass
 class TrainingView:
-    """One plain line per epoch, as a log file wants it."""
+    """One plain line per epoch, as a log file wants it, and one a minute within long epochs."""
 
     terminal: Terminal
     epochs: int
+    images: int
+    _first: tuple[float, int] = field(default=(0.0, 0), kw_only=True)
+    _told: float = field(default=0.0, kw_only=True)
 
     def start(self, done: int) -> None:
         """Training begins with `done` images already visited."""
+        self._told = time.monotonic()
+        self._first = self._told, done
 
     def step(self, epoch: int, images: int, distortion: float, rate: float) -> None:
         """Progress within an epoch, and the mean terms of the loss in it so far."""
+        if time.monotonic() - self._told < PLAIN_SECONDS:
+            return
+        self._told = time.monotonic()
+        share, left = self._ahead((epoch - 1) * self.images + images)
+        self.terminal.note(
+            f"{self._head(epoch)}  {100 * share:.0f} %  loss {distortion + rate:.2f} after"
+            f" {images:,} images  {left} left"
+        )
+
+    def _ahead(self, done: int) -> tuple[float, str]:
+        """The share of all images that is `done`, and the time left, as m:ss."""
+        # with the test passes so far, which the speed leaves out
+        pace = (time.monotonic() - self._first[0]) / max(done - self._first[1], 1)
+        total = self.epochs * self.images
+        return done / total, _clock(pace * (total - done))
+
+    def _head(self, epoch: int) -> str:
+        return f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
 
     def picture(self, lines: list[str]) -> None:
         """What the model makes of some images now."""
 
     def epoch(self, row: EpochMetrics) -> None:
         """The end of an epoch."""
+        self._told = time.monotonic()
         self.terminal.note(self._forms(row)[0])
 
     def _forms(self, row: EpochMetrics) -> list[str]:
         """The line of an epoch, and shorter ones for narrow terminals."""
-        head = f"epoch {row.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        head = self._head(row.epoch)
         apart = f"{row.objective:.2f}" != f"{row.train_loss:.2f}"
         objective = f"  objective {row.objective:.2f}" if apart else ""
         losses = f"train {row.train_loss:.2f}  test {row.test_loss:.2f}"
@@ -256,27 +282,22 @@ class TrainingView:
 class LiveTrainingView(TrainingView):
     """Pictures and a few lines that change in place, with the line of each epoch above them."""
 
-    images: int
     screen: Screen
     depth: Depth
     pictures: list[str] = field(default_factory=list)
-    _first: tuple[float, int] = (0.0, 0)
     _lap: tuple[float, int] = (0.0, 0)
     _status: list[str] = field(default_factory=list)
 
     def start(self, done: int) -> None:
         """Training begins with `done` images already visited."""
-        self._first = self._lap = (time.monotonic(), done)
+        super().start(done)
+        self._lap = self._first
 
     def step(self, epoch: int, images: int, distortion: float, rate: float) -> None:
         """Progress within an epoch, and the mean terms of the loss in it so far."""
         now, done = time.monotonic(), (epoch - 1) * self.images + images
         speed = (done - self._lap[1]) / max(now - self._lap[0], 1e-9)
-        # with the test passes, which the speed leaves out
-        pace = (now - self._first[0]) / max(done - self._first[1], 1)
-        left = _clock(pace * (self.epochs * self.images - done))
-        share = done / (self.epochs * self.images)
-        head = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        (share, left), head = self._ahead(done), self._head(epoch)
         tail = f"{100 * share:3.0f} %  {left} left"
         loss = f"loss {distortion + rate:.2f}"
         columns = self.terminal.size[0] - 1

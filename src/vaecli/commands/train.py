@@ -10,7 +10,11 @@ import typer
 
 from vaecli.commands import options
 from vaecli.config import (
+    COLOUR_LIKELIHOOD,
+    HIDDEN,
+    RECIPES,
     Activation,
+    Arch,
     Binarize,
     Likelihood,
     ModelConfig,
@@ -30,6 +34,18 @@ _MODEL = ModelConfig(image_shape=(1, 28, 28))
 _TRAINING = TrainConfig()
 
 
+def _hidden(arch: Arch) -> str:
+    return ",".join(map(str, HIDDEN[arch]))
+
+
+def _tuned(field: str) -> str:
+    """The default of a field of TrainConfig, and that of an architecture that has another."""
+    others = [
+        f", or {recipe[field]:g} for {arch}" for arch, recipe in RECIPES.items() if field in recipe
+    ]
+    return f"{getattr(_TRAINING, field):g}{''.join(others)}"
+
+
 def train(
     ctx: typer.Context,
     data: Annotated[
@@ -39,8 +55,8 @@ def train(
             "-d",
             metavar="DATA",
             help=options.with_default(
-                "auto, digits, mnist, fashion-mnist, kmnist, a folder of images, or an .npy or"
-                " .npz file. auto takes MNIST if it can be had, else the built-in digits.",
+                "auto, digits, mnist, fashion-mnist, kmnist, cifar10, a folder of images, or an"
+                " .npy or .npz file. auto takes MNIST if it can be had, else the built-in digits.",
                 "auto",
             ),
             rich_help_panel=DATA,
@@ -113,12 +129,24 @@ def train(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    arch: Annotated[
+        Arch | None,
+        typer.Option(
+            help=options.with_default(
+                "mlp sees an image as one row of numbers; conv is a residual convolutional network"
+                " for images of 16x16 or more, slower and better, above all in colour.",
+                _MODEL.arch,
+            ),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     hidden: Annotated[
         str | None,
         typer.Option(
             metavar="WIDTHS",
             help=options.with_default(
-                "Hidden widths, comma separated.", ",".join(map(str, _MODEL.hidden))
+                "Hidden widths of an mlp, comma separated; channels of the first stage of a conv.",
+                f"{_hidden('mlp')}, or {_hidden('conv')} for conv",
             ),
             rich_help_panel=MODEL,
         ),
@@ -141,10 +169,11 @@ def train(
         Likelihood | None,
         typer.Option(
             help=options.with_default(
-                "Distribution p(x|z) of a pixel: bernoulli (on grey pixels the grey-scale BCE),"
-                " continuous-bernoulli, gaussian with one learned sigma, or logistic over 256"
-                " levels with a learned scale.",
-                _MODEL.likelihood,
+                "Distribution p(x|z) of a pixel: bernoulli suits black and white, and digits (on"
+                " grey pixels it is the grey-scale BCE); logistic, over 256 levels with a learned"
+                " scale, suits photos and colour, in bits per dimension; gaussian with one learned"
+                " sigma, and continuous-bernoulli, are densities of grey levels.",
+                f"{_MODEL.likelihood}, or {COLOUR_LIKELIHOOD} for colour",
             ),
             rich_help_panel=MODEL,
         ),
@@ -211,7 +240,7 @@ def train(
             "--batch-size",
             "-b",
             metavar="N",
-            help=options.with_default("Images per step.", str(_TRAINING.batch_size)),
+            help=options.with_default("Images per step.", _tuned("batch_size")),
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -219,7 +248,7 @@ def train(
         float | None,
         typer.Option(
             metavar="RATE",
-            help=options.with_default("Peak learning rate.", f"{_TRAINING.lr:g}"),
+            help=options.with_default("Peak learning rate.", _tuned("lr")),
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -300,7 +329,7 @@ def train(
     \b
       vaecli train --epochs 20
       vaecli train --data mnist --latent-dim 2 -o runs/flat
-      vaecli train --data photos/
+      vaecli train --data photos/ --arch conv
       vaecli train --binarize dynamic --importance-samples 50
       vaecli train --animate epochs.gif
       vaecli train --resume latest
@@ -313,6 +342,7 @@ def train(
         "channels": channels,
         "test_fraction": test_fraction,
         "skip_bad": skip_bad,
+        "arch": arch,
         "hidden": _widths(hidden),
         "activation": activation,
         "latent_dim": latent_dim,
@@ -339,6 +369,13 @@ def train(
     if animate is not None:
         _check_animation(animate, force=common.force)
     plan = _plan(common, given, output, resume, init_from)
+    likelihood_used = plan.config.model.likelihood
+    chosen_for_them = plan.status == "new" and init_from is None and likelihood is None
+    if chosen_for_them and likelihood_used != _MODEL.likelihood:
+        common.terminal.note(
+            f"colour images: taking --likelihood {likelihood_used}, a probability of the 256"
+            " levels of a pixel; --likelihood chooses another"
+        )
     if dry_run:
         _show(common, plan)
     else:
@@ -540,7 +577,7 @@ def _result(common: options.Common, path: Path, last: Any) -> None:
 
 def _show(common: options.Common, plan: Plan) -> None:
     """The plan of --dry-run."""
-    from vaecli.model import count_parameters
+    from vaecli.model import count_activations, count_parameters
 
     model, training, data = plan.config.model, plan.config.training, plan.config.data
     parameters = count_parameters(model)
@@ -548,7 +585,8 @@ def _show(common: options.Common, plan: Plan) -> None:
     batch = min(training.batch_size, fitted)
     steps = -(-fitted // batch)
     images = (data.n_train + data.n_test) * model.pixels
-    memory = images + 16 * parameters + 4 * batch * 6 * model.pixels
+    activations = count_activations(model) + 6 * model.pixels
+    memory = images + 16 * parameters + 4 * batch * activations
     value = {
         "output": None if plan.path is None else str(plan.path),
         "status": plan.status,
@@ -589,6 +627,11 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _widths_text(model: ModelConfig) -> str:
+    if model.arch == "conv":
+        from vaecli.convolution import stages
+
+        sizes = ["x".join(map(str, shape)) for shape in (model.image_shape, *stages(model))]
+        return "-".join([*sizes, str(model.latent_dim), *reversed(sizes)])
     widths = [model.pixels, *model.hidden, model.latent_dim, *reversed(model.hidden), model.pixels]
     return "-".join(map(str, widths))
 

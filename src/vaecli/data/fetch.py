@@ -16,13 +16,15 @@ from typing import IO
 
 Progress = Callable[[str, int, int | None], None]
 
-SIZE_LIMIT = 64 * 1024**2  # bytes of one download; the largest file has 26 MB
+SIZE_LIMIT = 64 * 1024**2  # bytes of one download; the largest idx file has 26 MB
 LOWEST_RATE = 8 * 1024  # bytes per second; a server below it counts as stalled
 ERRORS = (OSError, ValueError, http.client.HTTPException)
 
 
-def receive(address: str, timeout: float, progress: Progress | None) -> bytes:
-    """The body at `address`, not checked.
+def receive(
+    address: str, timeout: float, progress: Progress | None, limit: int = SIZE_LIMIT
+) -> bytes:
+    """The body at `address`, of at most `limit` bytes, not checked.
 
     Raises:
         OSError, ValueError, http.client.HTTPException: refused, stalled, too large, cut short.
@@ -31,8 +33,8 @@ def receive(address: str, timeout: float, progress: Progress | None) -> bytes:
     with contextlib.closing(stream(address, 3 * timeout, timeout)) as chunks:
         for chunk, total in chunks:
             data += chunk
-            if max(len(data), total or 0) > SIZE_LIMIT:
-                raise ValueError(f"it sends more than {SIZE_LIMIT:,} bytes")
+            if max(len(data), total or 0) > limit:
+                raise ValueError(f"it sends more than {limit:,} bytes")
             elapsed = time.monotonic() - start
             if elapsed > 3 * timeout and len(data) < LOWEST_RATE * elapsed:
                 raise TimeoutError("it stalls")

@@ -1,9 +1,9 @@
-"""MNIST and its relatives: found on disk, or downloaded once from torchvision's mirrors.
+"""MNIST, its relatives and CIFAR-10: found on disk, or downloaded once.
 
-torchvision tells only where the files are and what their MD5 must be.  It is imported for a
-download and never again: the download leaves the four `.gz` files in torchvision's layout
-(`DATA_DIR/MNIST/raw/`), from which a damaged cache is made anew without network, and our own
-cache beside them, which carries a SHA-256 and reads twice as fast.
+For MNIST and its relatives torchvision tells where the files are and what their MD5 must be, no
+more.  It is imported for a download and never again: the download leaves the files as they came in
+torchvision's layout (`DATA_DIR/MNIST/raw/`), from which a damaged cache is made anew without
+network, and our own cache beside them, which carries a SHA-256 and reads twice as fast.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import contextlib
 import hashlib
 import itertools
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from vaecli import files
-from vaecli.data import cache, fetch, idx
+from vaecli.data import cache, cifar, fetch, idx
 from vaecli.data.dataset import Dataset
 from vaecli.errors import BusyError, DataError, EnvironmentFailure
 
@@ -31,7 +28,8 @@ Report = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
 
 _CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
-NAMES = tuple(_CLASSES)
+CIFAR10 = "cifar10"
+NAMES = (*_CLASSES, CIFAR10)
 # torchvision's first mirrors, repeated because the probe must not wait for its import
 PROBES = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -47,13 +45,59 @@ class Sources:
 
     Attributes:
         mirrors: base addresses, tried in this order.
-        md5: MD5 of the `.gz` of each of `idx.FILES`.
+        md5: MD5 of each file as it is downloaded, by its name without `.gz`.
         timeout: seconds a server may be silent; three times as long before its first byte.
     """
 
     mirrors: Sequence[str]
     md5: Mapping[str, str]
     timeout: float = 10.0
+
+
+# the address and MD5 its page gives; torchvision has only the pickled version
+CIFAR10_SOURCES = Sources(
+    ("https://www.cs.toronto.edu/~kriz/",), {cifar.ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"}
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the files of a set are made.
+
+    Attributes:
+        files: their names as keys of `Sources.md5`.
+        suffix: what their names end in besides.
+        limit: bytes of a download.
+        parse: (bytes, where they are from) to what a file holds.
+        assemble: (name of the set, what its files hold, where they are) to the set.
+        read: (name of the set, folder, whom to tell of damage) to the set, or None.
+    """
+
+    files: Sequence[str]
+    suffix: str
+    limit: int
+    parse: Callable[[bytes, str], Any]
+    assemble: Callable[[str, Mapping[str, Any], str], Dataset]
+    read: Callable[[str, Path, Report], Dataset | None]
+
+    def download_name(self, file: str) -> str:
+        """What a file is called on a server and on the disk."""
+        return f"{file}{self.suffix}"
+
+
+_IDX = Format(idx.FILES, ".gz", fetch.SIZE_LIMIT, idx.parse_idx, idx.assemble, idx.read_folder)
+_CIFAR = Format(
+    (cifar.ARCHIVE,),
+    "",
+    cifar.LIMIT,
+    cifar.parse_archive,
+    lambda name, sets, where: sets[cifar.ARCHIVE],
+    lambda name, folder, report: cifar.find(folder, report),
+)
+
+
+def _format(name: str) -> Format:
+    return _CIFAR if name == CIFAR10 else _IDX
 
 
 def _ignore(_: str) -> None: ...
@@ -90,9 +134,9 @@ def load(
 
 
 def find(name: str, data_dir: Path, *, report: Report = _ignore) -> Dataset | None:
-    """Read the set `name` from our cache or from idx files, without network and torchvision.
+    """Read the set `name` from our cache or from its own files, without network and torchvision.
 
-    A damaged cache is made anew when sound idx files are there.
+    A damaged cache is made anew when sound files are there.
 
     Args:
         name: one of `NAMES`.
@@ -100,7 +144,7 @@ def find(name: str, data_dir: Path, *, report: Report = _ignore) -> Dataset | No
         report: told of every damaged file.
 
     Returns:
-        Pixels (N, 1, 28, 28) and labels (N,), both uint8, or None.
+        Pixels (N, C, H, W) and labels (N,), both uint8, or None.
     """
     path = cache.cache_path(name, data_dir)
     rebuild = False
@@ -114,7 +158,7 @@ def find(name: str, data_dir: Path, *, report: Report = _ignore) -> Dataset | No
     except OSError as error:
         report(f"data cache: {path}: {error.strerror or error}")
     for folder in _raw_folders(name, data_dir):
-        dataset = idx.read_folder(name, folder, report)
+        dataset = _format(name).read(name, folder, report)
         if dataset is not None:
             if rebuild:
                 _keep(path, dataset, report)
@@ -123,10 +167,13 @@ def find(name: str, data_dir: Path, *, report: Report = _ignore) -> Dataset | No
 
 
 def _raw_folders(name: str, data_dir: Path) -> Iterator[Path]:
-    """Where idx files may lie, first where a download puts them.
+    """Where a set's own files may lie, first where a download puts them.
 
-    All sets use the same file names, so the name of the folder must tell them apart.
+    Sets of idx files use the same file names, so the name of the folder must tell them apart.
     """
+    if name == CIFAR10:
+        yield data_dir
+        return
     yield data_dir / _CLASSES[name] / "raw"
     parts = data_dir.absolute().parts
     if parts[-1:] == (_CLASSES[name],):
@@ -144,8 +191,10 @@ def _keep(path: Path, dataset: Dataset, report: Report) -> None:
 
 def offline_recipe(name: str, data_dir: Path) -> str:
     """How to bring the set by hand, as one sentence."""
-    *most, last = idx.FILES
     folder = next(_raw_folders(name, data_dir))
+    if name == CIFAR10:
+        return f"Put {CIFAR10_SOURCES.mirrors[0]}{cifar.ARCHIVE} into {folder}."
+    *most, last = idx.FILES
     return f"Put {', '.join(most)} and {last} (each .gz or not) into {folder}."
 
 
@@ -161,7 +210,7 @@ def _advice(name: str, data_dir: Path) -> str:
 
 def reachable(name: str, timeout: float = 5.0, *, mirror: str | None = None) -> bool:
     """Whether the first mirror of `name` sends gzip data within `timeout` seconds in all."""
-    address = _address(mirror or PROBES[name], idx.FILES[1])
+    address = _address(mirror or PROBES[name], _IDX.download_name(idx.FILES[1]))
     try:
         with contextlib.closing(fetch.stream(address, timeout, timeout)) as stream:
             chunk, _ = next(stream, (b"", None))
@@ -190,7 +239,7 @@ def download(
         data_dir: the folder of `--data-dir`.
         progress: called with the file's name, the bytes received and their total if known.
         report: told of a wait, and of a cache that cannot be written.
-        sources: where from; None asks torchvision.
+        sources: where from; None asks torchvision, except for CIFAR-10.
 
     Raises:
         EnvironmentFailure: no mirror gave a file, torchvision does not load, the disk refused.
@@ -206,7 +255,8 @@ def download(
                 # left by a killed process; in these two folders only the holder writes
                 files.remove_leftovers(path.parent)
                 files.remove_leftovers(raw)
-                sources = sources or torchvision_sources(name)
+                if sources is None:
+                    sources = CIFAR10_SOURCES if name == CIFAR10 else torchvision_sources(name)
                 dataset = _fetch_all(name, data_dir, sources, progress)
                 _keep(path, dataset, report)
             return dataset
@@ -269,32 +319,33 @@ def _version(package: str) -> str:
 
 
 def _fetch_all(name: str, data_dir: Path, sources: Sources, progress: Progress | None) -> Dataset:
-    folder = next(_raw_folders(name, data_dir))
-    mirrors, tensors = list(sources.mirrors), {}
-    for file in idx.FILES:
-        path = folder / f"{file}.gz"
-        tensor = _present(path, sources.md5[file])
-        if tensor is None:
+    form, folder = _format(name), next(_raw_folders(name, data_dir))
+    mirrors, contents = list(sources.mirrors), {}
+    for file in form.files:
+        path = folder / form.download_name(file)
+        content = _present(form, path, sources.md5[file])
+        if content is None:
             try:
-                data, tensor = _fetch(file, mirrors, sources, progress)
+                data, content = _fetch(form, file, mirrors, sources, progress)
             except LookupError as error:
-                why = f"{name}: {file}.gz: no mirror gave it ({error})"
+                why = f"{name}: {path.name}: no mirror gave it ({error})"
                 raise EnvironmentFailure(why, _advice(name, data_dir)) from None
             files.atomic_write(path, data)
-        tensors[file] = tensor
-    return idx.assemble(name, tensors, str(folder))
+        contents[file] = content
+    return form.assemble(name, contents, str(folder))
 
 
-def _present(path: Path, md5: str) -> Tensor | None:
+def _present(form: Format, path: Path, md5: str) -> Any:
+    """What the file at `path` holds, or None without a sound one."""
     with contextlib.suppress(OSError, ValueError, DataError):
-        return _checked(files.read_capped(path, fetch.SIZE_LIMIT), md5)
+        return _checked(form, files.read_capped(path, form.limit), md5)
     return None
 
 
 def _fetch(
-    file: str, mirrors: list[str], sources: Sources, progress: Progress | None
-) -> tuple[bytes, Tensor]:
-    """Ask one mirror after the other for sound bytes and the tensor in them.
+    form: Format, file: str, mirrors: list[str], sources: Sources, progress: Progress | None
+) -> tuple[bytes, Any]:
+    """Ask one mirror after the other for sound bytes and what they hold.
 
     One that fails goes to the end of `mirrors`: a silent one costs its timeout once.
 
@@ -304,25 +355,26 @@ def _fetch(
     failures: list[str] = []
     for mirror in tuple(mirrors):
         try:
-            data = fetch.receive(_address(mirror, file), sources.timeout, progress)
-            return data, _checked(data, sources.md5[file])
+            address = _address(mirror, form.download_name(file))
+            data = fetch.receive(address, sources.timeout, progress, form.limit)
+            return data, _checked(form, data, sources.md5[file])
         except (*fetch.ERRORS, DataError) as error:
             failures.append(f"{urllib.parse.urlsplit(mirror).netloc or mirror}: {fetch.why(error)}")
             mirrors.append(mirrors.pop(0))
     raise LookupError("; ".join(failures))
 
 
-def _checked(data: bytes, md5: str) -> Tensor:
-    """The tensor in the bytes of a `.gz` file.
+def _checked(form: Format, data: bytes, md5: str) -> Any:
+    """What the bytes of a downloaded file hold.
 
     Raises:
         ValueError: their MD5 is another.
-        DataError: they are no idx file.
+        DataError: they are damaged nevertheless.
     """
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
         raise ValueError(f"its MD5 is wrong ({len(data):,} bytes)")
-    return idx.parse_idx(data, "download")
+    return form.parse(data, "download")
 
 
 def _address(mirror: str, file: str) -> str:
-    return f"{mirror.rstrip('/')}/{file}.gz"
+    return f"{mirror.rstrip('/')}/{file}"

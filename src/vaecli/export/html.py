@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaecli import __version__
+from vaecli import __version__, convolution
 from vaecli.data.dataset import Images
 from vaecli.evaluation import BATCH_SIZE, floats
 from vaecli.export import half_difference, round_to_half
@@ -135,19 +135,43 @@ def render(
 
 def _program(model: VAE) -> tuple[list[Operation], Tensor]:
     """The decoder as operations, and the numbers they consume in turn."""
-    steps = list(_layers(model))
+    decoder = model.decoder
+    steps = [*_steps(decoder.hidden), *_steps([decoder.output])]
     operations = [step for step, _ in steps]
     return [*operations, _mean_table(model)], torch.cat([values for _, values in steps])
 
 
-def _layers(model: VAE) -> Iterator[tuple[Operation, Tensor]]:
+def _steps(layers: Iterable[nn.Module]) -> Iterator[tuple[Operation, Tensor]]:
+    """The operations of some layers in a row, and the numbers each of them consumes."""
     activations = {kind: name for name, kind in ACTIVATIONS.items()}
-    for layer in (*model.decoder.hidden, model.decoder.output):
-        if isinstance(layer, nn.Linear):
-            step = {"kind": "linear", "inputs": layer.in_features, "outputs": layer.out_features}
-            yield step, torch.cat([layer.weight.flatten(), layer.bias])
-        else:
-            yield {"kind": activations[type(layer)]}, torch.empty(0)
+    nothing = torch.empty(0)
+    for layer in layers:
+        match layer:
+            case nn.Linear():
+                step = {"kind": "linear", "inputs": layer.in_features}
+                values = torch.cat([layer.weight.flatten(), layer.bias])
+                yield {**step, "outputs": layer.out_features}, values
+            case nn.Conv2d():
+                bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias
+                step = {"kind": "convolution", "inputs": layer.in_channels}
+                values = torch.cat([layer.weight.flatten(), bias])
+                yield {**step, "outputs": layer.out_channels}, values
+            case convolution.Residual():
+                inner = list(_steps(layer.branch))
+                steps = [step for step, _ in inner]
+                yield {"kind": "residual", "steps": steps}, torch.cat([v for _, v in inner])
+            case convolution.Enlarge():
+                yield {"kind": "enlarge", "height": layer.size[0], "width": layer.size[1]}, nothing
+            case convolution.Output():
+                yield from _steps([layer.convolution])
+                yield {"kind": "add", "count": layer.bias.numel()}, layer.bias
+            case nn.Unflatten():
+                _, height, width = layer.unflattened_size
+                yield {"kind": "positions", "height": height, "width": width}, nothing
+            case convolution.ChannelsLast():  # the page has its own layout
+                pass
+            case _:
+                yield {"kind": activations[type(layer)]}, nothing
 
 
 def _mean_table(model: VAE) -> Operation:
