@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import runpy
 import shlex
@@ -107,3 +109,31 @@ def test_the_limits_on_the_page_are_those_in_the_code() -> None:
     page = (REPOSITORY / "docs/security.md").read_text()
     listed = {name: int(value.replace(",", "")) for name, value in LIMIT_ROW.findall(page)}
     assert listed == {name: value for name, value in vars(limits).items() if name[:4] == "MAX_"}
+
+
+def shell_blocks(page: str) -> list[str]:
+    return re.findall(r"```sh\n(.*?)```", (REPOSITORY / "docs" / page).read_text(), re.S)
+
+
+def test_the_quickstart_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    """As written, on a small set: typed at a prompt, then as the script it ends with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VAECLI_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("VAECLI_TRAIN_EPOCHS", "1")
+    monkeypatch.setenv("VAECLI_TRAIN_LIMIT", "200")
+    *typed, script = shell_blocks("quickstart.md")
+    for line in "".join(typed).splitlines():
+        if "digit.png" in line:
+            assert cli.run(["sample", "-n", "1", "-o", "digit.png", "-q"]) == 0
+        words = shlex.split(line.replace("--epochs 20", ""))
+        assert cli.run([*words[1:], "-q"]) == 0, line
+    # the built-in digits take seconds to make, which another test spends
+    script = script.replace("--data digits --epochs 1", "--data mnist")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], check=True, env=os.environ | {"PATH": path}
+    )
+    assert json.loads(Path("scores.json").read_text())["n_images"] == 130
+    assert Path("again.png").read_bytes().startswith(b"\x89PNG")

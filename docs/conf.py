@@ -1,0 +1,24 @@
+"""Sphinx configuration: `sphinx-build -W docs docs/_build`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from vaecli import __version__
+
+project = "vaecli"
+author = "The vaecli developers"
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"vaecli {__version__}"
+napoleon_use_ivar = True
+myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
+# signatures name types of torch and numpy, which have inventories of their own on the network
+nitpicky = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_default_options = {"members": True}
