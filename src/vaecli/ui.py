@@ -144,7 +144,7 @@ class Terminal:
     def prose(self, text: str) -> None:
         """A note without a command to copy in it: at a terminal its lines end between words."""
         columns = self.size[0] - 1 if self._at_terminal else sys.maxsize
-        lines = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
+        lines = textwrap.wrap(escape(text), columns, break_long_words=False, break_on_hyphens=False)
         for line in lines:
             self.note(line)
 

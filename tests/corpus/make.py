@@ -268,7 +268,7 @@ def weights_files() -> Iterator[Case]:
     yield "hidden-1e9", model(hidden=[10**9]), 4, "hidden: must be at most 65,536"
     yield "hidden-sum", model(hidden=[65536, 65536]), 4, "8,592,162,832 parameters"
     yield "hidden-many", model(hidden=[5] * 1000), 4, "1 to 16 widths"
-    yield "hidden-none", model(hidden=[]), 4, "1 to 16 widths"
+    yield "hidden-none", model(hidden=[]), 4, "do not fit its configuration"
     yield "hidden-text", model(hidden="400"), 4, "hidden"
     yield "hidden-nested", model(hidden=nested(900)), 4, ""
     yield "hidden-nested-31", model(hidden=nested(20)), 4, "hidden"
