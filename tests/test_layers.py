@@ -19,8 +19,8 @@ SOURCE = Path(vaecli.__file__).parent
 # a file may import only from rows above its own; files of one row do not import each other
 LADDER = [
     ["vaecli", "errors"],
-    ["config", "files", "signals", "outputs", "extras", "screen", "data.origin"],
-    ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub"],
+    ["config", "files", "launch", "signals", "outputs", "extras", "screen", "data.origin"],
+    ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub", "processes"],
     ["loss", "data.dataset", "weights"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],
     ["images"],
