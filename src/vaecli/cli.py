@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -86,7 +87,13 @@ def root(
 def main() -> None:
     """Run the command line and leave with its exit code."""
     ui.plain_streams()
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    if launch.by_torchrun():
+        # the threads of a process group can abort an interpreter that is taking itself apart
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:

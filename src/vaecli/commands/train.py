@@ -370,7 +370,6 @@ def train(
     with group.together():
         plan = _agree(common, group, make_plan)
         _run(common, plan, group, where, numbered=numbered, animate=animate)
-        group.leave()
 
 
 def _agree(common: options.Common, group: Alone, make_plan: Callable[[], Plan]) -> Plan:
