@@ -19,9 +19,9 @@ SOURCE = Path(vaecli.__file__).parent
 # a file may import only from rows above its own; files of one row do not import each other
 LADDER = [
     ["vaecli", "errors", "limits"],
-    ["config", "files", "npy", "signals", "outputs", "extras", "screen", "data.origin"],
+    ["config", "files", "npy", "launch", "signals", "outputs", "extras", "screen", "data.origin"],
     ["convolution"],
-    ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub"],
+    ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub", "processes"],
     ["loss", "data.mapped", "weights"],
     ["data.dataset"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],

@@ -1,5 +1,6 @@
 """The process: signals first, then the command line; torchrun starts here too."""
 
+import os
 import sys
 
 from vaecli.signals import stop_flag
@@ -7,6 +8,7 @@ from vaecli.signals import stop_flag
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    stop_flag.patient = "TORCHELASTIC_RUN_ID" in os.environ
     stop_flag.install()
     try:
         from vaecli import cli

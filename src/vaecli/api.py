@@ -119,6 +119,7 @@ def train(
     download: bool = True,
     force: bool = False,
     device: str = "auto",
+    dtype: torch.dtype = torch.float32,
     **settings: Any,
 ) -> Iterator[training.Event]:
     """Train as `vaecli train` does, and yield the events of `vaecli.training`.
@@ -134,6 +135,7 @@ def train(
         download: whether the network may be used.
         force: replace a run of other settings at `output`.
         device: auto, cpu, cuda or cuda:N.
+        dtype: float64 to compute in it; the weights file holds float32 all the same.
         **settings: fields of `ModelConfig` and `TrainConfig`, such as `epochs` or `latent_dim`,
             and for your own images of `data.origin.Options`.
 
@@ -153,4 +155,6 @@ def train(
     plan = planning.plan(request, planning.Source(folder, download, report=told.append))
     yield from map(training.Notice, told)
     with plan.opened() as run:
-        yield from training.train(run, plan.dataset, device=where, initial=plan.initial)
+        yield from training.train(
+            run, plan.dataset, device=where, initial=plan.initial, dtype=dtype
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from vaecli import __version__, ui
+from vaecli import __version__, launch, ui
 from vaecli.commands.eval import evaluate
 from vaecli.commands.export import export
 from vaecli.commands.reconstruct import reconstruct
@@ -92,21 +93,29 @@ def root(
 def main() -> None:
     """Run the command line and leave with its exit code."""
     ui.plain_streams()
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    if launch.by_torchrun():
+        # the threads of a process group can abort an interpreter that is taking itself apart
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line; every failure becomes one paragraph and an exit code."""
     # until a command has parsed its options, only the words themselves tell
     terminal = ui.Terminal(json=_wants_json(arguments), debug="--debug" in arguments)
+    terminal.silent = launch.rank() > 0 and arguments[:1] == ["train"]
     try:
         status = app(arguments, prog_name="vaecli", standalone_mode=False, obj=terminal)
         if sys.stdout is not None and not sys.stdout.closed:
             sys.stdout.flush()
     except BaseException as error:
+        terminal.silent = not getattr(error, "heard", not terminal.silent)
         return _failure(error, terminal)
     if stop_flag.received is not None:
-        return _stopped()
+        return _stopped(terminal)
     return status if isinstance(status, int) else ExitCode.OK
 
 
@@ -120,9 +129,9 @@ def _failure(error: BaseException, terminal: ui.Terminal) -> int:
         _abandon_stdout()
         return ExitCode.BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt):
-        return _stopped()
+        return _stopped(terminal)
     if stop_flag.received is not None and not isinstance(error, VaecliError):
-        return _stopped()  # what a library made of being interrupted
+        return _stopped(terminal)  # what a library made of being interrupted
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else ExitCode.FAILURE
     if terminal.debug:
@@ -167,8 +176,8 @@ def _translate_os_error(error: OSError) -> VaecliError:
     return EnvironmentFailure(f"{where}{error.strerror or error}", " ".join([hint, *notes]))
 
 
-def _stopped() -> int:
-    if sys.stderr is not None:
+def _stopped(terminal: ui.Terminal) -> int:
+    if sys.stderr is not None and not terminal.silent:
         print("vaecli: stopped.", file=sys.stderr)
     return stop_flag.exit_code if stop_flag.received else ExitCode.INTERRUPTED
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import torch
 
+from vaecli import launch
 from vaecli.errors import EnvironmentFailure, UsageError
 
 
 def resolve(name: str) -> torch.device:
     """The device called `name`: auto, cpu, cuda or cuda:N.
 
+    Under torchrun, auto and cuda mean the GPU with the number that a process has on its machine.
+
     Raises:
         UsageError: there is no device of that kind.
         EnvironmentFailure: this machine or this build of torch does not have it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launch.by_torchrun():
+        name = f"cuda:{launch.local_rank()}"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
         raise UsageError(f"--device {name}: no such device", "Choose auto, cpu, cuda or cuda:N.")

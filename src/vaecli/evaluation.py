@@ -14,6 +14,7 @@ from vaecli.data.mapped import Mapped
 from vaecli.loss import Weights, elbo_terms, kl_to_prior, log_likelihood, log_prior_ratio
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
+from vaecli.processes import ALONE, Alone
 
 BATCH_SIZE = 256
 ACTIVE_VARIANCE = 0.01
@@ -119,6 +120,7 @@ def evaluate(
     importance_samples: int | None = None,
     progress: Progress = lambda what, done, total: None,
     before_batch: Callable[[], None] = lambda: None,
+    processes: Alone = ALONE,
 ) -> Evaluation:
     """Judge `model` on `images`.
 
@@ -134,6 +136,7 @@ def evaluate(
         importance_samples: K, to estimate log p(x) as well.
         progress: told (what, done, total) as it goes.
         before_batch: called before each pass; raises to end the evaluation.
+        processes: those that judge together, pass by pass in turn, which changes no bit.
     """
     pixels, device = images.pixels, next(model.parameters()).device
     levels = None
@@ -141,22 +144,35 @@ def evaluate(
         shape = model.config.image_shape
         levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device)
     noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
-    kl = torch.zeros(model.config.latent_dim, dtype=torch.float64, device=device)
-    parts = []
-    for start, x in floats(pixels, batch_size, device, levels):
-        before_batch()
-        parameters, mean, log_variance = model(x, noise.rows(start, start + len(x)))
-        terms = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
-        kl += kl_to_prior(mean, log_variance).double().sum(0)
-        parts.append((terms.distortion.double(), terms.rate.double(), mean))
-        progress("loss", start + len(x), len(pixels))
-    distortions, rates, means = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    dtype = next(model.parameters()).dtype
+    terms = torch.zeros(2, len(pixels), dtype=torch.float64, device=device)
+    means = torch.zeros(len(pixels), model.config.latent_dim, dtype=dtype, device=device)
+    kl = torch.zeros(
+        math.ceil(len(pixels) / batch_size), means.shape[1], dtype=torch.float64, device=device
+    )
+    for number, start in enumerate(range(0, len(pixels), batch_size)):
+        if number % processes.count == 0:
+            before_batch()  # as often in every process
+        if number % processes.count != processes.rank:
+            continue
+        batch = pixels[start : start + batch_size].to(device)
+        x = as_float(batch if levels is None else levels.binarize(batch, start)).to(dtype)
+        stop = start + len(x)
+        parameters, mean, log_variance = model(x, noise.rows(start, stop).to(dtype))
+        distortion, rate = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
+        terms[0, start:stop], terms[1, start:stop], means[start:stop] = distortion, rate, mean
+        kl[number] = kl_to_prior(mean, log_variance).double().sum(0)
+        progress("loss", stop, len(pixels))
+    for part in (terms, means, kl):  # each number is one process's, and 0 in all others: exact
+        processes.add(part)
+    distortions, rates, means = terms[0].cpu(), terms[1].cpu(), means.cpu()
+    kl_per_dim = kl.sum(0) / len(pixels)
     likelihoods = None
     if importance_samples is not None:
         likelihoods = estimate(
             model, pixels, importance_samples, seed, batch_size, progress, levels
         )
-    return Evaluation(distortions, rates, means, tuple((kl / len(pixels)).tolist()), likelihoods)
+    return Evaluation(distortions, rates, means, tuple(kl_per_dim.tolist()), likelihoods)
 
 
 @torch.inference_mode()

@@ -173,7 +173,7 @@ class SampleNoise:
     def rows(self, start: int, stop: int, count: int) -> Tensor:
         """`count` samples for each of the places start..stop-1, as (stop - start, count, L)."""
         height, width, _ = self._shape
-        first, last = start // height, (stop - 1) // height + 1
+        first, last = start // height, max(start, stop - 1) // height + 1
         bands = [
             torch.cat([self.block(band, k) for k in range(math.ceil(count / width))], 1)
             for band in range(first, last)

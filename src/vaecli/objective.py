@@ -74,7 +74,7 @@ class Draws:
 def passes(start: int, stop: int, model: ModelConfig, samples: int) -> Iterator[tuple[int, int]]:
     """Split the places start..stop-1 so that the K samples of each part fit in memory."""
     rows = max(1, PASS_VALUES // model.pixels)
-    size = stop - start if samples == 1 else max(1, rows // samples)
+    size = max(1, stop - start if samples == 1 else rows // samples)
     for first in range(start, stop, size):
         yield first, min(stop, first + size)
 

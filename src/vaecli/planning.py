@@ -36,7 +36,7 @@ TRAIN_FIELDS = {field.name for field in fields(TrainConfig)}
 OWN_FIELDS = {field.name for field in fields(Options)}
 DATA_FIELDS = {"image_shape", "border", "digits"}
 """What a model's configuration takes from the images."""
-CONDITIONS = ("vaecli", "torch", "device", "threads", "cpu")
+CONDITIONS = ("vaecli", "torch", "device", "threads", "cpu", "processes")
 """What decides the last bits besides the configuration."""
 
 
@@ -53,6 +53,7 @@ class Request:
         force: replace what is at `output`.
         threads: CPU threads, or None for torch's choice or what the run recorded.
         device: where to compute.
+        processes: how many train together.
     """
 
     given: Mapping[str, Any]
@@ -62,6 +63,7 @@ class Request:
     force: bool = False
     threads: int | None = None
     device: str = "cpu"
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,17 @@ class Plan:
                 self._write_source(target)
             yield target
 
+    def to_json(self) -> dict[str, Any]:
+        """What the other processes of a group need to know of it; see `followed`."""
+        origin = self.dataset.origin
+        return {
+            "config": self.config.to_json(),
+            "path": None if self.path is None else str(self.path),
+            "status": self.status,
+            "location": self.dataset.name if origin is None else origin.location,
+            "options": None if origin is None else vars(origin.options),
+        }
+
     def _write_source(self, target: run.Run) -> None:
         origin = self.dataset.origin
         if origin is not None and target.read_source() != origin.to_json():
@@ -203,6 +216,25 @@ def plan(request: Request, source: Source) -> Plan:
         )
     _require_constant_schedule(existing, grown)
     return _existing(request, existing, grown, dataset, source, initial)
+
+
+def followed(told: dict[str, Any], source: Source) -> Plan:
+    """The plan of the first process, as `Plan.to_json` tells it; reads the images, writes nothing.
+
+    Raises:
+        DataError: the images here are not those of the first process.
+    """
+    config = RunConfig.from_json(told["config"])
+    options = None if told["options"] is None else Options(**told["options"])
+    dataset = source.load(told["location"], config.training.limit, options)
+    if dataset.fingerprint() != config.data.fingerprint:
+        raise DataError(
+            f"--data {told['location']}: on {platform.node()} it holds other images than on the"
+            " machine of the first process",
+            "Put the same files on every machine, or on a file system that they share.",
+        )
+    path = None if told["path"] is None else Path(told["path"])
+    return Plan(config, dataset, path, told["status"])
 
 
 def latest_unfinished() -> Path:
@@ -519,6 +551,7 @@ def _environment(request: Request) -> dict[str, str | int]:
         "device": request.device,
         "threads": request.threads or torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processes": request.processes,
     }
 
 

@@ -32,6 +32,9 @@ class StopFlag:
         self.received: int | None = None
         self._deferring = False
         self._last_words: str | None = None
+        self.patient = False
+        """Whether a second signal waits too: torchrun passes on what the process had already, and
+        ends by itself what takes too long."""
 
     def install(self) -> None:
         """Listen; a signal that was ignored when the process started stays ignored (nohup)."""
@@ -66,6 +69,8 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            if self.patient:
+                return
             self._leave("")
         self.received = number
         if self._last_words is not None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaecli import report
 from vaecli.adam import Adam
 from vaecli.capture import Replayed, recorder
-from vaecli.checkpoint import Checkpoint
+from vaecli.checkpoint import Checkpoints
 from vaecli.config import RunConfig, TrainConfig
 from vaecli.data.dataset import Dataset, Images, static_binarized
 from vaecli.errors import DivergedError, ModelError
@@ -27,8 +29,9 @@ from vaecli.evaluation import Evaluation, evaluate
 from vaecli.likelihood import LIKELIHOODS
 from vaecli.model import VAE, build
 from vaecli.noise import derive_seed, permutation
-from vaecli.objective import Draws, beta_at, objective, passes
+from vaecli.objective import Draws, Outcome, beta_at, objective, passes
 from vaecli.precision import autocast, exactness
+from vaecli.processes import ALONE, Alone
 from vaecli.run import EpochMetrics, Run
 from vaecli.weights import Shapes
 
@@ -130,6 +133,8 @@ def train(
     device: torch.device | str = "cpu",
     should_stop: Callable[[], bool] = lambda: False,
     initial: VAE | None = None,
+    processes: Alone = ALONE,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Event]:
     """Train the model of `run`, from its last committed state if it has one.
 
@@ -141,6 +146,8 @@ def train(
             state and ends with `Stopped`.
         initial: the model whose weights to start from, where the configuration has `init_from`
             and nothing is committed yet.
+        processes: those that train this run together; only the first reads or writes it.
+        dtype: float64 computes everything in it; what is written as model.safetensors is float32.
 
     Yields:
         `Started`, then `Step`, `EpochEnd`, `Saved` and `Notice` as they happen, and at last
@@ -151,40 +158,48 @@ def train(
         ModelError: the committed state is damaged.
         EnvironmentFailure: the disk has too little room.
     """
-
-    def pause() -> None:
-        if should_stop():
-            raise _StopRequested
-
-    loop = _Loop(run, dataset, torch.device(device), initial)
-    yield from loop.restore()
-    run.require_room(loop.state_bytes)
-    if initial is not None and not loop.committed:
-        yield loop.commit()  # from here on the run needs nothing but itself
-    yield loop.started()
-    try:
-        while not loop.done:
-            for _ in loop.steps():
-                pause()
-                if loop.refresh_due():
-                    yield loop.progress()
-                    if loop.commit_due(LONG_EPOCH_SECONDS):
-                        yield loop.commit()
-            yield EpochEnd(loop.end_epoch(pause))
-            if loop.commit_due():
+    with processes.together():
+        loop = _Loop(run, dataset, torch.device(device), initial, processes, dtype)
+        yield from loop.restore()
+        with processes.agreed():
+            if processes.first:
+                run.require_room(loop.state_bytes)
+        if processes.first_says(initial is not None and not loop.committed):
+            yield loop.commit()  # from here on the run needs nothing but itself
+        yield loop.started()
+        try:
+            yield from _epochs(loop, should_stop)
+        except _StopRequested:
+            if not loop.committed:
                 yield loop.commit()
-    except _StopRequested:
+            yield Stopped(loop.state.epoch, loop.images_seen)
+            return
         if not loop.committed:
             yield loop.commit()
-        yield Stopped(loop.state.epoch, loop.images_seen)
-        return
-    if not loop.committed:
-        yield loop.commit()
-    rows, epoch = tuple(loop.state.rows), loop.epoch_of_weights
-    yield Finished(run.path, rows, epoch)
-    drawn = report.write(run, loop.result(), loop.test, rows, epoch)
-    loop.checkpoints.finish()
-    yield Drawn(drawn)
+        yield Finished(run.path, tuple(loop.state.rows), loop.epoch_of_weights)
+        yield Drawn(loop.draw())
+
+
+def _epochs(loop: _Loop, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train to the end; raises _StopRequested where some process should stop."""
+    processes = loop.processes
+
+    def pause() -> None:
+        if any(processes.any_of(should_stop())):
+            raise _StopRequested
+
+    while not loop.done:
+        for _ in loop.steps():
+            stop, refresh = processes.any_of(should_stop(), loop.refresh_due())
+            if stop:
+                raise _StopRequested
+            if refresh:
+                yield loop.progress()
+                if loop.commit_due(LONG_EPOCH_SECONDS):
+                    yield loop.commit()
+        yield EpochEnd(loop.end_epoch(pause))
+        if loop.commit_due():
+            yield loop.commit()
 
 
 class _StopRequested(Exception):
@@ -227,13 +242,39 @@ class _State:
         return cls(**{**info, "rows": rows})
 
 
+class _Batch(nn.Module):
+    """A model with its objective as the forward pass, which is what DistributedDataParallel sees.
+
+    Args:
+        model: whose objective it is.
+        free_bits: as for `objective`.
+    """
+
+    def __init__(self, model: VAE, free_bits: float) -> None:
+        super().__init__()
+        self.model = model
+        self._free_bits = free_bits
+
+    def forward(self, images: Tensor, noise: Tensor, beta: Tensor) -> Outcome:
+        """Objective, distortion and rate of each image; arguments as for `objective`."""
+        return objective(self.model, images, noise, beta, self._free_bits)
+
+
 class _Loop:
     """Model, optimizer and place in the schedule of one run."""
 
     def __init__(
-        self, run: Run, dataset: Dataset, device: torch.device, initial: VAE | None
+        self,
+        run: Run,
+        dataset: Dataset,
+        device: torch.device,
+        initial: VAE | None,
+        processes: Alone,
+        dtype: torch.dtype,
     ) -> None:
         self.run = run
+        self.processes = processes
+        self.dtype = dtype
         self.config = run.config.training
         self.device = device
         if self.config.binarize == "static":
@@ -246,7 +287,7 @@ class _Loop:
         self.test = dataset.test.to(device)
         self.batch_size = min(self.config.batch_size, len(self.train))
         self.steps_per_epoch = math.ceil(len(self.train) / self.batch_size)
-        self.model = initial_model(run.config, self.train).to(device)
+        self.model = initial_model(run.config, self.train).to(device, dtype)
         if initial is not None:
             self.model.load_state_dict(initial.state_dict())
         self._starts_from_given = initial is not None
@@ -258,13 +299,18 @@ class _Loop:
         """The weights of `best_epoch`."""
         betas = ADAM_BETAS if self.config.schedule == "constant" else DECAYED_BETAS
         self.optimizer = Adam(dict(self.model.named_parameters()), betas)
-        self._fit: Callable[..., None] = self._fit_batch
-        if (found := recorder(device)) is not None:
-            self._fit = Replayed(self._fit_batch, found)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         """Objective, distortion and rate summed over the images of this epoch so far."""
+        self._step_sums = torch.zeros_like(self.sums)
+        self.batch = processes.parallel(
+            _Batch(self.model, self.config.free_bits), self._example_objective
+        )
+        """What a step computes; its gradients are shared by the processes."""
+        self._fit: Callable[..., None] = self._fit_batch
+        if processes is ALONE and (found := recorder(device)) is not None:
+            self._fit = Replayed(self._fit_batch, found)
         self.state = _State()
-        self.checkpoints = run.checkpoints()
+        self.checkpoints = run.checkpoints() if processes.first else None
         self._place_committed: tuple[int, int] | None = None
         self._began = time.perf_counter()
         self._refreshed = self._committed = self._began
@@ -274,25 +320,37 @@ class _Loop:
         """Take up the newest committed state, if there is one."""
         warnings: list[str] = []
         tensors = self._tensors()
-        shapes: Shapes = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
-        checkpoint = self.checkpoints.newest(shapes, warnings.append)
+        found = None
+        with self.processes.agreed():
+            if self.checkpoints is not None:
+                found = self._restore_files(self.checkpoints, tensors, warnings)
         yield from map(Notice, warnings)
-        if checkpoint is not None:
-            self._load(tensors, checkpoint)
-            self.checkpoints.remove_leftovers()
-        elif self.config.init_from and not self._starts_from_given:
-            raise ModelError(
-                f"{self.run.path}: the weights this run was to start from were not saved yet",
-                "Give the command it was started with again, with --init-from.",
-            )
+        found = self.processes.share_value(found)
+        self.processes.share_tensors(tensors.values())
+        if found is not None:
+            self.state = _State.from_info(found)
+            self._place_committed = self._place
 
     @torch.no_grad()
-    def _load(self, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+    def _restore_files(
+        self, checkpoints: Checkpoints, tensors: dict[str, Tensor], warnings: list[str]
+    ) -> dict[str, Any] | None:
+        """Fill the tensors from the newest commit; returns its info, and None without one."""
+        shapes: Shapes = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+        checkpoint = checkpoints.newest(shapes, warnings.append)
+        if checkpoint is None:
+            if self.config.init_from and not self._starts_from_given:
+                raise ModelError(
+                    f"{self.run.path}: the weights this run was to start from were not saved yet",
+                    "Give the command it was started with again, with --init-from.",
+                )
+            return None
         for name, tensor in tensors.items():
             tensor.copy_(checkpoint.tensors[name])
         self.state = _State.from_info(checkpoint.info)
-        self._place_committed = self._place
         self._derive()
+        checkpoints.remove_leftovers()
+        return checkpoint.info
 
     def started(self) -> Started:
         return Started(
@@ -356,47 +414,70 @@ class _Loop:
         total = self.config.epochs * self.steps_per_epoch
         while self.state.step < self.steps_per_epoch:
             start = self.images_seen
-            chosen = order[start : start + self.batch_size]
+            places = order[start : start + self.batch_size]
+            mine = self.processes.share(len(places))
             step = epoch * self.steps_per_epoch + self.state.step
             self.optimizer.set_learning_rate(learning_rate(step, total, self.config))
             beta = beta_at(step, self.steps_per_epoch, self.config)
-            pixels = self.train.pixels[chosen].to(self.device)
-            self._step(pixels, draws, start, beta)
+            pixels = self.train.pixels[places[mine]].to(self.device)
+            self._step(pixels, draws, start + mine.start, beta, len(places))
             self.state.step += 1
             yield
 
-    def _step(self, pixels: Tensor, draws: Draws, start: int, beta: float) -> None:
-        """One optimizer step on the images at the places from `start` on."""
-        images, stop = draws.images(pixels, start), start + len(pixels)
-        weight = torch.full((), beta, device=self.device)
-        parts = list(passes(start, stop, self.model.config, self.config.importance_samples))
-        if len(parts) == 1:
-            self._fit(images, draws.noise(start, stop), weight)
+    def _step(self, pixels: Tensor, draws: Draws, start: int, beta: float, of: int) -> None:
+        """One optimizer step on a batch of `of` images, of which these, from place `start` on."""
+        stop = start + len(pixels)
+        images = draws.images(pixels, start).to(self.dtype)
+        weight = torch.full((), beta, device=self.device, dtype=self.dtype)
+        samples = self.config.importance_samples
+        parts = list(passes(start, stop, self.model.config, samples)) or [(start, start)]
+        if len(parts) == 1 and len(pixels) == of:
+            self._fit(images, draws.noise(start, stop).to(self.dtype), weight)
             return
         self.optimizer.forget_gradients()
         for first, last in parts:
-            part = images[first - start : last - start]
-            self._add_gradient(part, draws.noise(first, last), weight, len(images))
-        self.optimizer.step()
+            shared = nullcontext() if last == stop else self.processes.local(self.batch)
+            with shared:
+                part = images[first - start : last - start]
+                noise = draws.noise(first, last).to(self.dtype)
+                self._add_gradient(part, noise, weight, of)
+        self._finish_step()
 
     def _fit_batch(self, images: Tensor, noise: Tensor, beta: Tensor) -> None:
         """A step on one batch that is computed at once; the same work on the device each time."""
         self.optimizer.forget_gradients()
         self._add_gradient(images, noise, beta, len(images))
-        self.optimizer.step()
+        self._finish_step()
 
     def _add_gradient(self, images: Tensor, noise: Tensor, beta: Tensor, of: int) -> None:
         """Add what these images contribute to the gradient of a batch of `of`, and their sums."""
         precision = self.config.precision
         with exactness(precision, self.device):
             with autocast(precision, self.device):
-                outcome = objective(self.model, images, noise, beta, self.config.free_bits)
-            torch.autograd.backward(outcome.objective.sum() / of)
+                outcome: Outcome = self.batch(images, noise, beta)
+            # the gradient is the mean over the processes of what each computes
+            share = outcome.objective.sum() / of * self.processes.count
+            torch.autograd.backward(share)
         with torch.no_grad():
-            self.sums += torch.stack([term.sum() for term in outcome])
+            self._step_sums += torch.stack([term.sum() for term in outcome])
+
+    def _example_objective(self, batch: nn.Module) -> Tensor:
+        """The objective of one black image."""
+        model, samples = self.model.config, self.config.importance_samples
+        image = torch.zeros(1, *model.image_shape, dtype=self.dtype, device=self.device)
+        drawn = (1, model.latent_dim) if samples == 1 else (1, samples, model.latent_dim)
+        noise = torch.zeros(drawn, dtype=self.dtype, device=self.device)
+        outcome: Outcome = batch(image, noise, noise.new_ones(()))
+        return outcome.objective.sum()
+
+    def _finish_step(self) -> None:
+        self.optimizer.step()
+        self.processes.add(self._step_sums)
+        self.sums += self._step_sums
+        self._step_sums.zero_()
 
     def refresh_due(self) -> bool:
-        return time.perf_counter() - self._refreshed >= REFRESH_SECONDS
+        return self.processes.first and time.perf_counter() - self._refreshed >= REFRESH_SECONDS
 
     def progress(self) -> Step:
         self._refreshed = time.perf_counter()
@@ -454,11 +535,13 @@ class _Loop:
             seed=self.config.seed,
             redraw=self.config.binarize == "dynamic",
             before_batch=pause,
+            processes=self.processes,
         )
 
     def commit_due(self, at_least: float = 0.0) -> bool:
         since = time.perf_counter() - self._committed
-        return since >= max(at_least, COMMIT_EVERY * self._commit_cost)
+        due = since >= max(at_least, COMMIT_EVERY * self._commit_cost)
+        return self.processes.first_says(due)
 
     def commit(self) -> Saved:
         """Save the state; everything else in the run directory follows from it."""
@@ -466,16 +549,33 @@ class _Loop:
         if self.state.step:
             self.state.seconds = began - self._began
         self._check_finite(float(self.sums.sum()))
-        self.checkpoints.commit(self._tensors(), self.state.info())
+        with self.processes.agreed():
+            if self.checkpoints is not None:
+                self.checkpoints.commit(self._tensors(), self.state.info())
+                self._derive()
         self._place_committed = self._place
-        self._derive()
         self._committed = time.perf_counter()
         self._commit_cost = self._committed - began
         return Saved(self.state.epoch, self.images_seen)
 
+    def draw(self) -> tuple[Path, ...]:
+        """Write pictures and model card, after which nothing is left to do; their paths."""
+        drawn: tuple[Path, ...] = ()
+        with self.processes.agreed():
+            if self.checkpoints is not None:
+                rows, epoch = tuple(self.state.rows), self.epoch_of_weights
+                drawn = report.write(self.run, self._given(), self.test, rows, epoch)
+                self.checkpoints.finish()
+        return drawn
+
     def _derive(self) -> None:
-        self.run.write_weights(self.result())
+        self.run.write_weights(self._given())
         self.run.write_metrics(self.state.rows)
+
+    def _given(self) -> VAE:
+        """The result in float32, whatever it was computed in."""
+        result = self.result()
+        return result if self.dtype == torch.float32 else deepcopy(result).float()
 
     def _check_finite(self, *losses: float) -> None:
         finite = all(map(math.isfinite, losses)) and all(

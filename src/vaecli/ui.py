@@ -47,6 +47,7 @@ class Terminal:
     """The two streams and how much to say on them.
 
     Attributes:
+        silent: not a word, for a process whose results another one tells.
         quiet: only errors on stderr.
         verbose: more on stderr.
         json: machine-readable results and errors on stdout.
@@ -55,6 +56,7 @@ class Terminal:
         debug: show the traceback of an error.
     """
 
+    silent: bool = False
     quiet: bool = False
     verbose: bool = False
     json: bool = False
@@ -87,6 +89,7 @@ class Terminal:
     def _at_terminal(self) -> bool:
         return (
             not self.quiet
+            and not self.silent
             and sys.stderr is not None
             and sys.stderr.isatty()
             and os.environ.get("TERM") != "dumb"
@@ -109,7 +112,7 @@ class Terminal:
 
     def data(self, text: str) -> None:
         """One line of data on stdout."""
-        if sys.stdout is not None:
+        if sys.stdout is not None and not self.silent:
             with contextlib.suppress(ValueError):  # stdout was closed before we started
                 print(text, flush=True)
 
@@ -166,7 +169,7 @@ class Terminal:
             self.object({"error": content})
 
     def _say(self, text: str) -> None:
-        if sys.stderr is not None:
+        if sys.stderr is not None and not self.silent:
             # a closed or full stderr is no reason to lose the work
             with contextlib.suppress(OSError, ValueError):
                 if self._screen is not None:

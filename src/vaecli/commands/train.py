@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vaecli import launch
 from vaecli.commands import options
 from vaecli.config import (
     COLOUR_LIKELIHOOD,
@@ -28,6 +32,8 @@ from vaecli.errors import StoppedError, UsageError, is_out_of_memory
 if TYPE_CHECKING:
     from vaecli.commands.preview import TrainingPreview
     from vaecli.planning import Plan
+    from vaecli.processes import Alone
+    from vaecli.run import Run
 
 DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
 _MODEL = ModelConfig(image_shape=(1, 28, 28))
@@ -368,18 +374,59 @@ def train(
         raise UsageError("--resume and --force contradict each other", "Give one of them.")
     if animate is not None:
         _check_animation(animate, force=common.force)
-    plan = _plan(common, given, output, resume, init_from)
-    likelihood_used = plan.config.model.likelihood
-    chosen_for_them = plan.status == "new" and init_from is None and likelihood is None
-    if chosen_for_them and likelihood_used != _MODEL.likelihood:
-        common.terminal.note(
-            f"colour images: taking --likelihood {likelihood_used}, a probability of the 256"
-            " levels of a pixel; --likelihood chooses another"
-        )
+    numbered = output is None and resume is None
+    if launch.by_torchrun():
+        if numbered:
+            raise UsageError(
+                "torchrun needs --output or --resume: a group that is started again must find"
+                " its run",
+                "Name the run directory with -o.",
+            )
+        if launch.restarts():
+            common = replace(common, force=False)  # it was obeyed the first time
+
+    def make_plan() -> Plan:
+        plan = _plan(common, given, output, resume, init_from)
+        taken = plan.config.model.likelihood
+        chosen_for_them = plan.status == "new" and init_from is None and likelihood is None
+        if chosen_for_them and taken != _MODEL.likelihood:
+            common.terminal.note(
+                f"colour images: taking --likelihood {taken}, a probability of the 256 levels of a"
+                " pixel; --likelihood chooses another"
+            )
+        return plan
+
     if dry_run:
-        _show(common, plan)
-    else:
-        _run(common, plan, numbered=output is None and resume is None, animate=animate)
+        if launch.rank() == 0:
+            _show(common, make_plan())
+        return
+    from vaecli import processes
+    from vaecli.device import resolve
+
+    where = resolve(common.device)
+    group = processes.join(where)
+    with group.together():
+        plan = _agree(common, group, make_plan)
+        _run(common, plan, group, where, numbered=numbered, animate=animate)
+
+
+def _agree(common: options.Common, group: Alone, make_plan: Callable[[], Plan]) -> Plan:
+    """The plan of the first process for all; on each machine one prepares the images first."""
+    from vaecli import planning
+
+    plan = None
+    with group.agreed(preparing=True):
+        if group.first:
+            plan = make_plan()
+    told = group.share_value(None if plan is None or group.count == 1 else plan.to_json())
+    source = planning.Source(common.data_dir, common.download)
+    for turn in (launch.local_rank() == 0, True):
+        with group.agreed(preparing=True):
+            if plan is None and turn:
+                common.use_threads()
+                plan = planning.followed(told, source)
+    assert plan is not None
+    return plan
 
 
 def _check_animation(path: Path, *, force: bool) -> None:
@@ -415,18 +462,27 @@ def _plan(
         force=common.force,
         threads=common.threads,
         device=device.resolve(common.device).type,
+        processes=launch.count(),
     )
     with common.terminal.working() as work:
         source = planning.Source(common.data_dir, common.download, common.terminal.warning, work)
         return planning.plan(request, source)
 
 
-def _run(common: options.Common, plan: Plan, *, numbered: bool, animate: Path | None) -> None:
+def _run(
+    common: options.Common,
+    plan: Plan,
+    group: Alone,
+    device: Any,
+    *,
+    numbered: bool,
+    animate: Path | None,
+) -> None:
     from vaecli import planning
-    from vaecli.device import require_working, resolve
+    from vaecli.device import require_working
     from vaecli.signals import stop_flag
 
-    terminal, device = common.terminal, resolve(common.device)
+    terminal = common.terminal
     if plan.status == "finished":
         assert plan.path is not None
         terminal.note(f"{plan.path} is finished; nothing to do")
@@ -436,13 +492,15 @@ def _run(common: options.Common, plan: Plan, *, numbered: bool, animate: Path | 
         return
     if numbered and (twin := planning.unfinished_twin(plan.config)):
         terminal.note(f"An unfinished run of these settings exists: vaecli train --resume {twin}")
-    require_working(device)
-    with plan.opened() as target:
+    with group.agreed():
+        require_working(device)
+    with ExitStack() as stack:
+        target = _open(stack, plan, group)
         command = _resume_command(common, target.path)
         stopped = f"stopped; the state is saved in {target.path}", f"Continue with: {command}"
         try:
             with stop_flag.deferred():
-                show = _Show(common, target, plan, device, animate)
+                show = _Show(common, target, plan, group, device, animate)
                 last = show.watch("vaecli: {}. {}".format(*stopped))
         except KeyboardInterrupt:
             raise StoppedError(stop_flag.exit_code, *stopped) from None
@@ -455,6 +513,18 @@ def _run(common: options.Common, plan: Plan, *, numbered: bool, animate: Path | 
                 error.add_note(f"Start again with --batch-size {smaller}.")
             raise
     _result(common, target.path, last)
+
+
+def _open(stack: ExitStack, plan: Plan, group: Alone) -> Run:
+    """The run of `plan`, which the first process holds until the end of `stack`."""
+    from vaecli.run import Run
+
+    target = None
+    with group.agreed():
+        if group.first:
+            target = stack.enter_context(plan.opened())
+    path = group.share_value(None if target is None else str(target.path))
+    return target or Run(Path(path), plan.config)
 
 
 def _resume_command(common: options.Common, path: Path) -> str:
@@ -472,10 +542,17 @@ class _Show:
     """Trains a run, and shows what happens: lines, pictures, the animation."""
 
     def __init__(
-        self, common: options.Common, target: Any, plan: Plan, device: Any, animate: Path | None
+        self,
+        common: options.Common,
+        target: Run,
+        plan: Plan,
+        group: Alone,
+        device: Any,
+        animate: Path | None,
     ) -> None:
         self.common, self.target, self.plan, self.device = common, target, plan, device
-        self.animate = animate
+        self.group = group
+        self.animate = animate if group.first else None
         self.film: Any = None
 
     def watch(self, last_words: str) -> Any:
@@ -490,6 +567,7 @@ class _Show:
             device=self.device,
             should_stop=lambda: stop_flag.received is not None,
             initial=self.plan.initial,
+            processes=self.group,
         )
         last = None
         n_train = config.fitted(len(self.plan.dataset.train))

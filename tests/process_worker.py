@@ -1,0 +1,49 @@
+"""What one process of a group runs in test_processes.py: trains blobs, keeps its weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from test_training import DATASET, make_run
+from vaecli import processes, training
+from vaecli.run import Run
+
+CASES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
+    "double": (torch.float64, {"epochs": 3}),
+    "single": (torch.float32, {"epochs": 3}),
+    # four images in a last batch of three processes' steps, several passes a step
+    "several": (torch.float64, {"epochs": 2, "importance_samples": 3, "batch_size": 33}),
+    "empty": (torch.float64, {"epochs": 1, "batch_size": 23}),  # 70 = 3 x 23 + 1
+}
+
+
+def train(folder: Path, group: processes.Alone) -> None:
+    """Train every case into its own run under `folder`."""
+    for name, (dtype, settings) in CASES.items():
+        path = folder / name
+        if group.first:
+            make_run(path, **settings)
+        config = make_run(folder / f"config-{name}-{group.rank}", **settings).config
+        run = Run(path, config)
+        events = training.train(run, DATASET, processes=group, dtype=dtype)
+        for event in events:
+            if isinstance(event, training.Finished) and group.first:
+                rows = [[row.train_loss, row.test_loss] for row in event.metrics]
+            if isinstance(event, training.Started):
+                model = event.model
+        kept = {key: value.clone() for key, value in model.state_dict().items()}
+        if group.first:
+            kept["losses"] = torch.tensor(rows, dtype=torch.float64)
+        save_file(kept, folder / f"{name}-{group.rank}.safetensors")
+
+
+if __name__ == "__main__":
+    group = processes.join(torch.device("cpu"))
+    with group.together():
+        train(Path(sys.argv[1]), group)
+        group.leave()
