@@ -118,6 +118,15 @@ def workers_of(launcher: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
+def ending(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it said until it ended, which it does in any case."""
+    try:
+        return process.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        raise AssertionError(process.communicate(timeout=60)) from None
+
+
 def wait_for(path: Path) -> None:
     limit = time.monotonic() + 60
     while not path.is_file():
@@ -138,7 +147,7 @@ def test_a_killed_process_costs_no_bit(data_dir: Path, tmp_path: Path, victim: i
         if name == "killed":
             wait_for(run / "state" / "manifest.json")
             os.kill(sorted(workers_of(process.pid))[victim], signal.SIGKILL)
-        out, err = process.communicate(timeout=140)
+        out, err = ending(process)
         ended[name] = (process.returncode, out, err)
     assert [code for code, _, _ in ended.values()] == [0, 0], ended
     assert "continuing" in ended["killed"][2]
@@ -156,10 +165,10 @@ def test_one_paragraph_for_all_and_one_commit_at_a_signal(data_dir: Path, tmp_pa
     wait_for(run / "state" / "manifest.json")
     before = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = ending(process)
     assert time.monotonic() - before < 25, "torchrun kills after 30 s"
     assert err.count("stopped; the state is saved") == 1, err
     process = torchrun(*arguments, str(free_port()), data_dir=data_dir, run=run, epochs=9)
-    _, err = process.communicate(timeout=60)
+    _, err = ending(process)
     assert process.returncode == 1
     assert err.count("vaecli: error:") == 1, err

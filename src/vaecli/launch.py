@@ -28,5 +28,10 @@ def count() -> int:
 
 
 def restarts() -> int:
-    """How often torchrun has started the group again."""
+    """How often torchrun has started the group again, as this machine has counted."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if by_torchrun() else 0
+
+
+def several_machines() -> bool:
+    """Whether torchrun runs on more than one."""
+    return by_torchrun() and os.environ.get("GROUP_WORLD_SIZE", "1") != "1"

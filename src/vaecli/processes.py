@@ -7,7 +7,6 @@ is called by all processes of a group at the same place, or by none.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -132,7 +131,10 @@ class Group(Alone):
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            self._store = _store(dist)
+            dist.init_process_group(
+                backend, store=self._store, rank=self.rank, world_size=self.count, timeout=TIMEOUT
+            )
             self._patient = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise EnvironmentFailure(
@@ -220,11 +222,8 @@ class Group(Alone):
 
     def _first_to_fail(self) -> bool:
         """Whether no other process has asked this; torchrun keeps the answer."""
-        dist: Any = self._dist
         try:
-            address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=5))
-            return bool(store.add(f"vaecli failed {launch.restarts()}", 1) == 1)
+            return bool(self._store.add("failed", 1) == 1)
         except RuntimeError:
             return self.first
 
@@ -242,6 +241,17 @@ class Group(Alone):
             buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         self._dist.broadcast(buffer, rank, group)
         return json.loads(bytes(buffer.tolist()))
+
+
+def _store(dist: Any) -> Any:
+    """Where the processes find each other.
+
+    On one machine torchrun keeps it over a restart, with the addresses of processes that are gone;
+    on several it makes a new one, and they need not agree on how often it did.
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    attempt = "" if launch.several_machines() else f" {launch.restarts()}"
+    return dist.PrefixStore(f"vaecli{attempt}", store)
 
 
 class ProcessLost(EnvironmentFailure):
