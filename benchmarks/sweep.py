@@ -40,6 +40,8 @@ def grid() -> Iterator[dict[str, Any]]:
         for rate in rates:
             yield {"batch_size": batch_size, "lr": rate}
     yield from ({"beta2": value} for value in (0.95, 0.99, 0.999))
+    yield from ({"lr": rate, "beta2": 0.999, "warmup": 0.05} for rate in (4e-3, 6e-3, 3e-3))
+    yield {"lr": 4e-3, "beta2": 0.999, "warmup": 0.1}
     yield from ({"warmup": value} for value in (0.05, 0.1, 0.4))
     yield from ({"schedule": "cosine"}, {"output_bias": "zero"})
 

@@ -119,6 +119,7 @@ def every_call(
         shutil.rmtree(run, ignore_errors=True)
 
 
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize(
     ("fault", "kinds", "least"), [("kill", CALLS, FEWEST_POINTS), ("torn", ("write",), 15)]
 )

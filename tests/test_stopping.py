@@ -154,7 +154,7 @@ sys.exit(cli.run(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("module", "function"),
     [
-        ("evaluation", "batches"),  # the test pass
+        ("evaluation", "elbo_terms"),  # the test pass
         ("plots", "curves"),  # pictures
         ("checkpoint", "canonical_json"),  # within a commit
     ],
