@@ -54,6 +54,7 @@ def profile(precision: str, steps: int) -> dict[str, float]:
 
     from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
     from vaecli.data.dataset import Dataset, Images
+    from vaecli.processes import ALONE
     from vaecli.run import Run
     from vaecli.training import _Loop
 
@@ -67,7 +68,8 @@ def profile(precision: str, steps: int) -> dict[str, float]:
         environment={},
     )
     with tempfile.TemporaryDirectory() as folder:
-        loop = _Loop(Run(Path(folder), config), dataset, torch.device("cpu"), None)
+        run, cpu = Run(Path(folder), config), torch.device("cpu")
+        loop = _Loop(run, dataset, cpu, None, ALONE, torch.float32)
         todo = loop.steps()
         for _ in range(warm_up):
             next(todo)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,4 +47,5 @@ if __name__ == "__main__":
     group = processes.join(torch.device("cpu"))
     with group.together():
         train(Path(sys.argv[1]), group)
-        group.leave()
+    sys.stdout.flush()
+    os._exit(0)  # as the command leaves: see cli.main
