@@ -18,6 +18,8 @@ from vaecli.errors import ExitCode
 
 VAECLI = (sys.executable, "-m", "vaecli")
 TRACEBACK = "Traceback (most recent call last)"
+TORCHRUN = "torch.distributed.run"
+_FRAME_OF_TORCHRUN = "torch/distributed/run.py"  # none of vaecli's processes has one
 BUG = "This is a bug in vaecli"
 _KILLED = 137  # by a test, as by SIGKILL
 _expected_bugs: list[str] = []
@@ -73,6 +75,12 @@ class _Listener:
         return self._stream.write(text)
 
 
+def _without_torchruns_own(said: str) -> str:
+    """Without the traceback torchrun itself ends with at a failure; those of vaecli stay."""
+    before, _, last = said.rpartition(TRACEBACK)
+    return before if _FRAME_OF_TORCHRUN in last else said
+
+
 class CheckedPopen(subprocess.Popen):  # type: ignore[type-arg]
     """A child process; one that runs vaecli is judged when its output is taken."""
 
@@ -86,7 +94,8 @@ class CheckedPopen(subprocess.Popen):  # type: ignore[type-arg]
             )
             # a shell's own code tells nothing, and a signal is a test's own
             alone = words[0] == sys.executable and self.returncode >= 0
-            judge(words, self.returncode if alone and self.returncode != _KILLED else None, said)
+            code = self.returncode if alone and self.returncode != _KILLED else None
+            judge(words, code, _without_torchruns_own(said) if TORCHRUN in words else said)
         return out, err
 
 
