@@ -178,20 +178,19 @@ torch's profiler over the product's own training step, batches of 128:
 {steps}
 
 What is not a product of matrices is spread thin. Tried, and of no use on the machine at hand:
-glibc's `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` against page faults in the gradients
-of the first layer (they cost 0.1 ms of 4.6 here), flushing denormals, `torch.compile` (5 s of
-compiling for less than it saves in 20 epochs), and oneDNN's reduced-precision mode for float32
-(it does nothing on processors with AVX-512 bf16 but without AMX; autocast, which
-`--precision bf16` uses, halves a product on both).
+raising glibc's `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` against page faults in the
+gradients of the first layer, flushing denormals, and oneDNN's reduced-precision mode for float32,
+which does nothing on this processor with AVX-512 bf16 but without AMX. Autocast, which
+`--precision bf16` uses, halves a product here.
 
 `--precision bf16` changes the matrix products of training only. Weights, gradients, Adam, the loss
 and every evaluation stay in float32.
 
 ## CUDA
 
-A step is recorded once as a CUDA graph and replayed, so that its cost is no longer that of some
-sixty kernel launches; a short last batch runs as it is, and so does every step where recording
-fails. `python benchmarks/speed.py --device cuda` measures it.
+A step is recorded once as a CUDA graph and replayed, so that its cost is no longer that of
+launching its kernels one by one; a short last batch runs as it is, and so does every step where
+recording fails. `python benchmarks/speed.py --device cuda` measures it.
 
 {cuda}
 
@@ -199,9 +198,9 @@ fails. `python benchmarks/speed.py --device cuda` measures it.
 
 {startup}
 
-`vaecli --help` and `--version` import neither torch nor numpy nor matplotlib; most of their time is
-typer's own help renderer. No command imports torchvision unless a dataset is downloaded, and
-matplotlib only draws after the results are safe and shown.
+`vaecli --help` and `--version` import neither torch nor numpy nor matplotlib; most of the time of
+`--help` is typer's own help renderer. No command imports torchvision unless a dataset is
+downloaded, and matplotlib only draws after the results are safe and shown.
 """
 
 if __name__ == "__main__":

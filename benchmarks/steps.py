@@ -34,11 +34,11 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from vaecli.precision import _cpu_has_bf16
+    from vaecli.precision import cpu_has_bf16
 
     torch.set_num_threads(options.threads)
     result = {"threads": options.threads, "torch": torch.__version__}
-    for precision in ["fp32", "bf16"] if _cpu_has_bf16() else ["fp32"]:
+    for precision in ["fp32", "bf16"] if cpu_has_bf16() else ["fp32"]:
         result[precision] = profile(precision, options.steps)
     options.output.mkdir(exist_ok=True)
     (options.output / "steps.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -15,12 +15,12 @@ from vaecli.errors import EnvironmentFailure, ExitCode, UsageError
 from vaecli.evaluation import evaluate
 from vaecli.model import build
 from vaecli.objective import objective
-from vaecli.precision import _cpu_has_bf16, autocast, require
+from vaecli.precision import autocast, cpu_has_bf16, require
 from vaecli.run import load_model
 
 CPU = torch.device("cpu")
 needs_bf16 = pytest.mark.skipif(
-    not _cpu_has_bf16(), reason="this processor has no bfloat16 products"
+    not cpu_has_bf16(), reason="this processor has no bfloat16 products"
 )
 
 
@@ -74,9 +74,15 @@ def test_what_a_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     require("fp32", CPU)
     with pytest.raises(UsageError, match="only CUDA"):
         require("tf32", CPU)
-    monkeypatch.setattr("vaecli.precision._cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("vaecli.precision.cpu_has_bf16", lambda: False)
     with pytest.raises(EnvironmentFailure, match="no bfloat16"):
         require("bf16", CPU)
+
+
+def test_a_torch_without_onednn_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaecli.precision.torch.backends.mkldnn.is_available", lambda: False)
+    monkeypatch.delattr("vaecli.precision.torch.ops.mkldnn", raising=False)
+    assert not cpu_has_bf16()
 
 
 def test_refused_before_any_work(vaecli: Vaecli, data_dir: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def require(precision: Precision, device: torch.device) -> None:
             f"--precision tf32: {device.type} has no such products, only CUDA has",
             "Choose fp32 or bf16.",
         )
-    if precision == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise EnvironmentFailure(
             "--precision bf16: this processor has no bfloat16 products", "Leave --precision out."
         )
@@ -53,6 +53,9 @@ def exactness(precision: Precision, device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether this processor, and this build of torch, have bfloat16 products."""
+    if not torch.backends.mkldnn.is_available():  # such a build cannot even be asked
+        return False
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.backends.mkldnn.is_available() and supported
+    return supported

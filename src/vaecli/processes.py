@@ -72,7 +72,7 @@ class Alone:
     def share_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first process's tensors into everyone's."""
 
-    def share_value(self, value: Any, preparing: bool = False) -> Any:
+    def share_value(self, value: Any) -> Any:
         """The JSON value of the first process."""
         return value
 
@@ -98,9 +98,6 @@ class Alone:
             EnvironmentFailure: another process died, or was silent for `TIMEOUT`.
         """
         yield
-
-    def leave(self) -> None:
-        """End the group; every process for itself."""
 
 
 ALONE = Alone()
@@ -181,9 +178,9 @@ class Group(Alone):
             for tensor in tensors:
                 self._dist.broadcast(tensor, 0)
 
-    def share_value(self, value: Any, preparing: bool = False) -> Any:
+    def share_value(self, value: Any) -> Any:
         """As `Alone.share_value`."""
-        return self._value_of(0, value, self._patient if preparing else None)
+        return self._value_of(0, value, None)
 
     @contextmanager
     def agreed(self, preparing: bool = False) -> Iterator[None]:
@@ -226,10 +223,6 @@ class Group(Alone):
             return bool(self._store.add("failed", 1) == 1)
         except RuntimeError:
             return self.first
-
-    def leave(self) -> None:
-        """As `Alone.leave`."""
-        self._dist.destroy_process_group()
 
     def _value_of(self, rank: int, value: Any, group: Any) -> Any:
         """The JSON value of process `rank`, as text: nothing is unpickled."""
