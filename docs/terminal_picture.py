@@ -45,19 +45,23 @@ def play(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
     )
     os.close(theirs)
-    deadline = None
-    while deadline is None or time.monotonic() < deadline:
-        ready, _, _ = select.select([ours], [], [], 0.1)
-        try:
-            data = os.read(ours, 1 << 16) if ready else b""
-        except OSError:  # Linux's way to say that the other side is closed
+    since = None
+    while True:
+        if select.select([ours], [], [], 0.03)[0]:
+            try:
+                data = os.read(ours, 1 << 16)
+            except OSError:  # Linux's way to say that the other side is closed
+                break
+            if not data:
+                break
+            stream.feed(data)
+        shown = when is not None and any(when in line for line in screen.display)
+        if since is None:
+            since = time.monotonic() if shown else None
+        # not in the middle of a frame, where the text is wiped and not yet written again
+        elif shown and time.monotonic() > since + 0.3 and not select.select([ours], [], [], 0)[0]:
             break
-        if ready and not data:
-            break
-        stream.feed(data)
-        if deadline is None and when and any(when in line for line in screen.display):
-            deadline = time.monotonic() + 0.3
-    if deadline is not None:
+    if process.poll() is None and since is not None:
         process.terminate()
     while process.poll() is None:  # it may still want to say goodbye
         if select.select([ours], [], [], 0.1)[0]:

@@ -36,7 +36,7 @@ HELD_OUT = 10
 
 HIDDEN: dict[Arch, tuple[int, ...]] = {"mlp": (400,), "conv": (32,)}
 """What `hidden` is where it is not given."""
-RECIPES: dict[Arch, dict[str, Any]] = {"mlp": {}, "conv": {"batch_size": 128, "lr": 2e-3}}
+RECIPES: dict[Arch, dict[str, Any]] = {"mlp": {}, "conv": {"lr": 2e-3}}
 """Fields of TrainConfig whose tuned defaults are others for an architecture."""
 COLOUR_LIKELIHOOD: Likelihood = "logistic"
 """Likelihood of colour images where none is given: see docs/maths.md."""
@@ -116,9 +116,9 @@ class TrainConfig:
 
     epochs: int = 20
     """Passes over the training images."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Images per optimizer step, over all processes."""
-    lr: float = 8e-3
+    lr: float = 6e-3
     """Peak learning rate of Adam."""
     schedule: Schedule = "linear"
     """`linear` and `cosine` warm up and then decay to zero; `constant` does neither."""

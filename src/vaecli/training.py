@@ -35,8 +35,7 @@ from vaecli.processes import ALONE, Alone
 from vaecli.run import EpochMetrics, Run
 from vaecli.weights import Shapes
 
-WARMUP_FRACTION = 0.25
-DECAYED_BETAS = (0.9, 0.98)
+WARMUP_FRACTION = 0.05
 ADAM_BETAS = (0.9, 0.999)
 COMMIT_EVERY = 50
 """A commit may cost one part in this many of the time since the last: with the first and the last
@@ -209,7 +208,7 @@ class _StopRequested(Exception):
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """The learning rate of step 0 <= step < total.
 
-    `linear` and `cosine` rise linearly over the first quarter, then fall to zero.
+    `linear` and `cosine` rise linearly over the first twentieth of the steps, then fall to zero.
     """
     if config.schedule == "constant":
         return config.lr
@@ -297,8 +296,7 @@ class _Loop:
             if self.config.patience
         }
         """The weights of `best_epoch`."""
-        betas = ADAM_BETAS if self.config.schedule == "constant" else DECAYED_BETAS
-        self.optimizer = Adam(dict(self.model.named_parameters()), betas)
+        self.optimizer = Adam(dict(self.model.named_parameters()), ADAM_BETAS)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         """Objective, distortion and rate summed over the images of this epoch so far."""
         self._step_sums = torch.zeros_like(self.sums)
