@@ -180,7 +180,7 @@ def test_each_architecture_has_its_recipe(vaecli: Vaecli) -> None:
     pictures(Path("grey"), 16, mode="L")
     first = ("train", "-d", "grey", "--epochs", "1", "--data-dir", "cache", "--hidden", "4")
     for more, expected in (
-        ((), {"lr": 8e-3, "batch_size": 256}),
+        ((), {"lr": 6e-3, "batch_size": 128}),
         (("--arch", "conv"), settings_of.RECIPES["conv"]),
         (("--arch", "conv", "--lr", "0.5"), {**settings_of.RECIPES["conv"], "lr": 0.5}),
     ):
