@@ -1,8 +1,8 @@
-"""The training loops that `speed.py` compares: one process each, one epoch per line of stdin.
+"""The training loops that `speed.py` and `quality.py` compare, one epoch per line of stdin.
 
-Every contender trains the same network (784-400-20-400-784, ReLU, Bernoulli) with Adam at a
-constant 1e-3 and batches of 128, test pass included, and answers each line with one line of JSON:
-`{"seconds": ..., "test_loss": ...}`, the wall time of one epoch and its test loss in nats
+Every contender but the recipes trains the same network (784-400-20-400-784, ReLU, Bernoulli) with
+Adam at a constant 1e-3 and batches of 128, test pass included, and answers each line with one line
+of JSON: `{"seconds": ..., "test_loss": ...}`, the wall time of one epoch and its test loss in nats
 per image.
 
     python benchmarks/contenders.py NAME DATA_DIR THREADS DEVICE
@@ -17,7 +17,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 BATCH, RATE, HIDDEN, LATENT = 128, 1e-3, 400, 20
 
@@ -37,7 +39,20 @@ def main() -> None:
 def vaecli_loop(
     folder: Path, threads: int, device: str, precision: str = "fp32"
 ) -> Iterator[float | None]:
-    """The loop of the product, commits to disk included."""
+    """The loop of the product, doing the same work as the others, commits to disk included."""
+    same = {"batch_size": BATCH, "lr": RATE, "schedule": "constant", "output_bias": "zero"}
+    return train(folder, threads, device, epochs=1000, precision=precision, **same)
+
+
+def recipe(
+    folder: Path, threads: int, device: str, epochs: int, precision: str = "fp32"
+) -> Iterator[float | None]:
+    """`vaecli train --epochs N`, with its default recipe."""
+    return train(folder, threads, device, epochs=epochs, precision=precision)
+
+
+def train(folder: Path, threads: int, device: str, **settings: Any) -> Iterator[float | None]:
+    """Test losses of `vaecli.train`."""
     import torch
 
     import vaecli
@@ -47,18 +62,8 @@ def vaecli_loop(
     # waiting for its turn makes an epoch look long enough to be committed after; the disk is left
     # out, which in a training alone costs what commit_cost.py measures
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    events = vaecli.train(
-        "mnist",
-        data_dir=folder,
-        output=Path(tempfile.mkdtemp(dir=memory)) / "run",
-        epochs=1000,
-        batch_size=BATCH,
-        lr=RATE,
-        schedule="constant",
-        output_bias="zero",
-        device=device,
-        precision=precision,
-    )
+    output = Path(tempfile.mkdtemp(dir=memory)) / "run"
+    events = vaecli.train("mnist", data_dir=folder, output=output, device=device, **settings)
     return (event.metrics.test_loss for event in events if isinstance(event, EpochEnd))
 
 
@@ -281,6 +286,10 @@ CONTENDERS = {
     "jax": jax_loop,
     "products": products,
     "products-bf16": products_bf16,
+    "recipe-20": partial(recipe, epochs=20),
+    "recipe-5": partial(recipe, epochs=5),
+    "recipe-20-bf16": partial(recipe, epochs=20, precision="bf16"),
+    "recipe-5-bf16": partial(recipe, epochs=5, precision="bf16"),
 }
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("vaecli", "vaecli-bf16", "textbook", "pythae", "jax", "products", "products-bf16")
@@ -37,13 +38,7 @@ def main() -> None:
     names = options.names or (NAMES if options.device == "cpu" else CUDA_NAMES)
     rounds = measure(names, options)
     check_losses(rounds)
-    result = {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "versions": versions(),
-        "rounds": rounds,
-    }
+    result = {**surroundings(options.threads), "rounds": rounds}
     options.output.mkdir(exist_ok=True)
     name = "speed.json" if options.device == "cpu" else "speed-cuda.json"
     (options.output / name).write_text(json.dumps(result, indent=1) + "\n")
@@ -53,28 +48,11 @@ def measure(
     names: Sequence[str], options: argparse.Namespace
 ) -> dict[str, list[dict[str, float | None]]]:
     """One process per contender; the rounds of each without the warm-up."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    processes = {
-        name: subprocess.Popen(
-            [
-                *(sys.executable, str(HERE / "contenders.py"), name),
-                *(str(options.data_dir), str(options.threads), options.device),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for name in names
-    }
+    processes = {name: start(name, options) for name in names}
     result: dict[str, list[dict[str, float | None]]] = {name: [] for name in names}
     for index in range(options.rounds + 1):
         for name, process in processes.items():
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write("epoch\n")
-            process.stdin.flush()
-            answer = json.loads(process.stdout.readline())
+            answer = one_epoch(process)
             print(f"round {index}: {name}: {answer['seconds']:.2f} s", file=sys.stderr)
             if index:
                 result[name].append(answer)
@@ -83,12 +61,44 @@ def measure(
     return result
 
 
+def start(name: str, options: argparse.Namespace) -> subprocess.Popen[str]:
+    """A contender, waiting for its first epoch."""
+    command = [sys.executable, str(HERE / "contenders.py"), name, str(options.data_dir)]
+    return subprocess.Popen(
+        [*command, str(options.threads), options.device],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
+    )
+
+
+def one_epoch(process: subprocess.Popen[str]) -> dict[str, float | None]:
+    """Have a contender run one epoch; what it says of it."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("epoch\n")
+    process.stdin.flush()
+    answer: dict[str, float | None] = json.loads(process.stdout.readline())
+    return answer
+
+
 def check_losses(rounds: dict[str, list[dict[str, float | None]]]) -> None:
     """All of them train the same model: equal epochs must end at about equal losses."""
     losses = {name: epochs[-1]["test_loss"] for name, epochs in rounds.items()}
     last = {name: loss for name, loss in losses.items() if loss is not None}
     spread = max(last.values()) - min(last.values())
     assert spread < 2.5, f"the losses differ by {spread:.2f} nats per image: {last}"
+
+
+def surroundings(threads: int) -> dict[str, Any]:
+    """What a result was measured on."""
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

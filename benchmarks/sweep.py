@@ -3,7 +3,8 @@
     python benchmarks/sweep.py --data-dir DIR [--epochs 5,20] [--threads N] [--only TEXT]
 
 Trains on the first 50,000 training images of MNIST and judges on the last 10,000 of them; the test
-set is not read.  A row that stands in `results/sweep.json` already is not trained again.
+set is not read.  A row that stands in `results/sweep.json` already is not trained again.  Writes
+docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -17,33 +18,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
 KEPT = 50_000
 BASE: dict[str, Any] = {
     "batch_size": 128,
-    "lr": 4e-3,
+    "lr": 6e-3,
     "schedule": "linear",
     "output_bias": "mean",
-    "beta2": 0.98,
-    "warmup": 0.25,
+    "beta2": 0.999,
+    "warmup": 0.05,
     "seed": 0,
 }
 
 
 def grid() -> Iterator[dict[str, Any]]:
-    """Batch size and learning rate together, then one change at a time."""
-    for batch_size, rates in (
-        (64, (2e-3, 3e-3)),
-        (128, (2e-3, 3e-3, 4e-3, 6e-3, 8e-3)),
-        (256, (4e-3, 6e-3, 8e-3, 12e-3)),
-    ):
-        for rate in rates:
-            yield {"batch_size": batch_size, "lr": rate}
-    yield from ({"beta2": value} for value in (0.95, 0.99, 0.999))
-    yield from ({"lr": rate, "beta2": 0.999, "warmup": 0.05} for rate in (4e-3, 6e-3, 3e-3))
-    yield {"lr": 4e-3, "beta2": 0.999, "warmup": 0.1}
-    yield from ({"warmup": value} for value in (0.05, 0.1, 0.4))
-    yield from ({"schedule": "cosine"}, {"output_bias": "zero"})
+    """The default recipe, one change at a time; then another corner, where the search began."""
+    yield {}
+    yield from ({"lr": rate} for rate in (4e-3, 8e-3))
+    yield {"batch_size": 64, "lr": 4e-3}
+    yield {"batch_size": 256, "lr": 8e-3}
+    yield {"warmup": 0.25}
+    yield from ({"schedule": "cosine"}, {"schedule": "constant", "lr": 1e-3})
+    yield {"output_bias": "zero"}
+    began = {"beta2": 0.98, "warmup": 0.25}
+    yield from ({**began, "lr": rate} for rate in (4e-3, 6e-3, 8e-3))
+    yield {**began, "batch_size": 64, "lr": 2e-3}
+    yield from ({**began, "batch_size": 256, "lr": rate} for rate in (6e-3, 8e-3))
+    yield from ({**began, "lr": 4e-3, **change} for change in ({"beta2": 0.95}, {"beta2": 0.99}))
+    yield {"lr": 4e-3, "beta2": 0.98}
+    yield {"lr": 4e-3, "warmup": 0.25}
 
 
 def main() -> None:
@@ -72,7 +76,7 @@ def main() -> None:
                 rows.append({"settings": settings, "held_out_loss": fit(settings, folder)})
                 print(json.dumps(rows[-1]), flush=True)
                 path.write_text(json.dumps(rows, indent=1) + "\n")
-    (RESULTS / "sweep.md").write_text(table(rows))
+    (DOCS / "recipe.md").write_text(PAGE.format(table=table(rows)))
 
 
 def hold_out(source: Path, target: Path) -> None:
@@ -97,7 +101,7 @@ def fit(settings: dict[str, Any], folder: Path) -> float:
     from vaecli import training
 
     settings = dict(settings)
-    training.DECAYED_BETAS = (0.9, settings.pop("beta2"))
+    training.ADAM_BETAS = (0.9, settings.pop("beta2"))
     training.WARMUP_FRACTION = settings.pop("warmup")
     with tempfile.TemporaryDirectory() as name:
         events = vaecli.train(
@@ -127,6 +131,34 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [f"{losses[n]:.2f}" if n in losses else "" for n in lengths]
         lines.append(f"| {text} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+PAGE = """\
+# The default recipe
+
+`vaecli train` without options trains 784-400-20-400-784 for 20 epochs with Adam (its usual decays,
+0.9 and 0.999), batches of 128 and a learning rate that rises to 6e-3 over the first twentieth of
+the steps and then falls to zero in a straight line. The decoder's output bias starts at the mean
+training image. All of it was chosen on MNIST's training images alone: trained on the first 50,000,
+judged on the last 10,000. A test set was never looked at for it.
+
+Made by `python benchmarks/sweep.py`; a row names what it changes, seed 0. Losses are of the
+held-out images, in nats per image.
+
+{table}
+
+What it says:
+
+- Small batches and a high rate that falls to zero are most of it. Without the fall (`--schedule
+  constant`, at the usual 1e-3) the same network is nats behind.
+- A faster second decay (0.98) allows no higher rate and costs half a nat with the long warm-up that
+  it needs.
+- Beside these rows nothing is worth an option of its own.
+
+The textbook script's own settings (batches of 128 at a constant 1e-3, zero bias) are a command too:
+`vaecli train --schedule constant --lr 1e-3 --output-bias zero`. How much sooner the recipe is where
+that one ends, is on the page about [performance](performance.md).
+"""
 
 
 if __name__ == "__main__":
