@@ -16,6 +16,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -48,6 +49,14 @@ def grid() -> Iterator[dict[str, Any]]:
     yield from ({**began, "lr": 4e-3, **change} for change in ({"beta2": 0.95}, {"beta2": 0.99}))
     yield {"lr": 4e-3, "beta2": 0.98}
     yield {"lr": 4e-3, "warmup": 0.25}
+    yield from ({"seed": seed} for seed in (1, 2))
+
+
+def elsewhere() -> Iterator[dict[str, Any]]:
+    """The default recipe and its neighbours on other images: a check, nothing is chosen by it."""
+    for data in ("digits", "shapes"):
+        for rate in (3e-3, 6e-3, 12e-3):
+            yield from ({"data": data, "lr": rate, "seed": seed} for seed in range(3))
 
 
 def main() -> None:
@@ -57,6 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="rows whose settings contain this text")
     options = parser.parse_args()
+    import numpy
     import torch
 
     torch.set_num_threads(options.threads)
@@ -66,8 +76,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         hold_out(options.data_dir / "MNIST/raw", folder / "MNIST/raw")
+        numpy.save(folder / "shapes.npy", shapes(12_000))
         for epochs in map(int, options.epochs.split(",")):
-            for change in grid():
+            for change in (*grid(), *elsewhere()):
                 settings = {**BASE, **change, "epochs": epochs}
                 if options.only not in json.dumps(settings) or any(
                     row["settings"] == settings for row in rows
@@ -76,7 +87,7 @@ def main() -> None:
                 rows.append({"settings": settings, "held_out_loss": fit(settings, folder)})
                 print(json.dumps(rows[-1]), flush=True)
                 path.write_text(json.dumps(rows, indent=1) + "\n")
-    (DOCS / "recipe.md").write_text(PAGE.format(table=table(rows)))
+    (DOCS / "recipe.md").write_text(PAGE.format(table=table(rows), elsewhere=table_elsewhere(rows)))
 
 
 def hold_out(source: Path, target: Path) -> None:
@@ -95,17 +106,29 @@ def hold_out(source: Path, target: Path) -> None:
             (target / name).write_bytes(gzip.compress(content, 1))
 
 
+def shapes(count: int) -> Any:
+    """Grey 28x28 pictures, (N, 28, 28) uint8: a textured shape on a textured ground."""
+    import numpy
+    from colour import draw
+
+    rng = numpy.random.default_rng(0)
+    colours = numpy.stack([draw(rng)[:, 2:30, 2:30] for _ in range(count)])
+    return colours.mean(1).round().astype(numpy.uint8)
+
+
 def fit(settings: dict[str, Any], folder: Path) -> float:
     """Held-out loss after the last epoch, nats per image."""
     import vaecli
     from vaecli import training
 
     settings = dict(settings)
+    name = settings.pop("data", "mnist")
+    source = folder / "shapes.npy" if name == "shapes" else name
     training.ADAM_BETAS = (0.9, settings.pop("beta2"))
     training.WARMUP_FRACTION = settings.pop("warmup")
     with tempfile.TemporaryDirectory() as name:
         events = vaecli.train(
-            "mnist", data_dir=folder, output=Path(name) / "run", device="cpu", **settings
+            str(source), data_dir=folder, output=Path(name) / "run", device="cpu", **settings
         )
         for event in events:
             if isinstance(event, training.Finished):
@@ -120,6 +143,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         settings = row["settings"]
+        if "data" in settings:
+            continue
         text = f"batch {settings['batch_size']}, lr {settings['lr']:g}"
         for name in ("schedule", "output_bias", "beta2", "warmup", "seed"):
             if settings[name] != BASE[name]:
@@ -131,6 +156,21 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [f"{losses[n]:.2f}" if n in losses else "" for n in lengths]
         lines.append(f"| {text} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def table_elsewhere(rows: list[dict[str, Any]]) -> str:
+    """Mean and range over the seeds, of each set and rate."""
+    found: dict[tuple[str, float, int], list[float]] = {}
+    for row in rows:
+        settings = row["settings"]
+        if "data" in settings:
+            key = settings["data"], settings["lr"], settings["epochs"]
+            found.setdefault(key, []).append(row["held_out_loss"])
+    lines = ["| images | lr | epochs | loss, mean of 3 seeds | range |", "| --- |" + " --- |" * 4]
+    for (name, rate, epochs), losses in sorted(found.items()):
+        spread = f"{min(losses):.2f} to {max(losses):.2f}"
+        lines.append(f"| {name} | {rate:g} | {epochs} | {fmean(losses):.2f} | {spread} |")
+    return "\n".join(lines)
 
 
 PAGE = """\
@@ -153,7 +193,13 @@ What it says:
   constant`, at the usual 1e-3) the same network is nats behind.
 - A faster second decay (0.98) allows no higher rate and costs half a nat with the long warm-up that
   it needs.
-- Beside these rows nothing is worth an option of its own.
+- Three seeds of the default recipe lie within a few tenths of a nat.
+
+On other images, to see that the recipe is not MNIST's alone (nothing was chosen by these): the
+built-in digits, and 12,000 generated grey pictures of textured shapes on textured grounds, both
+with the same network.
+
+{elsewhere}
 
 The textbook script's own settings (batches of 128 at a constant 1e-3, zero bias) are a command too:
 `vaecli train --schedule constant --lr 1e-3 --output-bias zero`. How much sooner the recipe is where
