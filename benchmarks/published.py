@@ -63,7 +63,7 @@ ROWS = {
         "784-200-200-50",
         "85.54",
         BURDA,
-        f"{SMALL} --importance-samples 5 --epochs 250 --warmup-epochs 60",
+        f"{SMALL} --importance-samples 5 --epochs 120 --warmup-epochs 30",
     ),
     "200-200-50-iw50": Row(
         "784-200-200-50",
