@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaecli.commands import options
+from vaecli.commands.options import option
 from vaecli.config import Binarize, contradictions
 from vaecli.errors import EnvironmentFailure, UsageError
 from vaecli.outputs import STDOUT, require_new
@@ -29,48 +30,46 @@ def evaluate(
     skip_bad: options.SkipBad = None,
     batch_size: Annotated[
         int,
-        typer.Option(
+        option(
+            "Images per pass; changes speed and memory, not the numbers.",
             "--batch-size",
             "-b",
             metavar="N",
-            help="Images per pass; changes speed and memory, not the numbers.",
         ),
     ] = 256,
     importance_samples: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Estimate the negative log-likelihood too, from K samples per image.",
+            default="not done",
             metavar="K",
-            help=options.with_default(
-                "Estimate the negative log-likelihood too, from K samples per image.", "not done"
-            ),
         ),
     ] = None,
     binarize: Annotated[
-        Binarize | None,
-        typer.Option(help=options.with_default(options.BINARIZE_HELP, "as in training")),
+        Binarize | None, option(options.BINARIZE_HELP, default="as in training")
     ] = None,
     per_image: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Write loss, distortion and rate of each image as .csv or .jsonl; - is stdout.",
             metavar="FILE",
-            help="Write loss, distortion and rate of each image as .csv or .jsonl; - is stdout.",
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = None,
     latents: Annotated[
         bool,
-        typer.Option(
+        option(
+            "With --per-image: also the mean of q(z|x), as z0, z1, ...",
             "--latents",
-            help="With --per-image: also the mean of q(z|x), as z0, z1, ...",
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Draw the latent space: the images in two dimensions, and the KL of each.",
             metavar="FILE.png",
-            help="Draw the latent space: the images in two dimensions, and the KL of each.",
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = None,
     seed: options.RunSeed = None,

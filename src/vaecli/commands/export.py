@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vaecli.commands import options
+from vaecli.commands.options import option
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 
 if TYPE_CHECKING:
@@ -37,47 +38,39 @@ def export(
     model: options.Model = None,
     format: Annotated[  # the option's name, fixed by the contract
         Format,
-        typer.Option(
-            "--format",
-            help="onnx, pt2: encoder and decoder in a folder, checked against torch; html: a page"
+        option(
+            "onnx, pt2: encoder and decoder in a folder, checked against torch; html: a page"
             " that decodes in the browser; safetensors: one file for vaecli.",
+            "--format",
         ),
     ] = "onnx",
     part: Annotated[
         Literal["all", "encoder", "decoder"] | None,
-        typer.Option(help=options.with_default("Which part, for onnx and pt2.", "all")),
+        option("Which part, for onnx and pt2.", default="all"),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "The folder (onnx, pt2) or file to write, or - for one file on stdout.",
             "--output",
             "-o",
+            default="RUN-onnx, RUN-pt2, RUN.html or RUN.safetensors here",
             metavar="OUT",
-            help=options.with_default(
-                "The folder (onnx, pt2) or file to write, or - for one file on stdout.",
-                "RUN-onnx, RUN-pt2, RUN.html or RUN.safetensors here",
-            ),
         ),
     ] = None,
     verify: Annotated[
         bool | None,
-        typer.Option(
+        option(
+            "Compare with torch at batch sizes 1 and 3, for onnx and pt2.",
             "--verify/--no-verify",
-            help=options.with_default(
-                "Compare with torch at batch sizes 1 and 3, for onnx and pt2.", "verify"
-            ),
+            default="verify",
         ),
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            help=options.with_default("Largest difference that passes.", f"{TOLERANCE:g}"),
-        ),
+        option("Largest difference that passes.", default=TOLERANCE, metavar="X"),
     ] = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Store fp16 numbers, for safetensors.")
-    ] = False,
+    half: Annotated[bool, option("Store fp16 numbers, for safetensors.", "--half")] = False,
     force: options.Force = False,
     config: options.Config = None,
     json: options.Json = False,

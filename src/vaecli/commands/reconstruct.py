@@ -12,6 +12,7 @@ import typer
 
 from vaecli import outputs
 from vaecli.commands import options
+from vaecli.commands.options import option
 from vaecli.errors import DataError, UsageError
 from vaecli.limits import MAX_IMAGE_BYTES
 
@@ -46,39 +47,36 @@ def reconstruct(
     model: options.Model = None,
     output: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "A .png file for one input, a folder for several, or - for stdout.",
             "--output",
             "-o",
+            default="STEM.recon.png here",
             metavar="OUT",
-            help=options.with_default(
-                "A .png file for one input, a folder for several, or - for stdout.",
-                "STEM.recon.png here",
-            ),
         ),
     ] = None,
     grid: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.png",
-            help="Originals above reconstructions in one picture, as well or alone.",
+        option(
+            "Originals above reconstructions in one picture, as well or alone.", metavar="FILE.png"
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Original and reconstruction side by side.")
+        bool, option("Original and reconstruction side by side.", "--compare")
     ] = False,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Draw the latent instead of taking its mean.")
+        bool, option("Draw the latent instead of taking its mean.", "--sample")
     ] = False,
     fit: Annotated[
         Literal["auto", "crop", "digit"],
-        typer.Option(
-            help="How to bring an image to the model's size: crop its centre, or cut out a digit"
+        option(
+            "How to bring an image to the model's size: crop its centre, or cut out a digit"
             " and centre it as MNIST does; auto takes digit for models of digits."
         ),
     ] = "auto",
     invert: Annotated[
         Literal["auto", "yes", "no"],
-        typer.Option(help="Swap dark and light; auto does where the ground is opposite."),
+        option("Swap dark and light; auto does where the ground is opposite."),
     ] = "auto",
     seed: options.RunSeed = None,
     preview: options.Preview = None,

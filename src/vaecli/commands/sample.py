@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vaecli.commands import options
+from vaecli.commands.options import option
 from vaecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,98 +30,87 @@ def sample(
     model: options.Model = None,
     num_samples: Annotated[
         int | None,
-        typer.Option(
-            "--num-samples",
-            "-n",
-            metavar="N",
-            help=options.with_default("How many images.", DEFAULT_COUNT),
-        ),
+        option("How many images.", "--num-samples", "-n", default=DEFAULT_COUNT, metavar="N"),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "A .png grid, a folder (one file each), a .npy array of uint8 (N, C, H, W), or -"
+            " for a grid on stdout; with --interpolate also a .gif, there and back.",
             "--output",
             "-o",
+            default=DEFAULT_NAME,
             metavar="OUT",
-            help=options.with_default(
-                "A .png grid, a folder (one file each), a .npy array of uint8 (N, C, H, W), or -"
-                " for a grid on stdout; with --interpolate also a .gif, there and back.",
-                DEFAULT_NAME,
-            ),
         ),
     ] = None,
     columns: Annotated[
-        int | None,
-        typer.Option(metavar="N", help=options.with_default("Images in a row.", "a square grid")),
+        int | None, option("Images in a row.", default="a square grid", metavar="N")
     ] = None,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="Standard deviation of the prior drawn from.")
+        float, option("Standard deviation of the prior drawn from.", metavar="T")
     ] = 1.0,
     prior: Annotated[
         Literal["normal", "gmm"],
-        typer.Option(
-            help="gmm first fits a mixture of Gaussians to the latents of the training images;"
+        option(
+            "gmm first fits a mixture of Gaussians to the latents of the training images;"
             " needs vaecli\\[gmm]."
         ),
     ] = "normal",
     latents: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Decode these latents instead: .npy of (N, L), or .csv with columns z0, z1, ...",
             metavar="FILE",
-            help="Decode these latents instead: .npy of (N, L), or .csv with columns z0, z1, ...",
         ),
     ] = None,
     interpolate: Annotated[
         tuple[str, str] | None,
-        typer.Option(
+        option(
+            "From one image to another, each an image file or the index of a test image.",
             metavar="A B",
-            help="From one image to another, each an image file or the index of a test image.",
-            rich_help_panel=WALKS,
+            panel=WALKS,
         ),
     ] = None,
     path: Annotated[
         Literal["spherical", "linear"],
-        typer.Option(
-            help="The way --interpolate takes; spherical keeps to lengths the prior makes likely.",
-            rich_help_panel=WALKS,
+        option(
+            "The way --interpolate takes; spherical keeps to lengths the prior makes likely.",
+            panel=WALKS,
         ),
     ] = "spherical",
     traverse: Annotated[
         bool,
-        typer.Option(
-            "--traverse",
-            help="One row per latent dimension, from -3 to 3 standard deviations; largest KL"
+        option(
+            "One row per latent dimension, from -3 to 3 standard deviations; largest KL"
             " first, collapsed ones marked.",
-            rich_help_panel=WALKS,
+            "--traverse",
+            panel=WALKS,
         ),
     ] = False,
     around: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "The image file or test index --traverse starts from.",
+            default="latents of 0",
             metavar="IMAGE",
-            help=options.with_default(
-                "The image file or test index --traverse starts from.", "latents of 0"
-            ),
-            rich_help_panel=WALKS,
+            panel=WALKS,
         ),
     ] = None,
     manifold: Annotated[
         bool,
-        typer.Option(
+        option(
+            "A grid through the two dimensions of the largest KL, at normal quantiles.",
             "--manifold",
-            help="A grid through the two dimensions of the largest KL, at normal quantiles.",
-            rich_help_panel=WALKS,
+            panel=WALKS,
         ),
     ] = False,
     steps: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Images from A to B, in a row of --traverse, or along each side of --manifold.",
+            default="8, 13, 20",
             metavar="N",
-            help=options.with_default(
-                "Images from A to B, in a row of --traverse, or along each side of --manifold.",
-                "8, 13, 20",
-            ),
-            rich_help_panel=WALKS,
+            panel=WALKS,
         ),
     ] = None,
     data: options.EvalData = None,
