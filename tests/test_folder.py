@@ -668,11 +668,11 @@ def test_a_mapped_set_is_judged_as_in_memory(load: Load, photos: Path, binarize:
 
 
 def test_a_mapped_set_resumes_exactly_whatever_the_memory(photos: Path, tmp_path: Path) -> None:
-    from vaecli import planning, training
+    from vaecli import planning, sources, training
 
     def run(name: str, memory: int, stop: bool = False) -> bytes:
         given = {"data": str(photos), "hidden": (8,), "epochs": 2, "batch_size": 4}
-        source = planning.Source(tmp_path / "cache", memory=memory)
+        source = sources.Source(tmp_path / "cache", memory=memory)
         plan = planning.plan(planning.Request(given=given, output=tmp_path / name), source)
         steps = iter(range(1000))
         with plan.opened() as target:

@@ -32,6 +32,8 @@ LADDER = [
     ["data.arrays"],
     ["data.own"],
     ["data"],
+    ["sources"],
+    ["settings"],
     ["evaluation", "generation", "planning"],
     ["latent_space"],
     ["sheets", "mixture", "plots"],

@@ -18,6 +18,7 @@ from vaecli.generation import mean_image
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
 from vaecli.run import load_model
+from vaecli.sources import Source
 
 
 class Model:
@@ -152,7 +153,7 @@ def train(
     )
     folder = None if data_dir is None else Path(data_dir)
     told: list[str] = []
-    plan = planning.plan(request, planning.Source(folder, download, report=told.append))
+    plan = planning.plan(request, Source(folder, download, report=told.append))
     yield from map(training.Notice, told)
     with plan.opened() as run:
         yield from training.train(

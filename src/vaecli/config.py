@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -281,6 +281,16 @@ def contradictions(model: ModelConfig, binarize: Binarize) -> Iterator[tuple[str
                 " need bernoulli"
             ),
         )
+
+
+def option_name(field: str) -> str:
+    """What a field is called on the command line: `--latent-dim`."""
+    return f"--{field.replace('_', '-')}"
+
+
+def as_options(problems: Iterable[tuple[str, str]]) -> str:
+    """What `problems` of a configuration yielded, as one message about options."""
+    return "; ".join(f"{option_name(field)} {sentence}" for field, sentence in problems)
 
 
 def to_json(config: ModelConfig | TrainConfig | DataConfig) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _dataset(
     """The data named, and whether they are those the model was trained on."""
     from dataclasses import replace
 
-    from vaecli import planning
+    from vaecli import sources
     from vaecli.data import is_path
     from vaecli.data.origin import Options
 
@@ -87,15 +87,15 @@ def _dataset(
             "Name the data with --data.",
         )
     with common.terminal.working() as work:
-        source = planning.Source(common.data_dir, common.download, common.terminal.warning, work)
-        if run is None or not planning.is_own(run, data):
+        source = sources.Source(common.data_dir, common.download, common.terminal.warning, work)
+        if run is None or not sources.is_own(run, data):
             assert data is not None
             preparation = None
             if is_path(data):
-                preparation = planning.preparation(loaded.model.config, run, whole=split is None)
+                preparation = sources.preparation(loaded.model.config, run, whole=split is None)
             options = Options(skip_bad=skip_bad)
             return source.load(data, None, options, preparation), False
-        name, options = planning.whereabouts(run, {})
+        name, options = sources.whereabouts(run, {})
         options = replace(options, skip_bad=options.skip_bad or skip_bad)
         dataset = source.load(name, run.config.training.limit, options)
     if dataset.fingerprint() != run.config.data.fingerprint:

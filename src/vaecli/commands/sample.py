@@ -9,6 +9,7 @@ import typer
 
 from vaecli.commands import options
 from vaecli.commands.options import option
+from vaecli.config import option_name
 from vaecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -216,8 +217,7 @@ def _check(given: dict[str, Any]) -> None:
         raise UsageError("--temperature must be finite")
     for name, most in (("num_samples", MAX_COUNT), ("steps", MAX_STEPS)):
         if given[name] is not None and given[name] > most:
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} must be at most {most:,}, not {given[name]:,}")
+            raise UsageError(f"{option_name(name)} must be at most {most:,}, not {given[name]:,}")
     modes = [name for name in ("latents", "interpolate", "traverse", "manifold") if given[name]]
     changed = {
         "--num-samples": given["num_samples"] is not None,
@@ -239,11 +239,11 @@ def _check(given: dict[str, Any]) -> None:
     if len(modes) > 1:
         raise UsageError(f"--{modes[0]} and --{modes[1]} contradict each other", "Give one.")
     mode = modes[0] if modes else None
-    for option, given_here in changed.items():
-        if given_here and option not in allowed[mode]:
+    for name, is_given in changed.items():
+        if is_given and name not in allowed[mode]:
             if mode is None:
-                raise UsageError(f"{option} is for walks", "Add --interpolate or --traverse.")
-            raise UsageError(f"--{mode} and {option} contradict each other", "Give one of them.")
+                raise UsageError(f"{name} is for walks", "Add --interpolate or --traverse.")
+            raise UsageError(f"--{mode} and {name} contradict each other", "Give one of them.")
 
 
 def _check_output(output: str | None, *, force: bool, gif: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaecli.config import ModelConfig, TrainConfig, to_json
+from vaecli.config import ModelConfig, TrainConfig, option_name, to_json
 from vaecli.ui import Terminal
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
 
 def _objective(training: TrainConfig) -> str:
     parts = [
-        f"--{name.replace('_', '-')} {value}"
+        f"{option_name(name)} {value}"
         for name in ("beta", "warmup_epochs", "free_bits", "importance_samples", "binarize")
         if (value := getattr(training, name)) != getattr(TrainConfig, name)
     ]

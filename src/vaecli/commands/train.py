@@ -362,13 +362,14 @@ def train(
 def _agree(common: options.Common, group: Alone, make_plan: Callable[[], Plan]) -> Plan:
     """The plan of the first process for all; on each machine one prepares the images first."""
     from vaecli import planning
+    from vaecli.sources import Source
 
     plan = None
     with group.agreed(preparing=True):
         if group.first:
             plan = make_plan()
     told = group.share_value(None if plan is None or group.count == 1 else plan.to_json())
-    source = planning.Source(common.data_dir, common.download)
+    source = Source(common.data_dir, common.download)
     for turn in (launch.local_rank() == 0, True):
         with group.agreed(preparing=True):
             if plan is None and turn:
@@ -392,6 +393,7 @@ def _plan(
     init_from: str | None,
 ) -> Plan:
     from vaecli import device, planning, run
+    from vaecli.sources import Source
 
     resumed = None
     if resume is not None:
@@ -412,7 +414,7 @@ def _plan(
         processes=launch.count(),
     )
     with common.terminal.working() as work:
-        source = planning.Source(common.data_dir, common.download, common.terminal.warning, work)
+        source = Source(common.data_dir, common.download, common.terminal.warning, work)
         return planning.plan(request, source)
 
 

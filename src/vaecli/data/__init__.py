@@ -10,6 +10,7 @@ from pathlib import Path
 import platformdirs
 import torch
 
+from vaecli.config import option_name
 from vaecli.data import arrays, cache, digits, named, own
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.origin import Options
@@ -101,7 +102,7 @@ def _refuse(name: str, options: Options | None) -> None:
     """UsageError for options that a named set does not have."""
     default = Options()
     wrong = [
-        f"--{field.replace('_', '-')}"
+        option_name(field)
         for field in ("image_size", "channels", "test_fraction")
         if options is not None and getattr(options, field) != getattr(default, field)
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from vaecli import files
+from vaecli.config import as_options
 from vaecli.data import arrays, decode, folder, store
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.decode import Fitting, ShapeRule
@@ -78,7 +79,7 @@ def load(
         EnvironmentFailure: the cache cannot be written.
     """
     if problems := list(options.problems()):
-        raise UsageError("; ".join(f"--{k.replace('_', '-')} {text}" for k, text in problems))
+        raise UsageError(as_options(problems))
     location = Path(os.path.abspath(location))
     memory = store.memory_for_images() if memory is None else memory
     source: _Folder | _Array
