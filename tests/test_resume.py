@@ -19,7 +19,8 @@ from vaecli.config import TrainConfig
 from vaecli.data.dataset import Dataset
 from vaecli.errors import ExitCode, ModelError
 from vaecli.evaluation import evaluate
-from vaecli.run import METRICS, WEIGHTS, Run, load_model
+from vaecli.loaded import load_model
+from vaecli.run import METRICS, WEIGHTS, Run
 
 FORTY_STEPS = Dataset("blobs", images(150), images(21))
 

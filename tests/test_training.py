@@ -13,7 +13,9 @@ from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import DivergedError
 from vaecli.evaluation import evaluate
-from vaecli.run import METRICS, WEIGHTS, EpochMetrics, Run, load_model
+from vaecli.loaded import load_model
+from vaecli.metrics import EpochMetrics
+from vaecli.run import METRICS, WEIGHTS, Run
 
 GENERATOR = torch.Generator().manual_seed(0)
 

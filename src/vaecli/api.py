@@ -15,9 +15,9 @@ from vaecli import planning, training
 from vaecli.data.dataset import as_float
 from vaecli.errors import DataError
 from vaecli.generation import mean_image
+from vaecli.loaded import load_model
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
-from vaecli.run import load_model
 from vaecli.sources import Source
 
 
@@ -83,7 +83,7 @@ class Model:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.vae.parameters()).device
+        return self.vae.device
 
     def _noise(self, purpose: str, seed: int) -> NormalNoise:
         return NormalNoise(self.latent_dim, seed=seed, purpose=purpose, device=self._device)

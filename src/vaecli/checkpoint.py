@@ -16,9 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from vaecli import files, weights
-from vaecli.config import FORMAT, canonical_json, parse_json, refuse_newer
+from vaecli.config import FORMAT, refuse_newer
 from vaecli.errors import ModelError
 from vaecli.limits import MAX_CONFIG_BYTES
+from vaecli.strict_json import canonical_json, parse_json
 
 MANIFEST = "manifest.json"
 GENERATIONS = "generation-*.safetensors"

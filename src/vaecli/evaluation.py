@@ -138,7 +138,7 @@ def evaluate(
         before_batch: called before each pass; raises to end the evaluation.
         processes: those that judge together, pass by pass in turn, which changes no bit.
     """
-    pixels, device = images.pixels, next(model.parameters()).device
+    pixels, device = images.pixels, model.device
     levels = None
     if redraw:
         shape = model.config.image_shape
@@ -196,7 +196,7 @@ def estimate(
         progress: told (what, done, total) as it goes.
         levels: to draw each pixel black or white with, by place; None leaves it as it is.
     """
-    device, (height, width) = next(model.parameters()).device, SAMPLE_BLOCK
+    device, (height, width) = model.device, SAMPLE_BLOCK
     noise = SampleNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
     bounds, effective = [], []
     rows = max(1, batch_size // width)

@@ -17,6 +17,7 @@ from vaecli.config import ModelConfig, RunConfig, option_name
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
 from vaecli.errors import BusyError, DataError, ModelError, UsageError
+from vaecli.loaded import load_model
 from vaecli.model import VAE
 from vaecli.settings import DATA_FIELDS, MODEL_FIELDS
 from vaecli.sources import Source
@@ -129,7 +130,7 @@ def plan(request: Request, source: Source) -> Plan:
     _check(request)
     initial = None
     if request.init_from is not None:
-        initial = run.load_model(request.init_from).model
+        initial = load_model(request.init_from).model
         request = _starting_from(request, initial)
     if request.resume is not None:
         return _resumed(request, run.open_run(request.resume), source, initial)

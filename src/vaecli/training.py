@@ -27,12 +27,13 @@ from vaecli.data.dataset import Dataset, Images, static_binarized
 from vaecli.errors import DivergedError, ModelError
 from vaecli.evaluation import Evaluation, evaluate
 from vaecli.likelihood import LIKELIHOODS
+from vaecli.metrics import EpochMetrics
 from vaecli.model import VAE, build
 from vaecli.noise import derive_seed, permutation
 from vaecli.objective import Draws, Outcome, beta_at, objective, passes
 from vaecli.precision import autocast, exactness
 from vaecli.processes import ALONE, Alone
-from vaecli.run import EpochMetrics, Run
+from vaecli.run import Run
 from vaecli.weights import Shapes
 
 WARMUP_FRACTION = 0.05

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.progress import TaskID
 
-    from vaecli.run import EpochMetrics
+    from vaecli.metrics import EpochMetrics
 
 SCHEMA_VERSION = 1
 PLAIN_SECONDS = 60.0

@@ -16,7 +16,7 @@ from vaecli.errors import DataError, EnvironmentFailure, UsageError
 
 if TYPE_CHECKING:
     from vaecli.export.html import Embedding, Figure
-    from vaecli.run import LoadedModel
+    from vaecli.loaded import LoadedModel
 
 Format = Literal["onnx", "pt2", "html", "safetensors"]
 IN_PARTS = ("onnx", "pt2")

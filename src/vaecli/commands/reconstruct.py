@@ -19,7 +19,7 @@ from vaecli.limits import MAX_IMAGE_BYTES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vaecli.run import LoadedModel
+    from vaecli.loaded import LoadedModel
 
 STDIN = "-"
 TEST_IMAGES = 32
@@ -164,7 +164,7 @@ class _Work:
         self.failures: list[str] = []
         self.originals: list[Tensor] = []
         self.reconstructions: list[Tensor] = []
-        self.device = next(loaded.model.parameters()).device
+        self.device = loaded.model.device
         latent_dim = loaded.model.config.latent_dim
         self.noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=self.device)
 

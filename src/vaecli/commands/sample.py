@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaecli.commands.walks import Images2D
-    from vaecli.run import LoadedModel
+    from vaecli.loaded import LoadedModel
 
 DEFAULT_NAME = "samples.png"
 DEFAULT_COUNT = 64
@@ -200,7 +200,7 @@ def _grid(loaded: LoadedModel, latents: Tensor, columns: int | None) -> Images2D
     from vaecli import generation, pictures
     from vaecli.commands.walks import Images2D
 
-    device = next(loaded.model.parameters()).device
+    device = loaded.model.device
     pixels = generation.decode(loaded.model, latents.to(device)).cpu()
     columns = columns or pictures.square(len(pixels))
     return Images2D(pixels, pictures.make_grid(pixels, columns=columns), columns)

@@ -35,9 +35,10 @@ from vaecli.signals import stop_flag
 if TYPE_CHECKING:
     import torch
 
+    from vaecli.metrics import EpochMetrics
     from vaecli.planning import Plan
     from vaecli.processes import Alone
-    from vaecli.run import EpochMetrics, Run
+    from vaecli.run import Run
 
 DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
 
@@ -393,16 +394,17 @@ def _plan(
     init_from: str | None,
 ) -> Plan:
     from vaecli import device, planning, run
+    from vaecli.loaded import LATEST
     from vaecli.sources import Source
 
     resumed = None
     if resume is not None:
-        resumed = planning.latest_unfinished() if resume == run.LATEST else Path(resume)
+        resumed = planning.latest_unfinished() if resume == LATEST else Path(resume)
     existing = resumed or output
     recorded = None
     if existing is not None and not common.force and run.is_run(existing):
-        recorded = run.open_run(existing).config.environment.get("threads")
-    common.use_threads(recorded if isinstance(recorded, int) else None)
+        recorded = run.open_run(existing).config.threads
+    common.use_threads(recorded)
     request = planning.Request(
         given=given,
         output=output,

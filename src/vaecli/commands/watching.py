@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from vaecli.animation import Animation
     from vaecli.commands.preview import TrainingPreview
+    from vaecli.metrics import EpochMetrics
     from vaecli.planning import Plan
-    from vaecli.run import EpochMetrics
     from vaecli.training import Event, Started
 
 

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from vaecli import files
-from vaecli.config import canonical_json, parse_json
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.mapped import Mapped
 from vaecli.errors import BusyError, DataError, EnvironmentFailure
+from vaecli.strict_json import canonical_json, parse_json
 
 FORMAT = "vaecli-images-1"
 INDEX = "index.json"
