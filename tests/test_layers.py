@@ -52,6 +52,7 @@ LADDER = [
     ["training", "export.onnx", "export.pt2", "export.html"],
     ["api"],
     ["ui"],
+    ["training_view"],
     ["commands"],
     ["commands.config_file"],
     ["commands.options"],

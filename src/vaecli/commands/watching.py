@@ -10,6 +10,7 @@ from vaecli import files
 from vaecli.commands import summary
 from vaecli.commands.options import Common
 from vaecli.signals import stop_flag
+from vaecli.training_view import training_view
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class Watch:
         terminal, config = self._common.terminal, self._plan.config.training
         last = None
         n_train = config.fitted(len(self._plan.dataset.train))
-        with terminal.training(config.epochs, n_train) as view:
+        with training_view(terminal, config.epochs, n_train) as view:
             for event in events:
                 match event:
                     case training.Started():
