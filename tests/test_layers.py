@@ -37,6 +37,7 @@ LADDER = [
     ["data.dataset"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],
     ["images", "metrics"],
+    ["events"],
     ["data.cache", "data.idx", "data.digits", "data.cifar", "data.fetch"],
     ["run", "data.named", "data.listing", "data.decode", "data.store"],
     ["loaded", "data.folder"],
@@ -164,12 +165,13 @@ def test_what_each_command_loads(trained: Path, data_dir: Path, tmp_path: Path) 
     }
     script = f"""
 import contextlib, io, sys
-from vaecli import cli, training
-finished = training.Finished.__init__
+from vaecli import cli
+from vaecli.events import Finished
+finished = Finished.__init__
 def watch(self, *values):
     print("finished", *sys.modules, file=sys.stderr)
     finished(self, *values)
-training.Finished.__init__ = watch
+Finished.__init__ = watch
 for name, (arguments, _) in {commands!r}.items():
     assert cli.run(arguments) == 0
     print(name, *sys.modules, file=sys.stderr)

@@ -11,8 +11,8 @@ from vaecli.ui import Terminal
 if TYPE_CHECKING:
     import torch
 
+    from vaecli.events import Started
     from vaecli.planning import Plan
-    from vaecli.training import Started
 
 
 def introduction(plan: Plan, path: Path, event: Started, device: torch.device) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vaecli import files
 from vaecli.commands import summary
 from vaecli.commands.options import Common
+from vaecli.events import EpochEnd, Event, Finished, Notice, Saved, Started, Step, Stopped
 from vaecli.signals import stop_flag
 from vaecli.training_view import training_view
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from vaecli.commands.preview import TrainingPreview
     from vaecli.metrics import EpochMetrics
     from vaecli.planning import Plan
-    from vaecli.training import Event, Started
 
 
 class Watch:
@@ -53,15 +53,13 @@ class Watch:
         Raises:
             KeyboardInterrupt: it was stopped.
         """
-        from vaecli import training
-
         terminal, config = self._common.terminal, self._plan.config.training
         last = None
         n_train = config.fitted(len(self._plan.dataset.train))
         with training_view(terminal, config.epochs, n_train) as view:
             for event in events:
                 match event:
-                    case training.Started():
+                    case Started():
                         first_line = summary.introduction(
                             self._plan, self._path, event, self._device
                         )
@@ -69,20 +67,20 @@ class Watch:
                         view.start(event.epoch * n_train + event.images)
                         preview = self._start(event)
                         view.picture(preview.lines())
-                    case training.Step():
+                    case Step():
                         view.step(event.epoch, event.images, event.distortion, event.rate)
-                    case training.EpochEnd():
+                    case EpochEnd():
                         view.epoch(event.metrics)
                         view.picture(preview.lines())
                         self._add_frame(event.metrics.epoch, event.metrics.test_loss)
-                    case training.Saved():
+                    case Saved():
                         seen = f" and {event.images:,} images" if event.images else ""
                         terminal.detail(f"saved after {event.epoch} epochs{seen}")
-                    case training.Notice():
+                    case Notice():
                         terminal.warning(event.text)
-                    case training.Stopped():
+                    case Stopped():
                         raise KeyboardInterrupt
-                    case training.Finished():
+                    case Finished():
                         view.picture(preview.lines(last=True))
                         last = event.metrics[event.epoch - 1]
                         if last.epoch < event.metrics[-1].epoch:
