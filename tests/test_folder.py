@@ -486,11 +486,11 @@ def test_resume_of_a_folder_run_is_exact(
 ) -> None:
     import signal
 
-    from vaecli import training
+    from vaecli import stepping
     from vaecli.signals import stop_flag
 
     assert vaecli(*TRAIN, "-o", "straight").code == 0
-    stop_after = training._Loop._step
+    stop_after = stepping.Stepper.take
     steps = []
 
     def step(self: object, *arguments: object) -> None:
@@ -500,7 +500,7 @@ def test_resume_of_a_folder_run_is_exact(
         stop_after(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "_step", step)
+        patch.setattr(stepping.Stepper, "take", step)
         patch.setattr(stop_flag, "received", None)
         assert vaecli(*TRAIN, "-o", "broken").code == ExitCode.INTERRUPTED
     assert vaecli("train", "--resume", "broken", "--data-dir", "cache", "-q").code == 0

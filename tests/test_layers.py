@@ -47,7 +47,7 @@ LADDER = [
     ["sources"],
     ["settings"],
     ["evaluation", "generation", "planning"],
-    ["latent_space"],
+    ["latent_space", "stepping"],
     ["sheets", "mixture", "plots"],
     ["animation", "report", "scores", "export"],
     ["training", "export.onnx", "export.pt2", "export.html"],
