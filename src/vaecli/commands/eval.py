@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vaecli import files
 from vaecli.commands import options
 from vaecli.commands.options import option
 from vaecli.config import Binarize, contradictions
 from vaecli.errors import EnvironmentFailure, UsageError
-from vaecli.outputs import STDOUT, require_new
+from vaecli.outputs import STDOUT, require_new, require_new_file
 
 if TYPE_CHECKING:
     from vaecli.data.dataset import Images
@@ -103,7 +104,7 @@ def evaluate(
     options.require_at_least("--importance-samples", importance_samples, 1)
     _check_output(common, per_image, latents)
     if plot is not None:
-        _check_plot(plot, force=common.force)
+        require_new_file("--plot", plot, ".png", force=common.force)
 
     from vaecli import evaluation
     from vaecli.commands.loading import load_images, load_model
@@ -130,10 +131,9 @@ def evaluate(
     if per_image is not None:
         _write_scores(common, result, images, per_image, latents)
     if plot is not None:
-        from vaecli import files, plots
+        from vaecli import plots
 
-        files.make_folder(plot.parent)
-        files.atomic_write(plot, plots.latents(result, images.labels, source=source))
+        files.save(plot, plots.latents(result, images.labels, source=source))
         common.terminal.note(f"latent space: {plot}")
     if per_image == STDOUT:
         for name, text in _texts(value).items():
@@ -226,7 +226,7 @@ def _check_output(common: options.Common, per_image: str | None, latents: bool) 
 def _write_scores(
     common: options.Common, result: Evaluation, images: Images, target: str, latents: bool
 ) -> None:
-    from vaecli import files, scores
+    from vaecli import scores
 
     table = scores.rows(result, images, latents=latents)
     if target == STDOUT:
@@ -235,9 +235,3 @@ def _write_scores(
     encode = scores.as_jsonl if Path(target).suffix.lower() == ".jsonl" else scores.as_csv
     files.atomic_write(Path(target), encode(table).encode())
     common.terminal.note(f"scores: {target}")
-
-
-def _check_plot(path: Path, *, force: bool) -> None:
-    if path.suffix != ".png":
-        raise UsageError(f"--plot {path}: not a name ending in .png", "Name a .png file.")
-    require_new([path], force=force)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vaecli import extras, files, outputs
 from vaecli.commands import options
 from vaecli.commands.options import option
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
@@ -97,10 +98,13 @@ def export(
     common = options.Common.of(ctx)
     _check(format, part, verify, tolerance, half)
     one_file = format not in IN_PARTS or part in ("encoder", "decoder")
-    _check_output(output, one_file=one_file, json=common.terminal.json)
+    if output is not None and str(output) == outputs.STDOUT:
+        if not one_file:
+            raise UsageError(
+                "--output -: there are two files, and one stdout", "Choose one with --part."
+            )
+        common.require_stdout()
     if format == "onnx":
-        from vaecli import extras
-
         needed = ("onnx", "onnxscript") if verify is False else None
         extras.require("onnx", "--format onnx", needed)
 
@@ -141,17 +145,6 @@ def _check(
         raise UsageError(f"--tolerance must be a finite number of at least 0, not {tolerance:g}")
 
 
-def _check_output(output: Path | None, *, one_file: bool, json: bool) -> None:
-    if output is None or str(output) != "-":
-        return
-    if not one_file:
-        raise UsageError(
-            "--output -: there are two files, and one stdout", "Choose one with --part."
-        )
-    if json:
-        raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
-
-
 def _names(format: Format, part: str | None) -> list[str]:
     """The files of a format in parts."""
     parts = ("encoder", "decoder") if part in (None, "all") else (part,)
@@ -162,8 +155,6 @@ def _require_new(
     common: options.Common, format: Format, part: str | None, target: Path | None
 ) -> None:
     """Refuse what is there already, before any work."""
-    from vaecli import outputs
-
     if target is None or str(target) == outputs.STDOUT:
         return
     if format not in IN_PARTS:
@@ -180,8 +171,6 @@ def _require_new(
 
 
 def _default_output(common: options.Common, name: str, format: Format) -> Path:
-    from vaecli import outputs
-
     folder = format in IN_PARTS
     path = Path(f"{name}-{format}" if folder else f"{name}.{format}")
     return path if common.force else outputs.free_name(path, folder=folder)
@@ -277,15 +266,12 @@ def _embedding(common: options.Common, loaded: LoadedModel) -> Embedding | None:
 
 def _save(common: options.Common, format: Format, target: Path, written: list[Written]) -> None:
     """Write the files, print their paths, and say how good they are and how to use them."""
-    from vaecli import files, outputs
-
     terminal = common.terminal
     if str(target) == outputs.STDOUT:
         terminal.bytes(written[0].data)
         return
     for file in written:
-        files.make_folder(file.path.parent)
-        files.atomic_write(file.path, file.data)
+        files.save(file.path, file.data)
     rows = [
         {
             "output": str(file.path),

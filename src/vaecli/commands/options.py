@@ -165,6 +165,13 @@ class Common:
             force=values["force"],
         )
 
+    def require_stdout(self) -> None:
+        """UsageError where data that goes to stdout would meet that of --json."""
+        if self.terminal.json:
+            raise UsageError(
+                "--json and data on stdout contradict each other", "Name a file with -o."
+            )
+
     def use_threads(self, recorded: int | None = None) -> None:
         """Set torch's thread count to what was asked for, else to what a run recorded."""
         import torch

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vaecli import outputs
+from vaecli import files, outputs
 from vaecli.commands import options
 from vaecli.commands.options import option
 from vaecli.errors import DataError, UsageError
@@ -107,8 +107,8 @@ def reconstruct(
     to_stdout = output == outputs.STDOUT or (
         output is None and inputs == [STDIN] and grid is None and not _stdout_is_terminal()
     )
-    if to_stdout and common.terminal.json:
-        raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
+    if to_stdout:
+        common.require_stdout()
     if inputs:
         jobs = _plan(common, inputs, output, grid, to_stdout)
     else:
@@ -207,7 +207,6 @@ class _Work:
         """Reconstruct one image, write it and tell."""
         import torch
 
-        from vaecli import files
         from vaecli.generation import reconstruct, score
         from vaecli.pictures import encode_png
 
@@ -217,8 +216,7 @@ class _Work:
         if to_stdout:
             self.common.terminal.bytes(encode_png(picture[0]))
         elif job.output is not None:
-            files.make_folder(job.output.parent)
-            files.atomic_write(job.output, encode_png(picture[0]))
+            files.save(job.output, encode_png(picture[0]))
         if self.common.terminal.json:
             scores = score(self.loaded.model, original, noise)
             output = None if job.output is None else str(job.output)
@@ -253,7 +251,6 @@ class _Work:
         """Originals above reconstructions in one picture at `path`, None for stdout."""
         import torch
 
-        from vaecli import files
         from vaecli.pictures import encode_png, make_pairs
 
         if not self.originals:
@@ -263,8 +260,7 @@ class _Work:
         if path is None:
             self.common.terminal.bytes(data)
             return
-        files.make_folder(path.parent)
-        files.atomic_write(path, data)
+        files.save(path, data)
 
 
 def _plan(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vaecli import extras, files, outputs
 from vaecli.commands import options
 from vaecli.commands.options import option
 from vaecli.config import option_name
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vaecli.loaded import LoadedModel
 
 DEFAULT_NAME = "samples.png"
+SUFFIXES = (".png", ".npy", ".gif")
 DEFAULT_COUNT = 64
 MAX_COUNT = 100_000
 MAX_STEPS = 1_000
@@ -143,12 +145,10 @@ def sample(
     """
     common = options.Common.of(ctx)
     _check(ctx.params)
-    if output == "-" and common.terminal.json:
-        raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
+    if output == outputs.STDOUT:
+        common.require_stdout()
     _check_output(output, force=common.force, gif=interpolate is not None)
     if prior == "gmm":
-        from vaecli import extras
-
         extras.require("gmm", "--prior gmm")
 
     from vaecli.commands.loading import load_model
@@ -247,40 +247,39 @@ def _check(given: dict[str, Any]) -> None:
 
 
 def _check_output(output: str | None, *, force: bool, gif: bool) -> None:
-    from vaecli import outputs
-
-    if output in (None, "-") or outputs.means_folder(str(output)):
+    if output is None or outputs.kind(output, SUFFIXES) != "file":
         return
-    path = Path(str(output))
-    if path.suffix == ".gif" and not gif:
+    path = Path(output)
+    if path.suffix.lower() == ".gif" and not gif:
         raise UsageError(f"--output {output}: only --interpolate moves", "Name a .png file.")
-    if path.suffix not in (".png", ".npy", ".gif"):
-        raise UsageError(f"--output {output}: neither .png, .npy nor a folder")
     outputs.require_new([path], force=force)
 
 
 def _write(common: options.Common, result: Images2D, output: str | None) -> None:
-    from vaecli import files, outputs, pictures
-
-    if output is not None and output != "-" and outputs.means_folder(output):
-        _write_folder(common, result.pixels, Path(output))
+    kind = "file" if output is None else outputs.kind(output, SUFFIXES)
+    if kind == "folder":
+        _write_folder(common, result.pixels, Path(str(output)))
         return
-    suffix = "" if output in (None, "-") else Path(str(output)).suffix
-    if suffix == ".npy":
-        data = pictures.encode_npy(result.pixels)
-    elif suffix == ".gif":
-        data = _animation(result.pixels)
-    else:
-        data = pictures.encode_png(result.picture)
-    if output == "-":
+    data = _encoded(result, "" if output is None else Path(output).suffix.lower())
+    if kind == "stdout":
         common.terminal.bytes(data)
         return
     path = Path(output or DEFAULT_NAME)
     if output is None and not common.force:
         path = outputs.free_name(path)
-    files.make_folder(path.parent)
-    files.atomic_write(path, data)
+    files.save(path, data)
     _tell(common, [path], len(result.pixels))
+
+
+def _encoded(result: Images2D, suffix: str) -> bytes:
+    """The file that a suffix asks for; a grid as PNG without one."""
+    from vaecli import pictures
+
+    if suffix == ".npy":
+        return pictures.encode_npy(result.pixels)
+    if suffix == ".gif":
+        return _animation(result.pixels)
+    return pictures.encode_png(result.picture)
 
 
 def _animation(pixels: Tensor) -> bytes:
@@ -303,7 +302,6 @@ def _preview(common: options.Common, result: Images2D) -> None:
 
 
 def _write_folder(common: options.Common, images: Tensor, folder: Path) -> None:
-    from vaecli import files, outputs
     from vaecli.pictures import encode_png
 
     digits = max(3, len(str(len(images) - 1)))

@@ -323,7 +323,7 @@ def train(
     if resume is not None and force:
         raise UsageError("--resume and --force contradict each other", "Give one of them.")
     if animate is not None:
-        _check_animation(animate, force=common.force)
+        outputs.require_new_file("--animate", animate, ".gif", force=common.force)
     numbered = output is None and resume is None
     if launch.by_torchrun():
         if numbered:
@@ -378,12 +378,6 @@ def _agree(common: options.Common, group: Alone, make_plan: Callable[[], Plan]) 
                 plan = planning.followed(told, source)
     assert plan is not None
     return plan
-
-
-def _check_animation(path: Path, *, force: bool) -> None:
-    if path.suffix != ".gif":
-        raise UsageError(f"--animate {path}: not a name ending in .gif")
-    outputs.require_new([path], force=force)
 
 
 def _plan(

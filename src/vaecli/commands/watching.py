@@ -111,6 +111,5 @@ class Watch:
 
     def _write_film(self) -> None:
         if self._film is not None and self._animate is not None:
-            files.make_folder(self._animate.parent)
-            files.atomic_write(self._animate, self._film.encode())
+            files.save(self._animate, self._film.encode())
             self._common.terminal.note(f"animation: {self._animate}")

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from typing import Any
 from vaecli import files
 from vaecli.data import cache, cifar, fetch, idx
 from vaecli.data.dataset import Dataset
-from vaecli.errors import BusyError, DataError, EnvironmentFailure
+from vaecli.errors import DataError, EnvironmentFailure
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
@@ -249,7 +247,8 @@ def download(
     try:
         files.make_folder(path.parent)
         files.make_folder(raw)
-        with _turn(name, path.with_name("lock"), report):
+        lock, what = path.with_name("lock"), f"the download of {name}"
+        with files.turn(lock, what=what, patience=LOCK_WAIT, report=report):
             dataset = find(name, data_dir)
             if dataset is None:
                 # left by a killed process; in these two folders only the holder writes
@@ -265,27 +264,6 @@ def download(
             f"{name}: {error.filename or data_dir}: {error.strerror or error}",
             "Make room, or choose a folder that can be written with --data-dir.",
         ) from None
-
-
-@contextlib.contextmanager
-def _turn(name: str, path: Path, report: Report) -> Iterator[None]:
-    """Hold the lock `path`, after waiting for the process that holds it."""
-    start = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        for attempt in itertools.count():
-            try:
-                stack.enter_context(files.lock(path, what=f"the download of {name}"))
-                break
-            except BusyError as busy:
-                if time.monotonic() - start > LOCK_WAIT:
-                    raise EnvironmentFailure(
-                        f"{busy.message}: {path}: it does not end",
-                        "End that process, or choose another folder with --data-dir.",
-                    ) from None
-                if attempt == 0:
-                    report(f"{busy.message}; waiting for it")
-                time.sleep(0.1)
-        yield
 
 
 def torchvision_sources(name: str) -> Sources:
