@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vaecli.errors import BusyError, EnvironmentFailure
+from vaecli.listeners import Report
 
 TEMPORARY_PREFIX = ".vaecli-tmp-"
 PROBE_BYTES = 4096
@@ -248,9 +249,7 @@ def sha256(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def turn(
-    path: Path, *, what: str, patience: float, report: Callable[[str], None]
-) -> Iterator[None]:
+def turn(path: Path, *, what: str, patience: float, report: Report) -> Iterator[None]:
     """Hold the lock file `path`, after waiting for the process that holds it.
 
     Args:

@@ -15,6 +15,7 @@ from vaecli.data.decode import Fitting
 from vaecli.data.origin import Options, Origin
 from vaecli.data.own import Preparation
 from vaecli.errors import DataError, ModelError
+from vaecli.listeners import Progress, Report, nobody
 
 OWN_FIELDS = {field.name for field in fields(Options)}
 
@@ -29,8 +30,8 @@ class Source:
 
     folder: Path | None = None
     download: bool = True
-    report: data.Say = lambda text: None
-    progress: data.Progress | None = None
+    report: Report = nobody
+    progress: Progress | None = None
     memory: int | None = None
 
     def load(

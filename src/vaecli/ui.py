@@ -12,10 +12,11 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vaecli import screen
 from vaecli.errors import VaecliError
+from vaecli.listeners import Progress, unseen
 from vaecli.screen import Depth, Screen
 
 if TYPE_CHECKING:
@@ -183,16 +184,17 @@ class Terminal:
                     print(escape(text), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[Work]:
+    def working(self) -> Iterator[Progress]:
         """Bars for long work that tells (what, done, total); silent away from a terminal."""
         if not self.live:
-            yield lambda what, done, total: None
+            yield unseen
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
         tasks: dict[str, TaskID] = {}
-        with Progress(*columns, console=_console(), transient=True) as progress:
+        with Bars(*columns, console=_console(), transient=True) as progress:
 
             def work(what: str, done: int, total: int | None) -> None:
                 if what not in tasks:
@@ -212,13 +214,6 @@ class Terminal:
             yield self._screen
         finally:
             self._screen = None
-
-
-class Work(Protocol):
-    """Tells how far long work is."""
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        """`done` of `total` (None: unknown) of `what`."""
 
 
 def _console() -> Any:

@@ -21,9 +21,7 @@ from vaecli import files
 from vaecli.data import cache, cifar, fetch, idx
 from vaecli.data.dataset import Dataset
 from vaecli.errors import DataError, EnvironmentFailure
-
-Report = Callable[[str], None]
-Progress = Callable[[str, int, int | None], None]
+from vaecli.listeners import Progress, Report, nobody
 
 _CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 CIFAR10 = "cifar10"
@@ -98,9 +96,6 @@ def _format(name: str) -> Format:
     return _CIFAR if name == CIFAR10 else _IDX
 
 
-def _ignore(_: str) -> None: ...
-
-
 # ------------------------------------------------------------------ sets on disk
 
 
@@ -110,7 +105,7 @@ def load(
     *,
     allow_download: bool,
     progress: Progress | None = None,
-    report: Report = _ignore,
+    report: Report = nobody,
     sources: Sources | None = None,
 ) -> Dataset:
     """Find the set `name` in `data_dir`, or else download it there.
@@ -131,7 +126,7 @@ def load(
     return found or download(name, data_dir, progress=progress, report=report, sources=sources)
 
 
-def find(name: str, data_dir: Path, *, report: Report = _ignore) -> Dataset | None:
+def find(name: str, data_dir: Path, *, report: Report = nobody) -> Dataset | None:
     """Read the set `name` from our cache or from its own files, without network and torchvision.
 
     A damaged cache is made anew when sound files are there.
@@ -223,7 +218,7 @@ def download(
     data_dir: Path,
     *,
     progress: Progress | None = None,
-    report: Report = _ignore,
+    report: Report = nobody,
     sources: Sources | None = None,
 ) -> Dataset:
     """Download the set `name` to `data_dir` and write the cache.

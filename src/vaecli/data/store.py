@@ -12,7 +12,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from vaecli import files
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.mapped import Mapped
 from vaecli.errors import DataError
+from vaecli.listeners import Report
 from vaecli.strict_json import canonical_json, parse_json
 
 FORMAT = "vaecli-images-1"
@@ -69,7 +70,7 @@ def memory_for_images() -> int:
 
 
 @contextlib.contextmanager
-def turn(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+def turn(folder: Path, report: Report) -> Iterator[None]:
     """Hold the lock of `folder`, after waiting for the process that holds it."""
     what = "the folder's preparation"
     with files.turn(folder / "lock", what=what, patience=LOCK_WAIT, report=report):
