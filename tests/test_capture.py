@@ -14,6 +14,8 @@ from test_resume import state
 from test_training import DATASET, finish, make_run
 from vaecli.capture import WARM_UP, Replayed, recorder
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 class Tape:
     """Records on the CPU, as strictly as a graph: what is replayed reads the same tensors."""

@@ -15,7 +15,7 @@ from conftest import TRAIN, Vaecli
 from vaecli import __version__, cli
 from vaecli.errors import ExitCode
 
-pytestmark = pytest.mark.usefixtures("_in_cache")
+pytestmark = pytest.mark.usefixtures("_in_cache", "quick_figures")
 
 
 @pytest.fixture

@@ -37,11 +37,10 @@ class Memory(sources.Source):
 
 
 @pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit after each epoch, and curves that take no time."""
+def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
+    """A commit after each epoch."""
     monkeypatch.setattr(training, "COMMIT_EVERY", 0)
     monkeypatch.setattr("vaecli.data.NAMES", (DATASET.name,))
-    monkeypatch.setattr("vaecli.plots.curves", lambda rows: b"curves")
 
 
 def train(output: Path) -> None:

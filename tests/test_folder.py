@@ -30,6 +30,8 @@ from vaecli.errors import DataError, ExitCode
 from vaecli.evaluation import evaluate
 from vaecli.model import build
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 RNG = np.random.default_rng(0)
 SMALL = ("--hidden", "16", "--latent-dim", "2", "--epochs", "2", "--batch-size", "16", "-q")
 
@@ -547,9 +549,13 @@ MAPPED = """
 import json, os, sys
 from pathlib import Path
 import numpy as np
+# imported once, not in each of the processes that are forked below
+import matplotlib.backends.backend_agg, matplotlib.figure, matplotlib.ticker
 from vaecli import cli, plots, training
 from vaecli.data import store
 from vaecli.export import html
+if sys.argv[1] == "mixture":
+    import sklearn.mixture
 
 SIDE = 128
 store.memory_for_images = lambda: 1 << 20

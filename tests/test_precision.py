@@ -18,6 +18,8 @@ from vaecli.model import build
 from vaecli.objective import objective
 from vaecli.precision import autocast, cpu_has_bf16, require
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 CPU = torch.device("cpu")
 needs_bf16 = pytest.mark.skipif(
     not cpu_has_bf16(), reason="this processor has no bfloat16 products"

@@ -26,9 +26,7 @@ from vaecli.run import METRICS, WEIGHTS, Run
 FORTY_STEPS = Dataset("blobs", images(150), images(21))
 
 
-@pytest.fixture(autouse=True)
-def _quick_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaecli.plots.curves", lambda rows: b"curves")
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 @pytest.fixture
@@ -293,14 +291,13 @@ def test_other_conditions_are_a_warning(vaecli: Vaecli, in_cache: None) -> None:
 
 @pytest.mark.parametrize("name", [*run.OWN_FILES[1:]])
 def test_whatever_is_missing_of_a_finished_run_is_made_again(
-    vaecli: Vaecli, in_cache: None, name: str, trained: Path
+    vaecli: Vaecli, in_cache: None, real_figures: None, name: str, trained: Path
 ) -> None:
     shutil.copytree(trained, "out")
     digest = hashlib.sha256((trained / name).read_bytes()).digest()
     Path("out", name).unlink()
     assert vaecli("train", "--resume", "out").code == 0
-    if name != run.CURVES:  # which this file's fixture replaces
-        assert hashlib.sha256(Path("out", name).read_bytes()).digest() == digest
+    assert hashlib.sha256(Path("out", name).read_bytes()).digest() == digest
 
 
 def test_nothing_is_ordered_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

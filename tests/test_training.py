@@ -18,6 +18,8 @@ from vaecli.loaded import load_model
 from vaecli.metrics import EpochMetrics
 from vaecli.run import METRICS, WEIGHTS, Run
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 GENERATOR = torch.Generator().manual_seed(0)
 
 
