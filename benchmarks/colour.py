@@ -23,8 +23,9 @@ from sheet import write_sheet
 import vaecli
 from vaecli import training
 from vaecli.generation import reconstruct, sample
+from vaecli.loaded import load_model
+from vaecli.metrics import EpochMetrics
 from vaecli.protocol import bits_per_dim
-from vaecli.run import EpochMetrics, load_model
 
 SIDE, TEST, LATENTS = 32, 2000, 64
 Array = NDArray[np.float64]

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vaecli import planning, training
+from vaecli import planning, sources, training
 from vaecli.data import own
 from vaecli.data.origin import Options
 
@@ -62,7 +62,7 @@ def torchvision_pass(folder: Path) -> float:
 def epoch_seconds(data: str, cache: Path, output: Path) -> float:
     """Median training time of an epoch without its test pass."""
     given = {"data": data, "epochs": 3, "hidden": (64,)}
-    plan = planning.plan(planning.Request(given=given, output=output), planning.Source(cache))
+    plan = planning.plan(planning.Request(given=given, output=output), sources.Source(cache))
     with plan.opened() as run:
         events = list(training.train(run, plan.dataset))
     rows = [event.metrics for event in events if isinstance(event, training.EpochEnd)]

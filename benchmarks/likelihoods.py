@@ -17,8 +17,8 @@ from vaecli import data, training
 from vaecli.evaluation import evaluate
 from vaecli.generation import reconstruct, sample
 from vaecli.likelihood import LIKELIHOODS, learned_scale
+from vaecli.loaded import load_model
 from vaecli.protocol import bits_per_dim
-from vaecli.run import load_model
 
 
 def main() -> None:

@@ -24,8 +24,9 @@ def child(report: str, arguments: list[str]) -> None:
     """Train with every door to the panel timed."""
     import time
 
-    from vaecli import cli, ui
+    from vaecli import cli
     from vaecli.commands import preview
+    from vaecli.training_view import LiveTrainingView
 
     spent = {"panel": 0.0, "training": 0.0}
 
@@ -42,24 +43,24 @@ def child(report: str, arguments: list[str]) -> None:
         setattr(owner, name, outer)
 
     for name in ("start", "step", "picture", "epoch"):
-        timed(ui.LiveTrainingView, name)
+        timed(LiveTrainingView, name)
     timed(preview.TrainingPreview, "lines")
     began = time.process_time()
-    start = ui.LiveTrainingView.start
+    start = LiveTrainingView.start
 
     def started(*values: Any) -> None:
         nonlocal began
         began = time.process_time()
         start(*values)
 
-    ui.LiveTrainingView.start = started  # type: ignore[method-assign]
-    last = ui.LiveTrainingView.epoch
+    LiveTrainingView.start = started  # type: ignore[method-assign]
+    last = LiveTrainingView.epoch
 
     def epoch(*values: Any) -> None:
         last(*values)
         spent["training"] = time.process_time() - began
 
-    ui.LiveTrainingView.epoch = epoch  # type: ignore[method-assign]
+    LiveTrainingView.epoch = epoch  # type: ignore[method-assign]
     cli.run(arguments)
     Path(report).write_text(json.dumps(spent))
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vaecli import data, generation, latent_space, mixture, run
+from vaecli import data, generation, latent_space, mixture
 from vaecli.data.dataset import Images, as_float
+from vaecli.loaded import load_model
 
 
 def train_classifier(images: Images, epochs: int = 2, seed: int = 0) -> nn.Module:
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("-n", type=int, default=5000)
     arguments = parser.parse_args()
-    loaded = run.load_model(arguments.model)
+    loaded = load_model(arguments.model)
     assert loaded.run is not None
     sets = data.load(
         loaded.run.config.data.name, folder=arguments.data_dir, download=False, report=print

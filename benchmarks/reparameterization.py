@@ -23,8 +23,8 @@ from vaecli import data, model, training
 from vaecli.data.dataset import Images
 from vaecli.evaluation import evaluate
 from vaecli.generation import reconstruct, sample
+from vaecli.loaded import load_model
 from vaecli.model import VAE
-from vaecli.run import load_model
 
 
 def slip(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

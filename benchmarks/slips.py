@@ -16,10 +16,10 @@ from torch.nn import functional
 from vaecli import data
 from vaecli.data.dataset import as_float
 from vaecli.evaluation import batches, evaluate
+from vaecli.loaded import load_model
 from vaecli.loss import elbo_terms
 from vaecli.model import reparameterize
 from vaecli.noise import NormalNoise
-from vaecli.run import load_model
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ import typer
 from numpy.typing import NDArray
 
 import command
-from vaecli import cli
+from vaecli import cli, plots
 from vaecli.data import digits
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -31,6 +31,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 typer.main.get_command = functools.cache(typer.main.get_command)
 cli.run = command.checked(cli.run)  # type: ignore[assignment]
 subprocess.Popen = command.CheckedPopen  # type: ignore[misc]
+
+REAL_FIGURES = {"curves": plots.curves, "latents": plots.latents}
 
 unpickled: list[str] = []
 """Every class a pickle asked for while the suite ran; there must be none."""
@@ -71,6 +73,20 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures that take no time, for tests that train often and look at none of them."""
+    for name in REAL_FIGURES:
+        monkeypatch.setattr(plots, name, lambda *values, name=name, **named: name.encode())
+
+
+@pytest.fixture
+def real_figures(quick_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures themselves, in a file of tests where others do without."""
+    for name, draw in REAL_FIGURES.items():
+        monkeypatch.setattr(plots, name, draw)
 
 
 @pytest.fixture

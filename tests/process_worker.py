@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from test_training import DATASET, make_run
 from vaecli import processes, training
+from vaecli.events import Finished, Started
 from vaecli.run import Run
 
 CASES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
@@ -33,9 +34,9 @@ def train(folder: Path, group: processes.Alone) -> None:
         run = Run(path, config)
         events = training.train(run, DATASET, processes=group, dtype=dtype)
         for event in events:
-            if isinstance(event, training.Finished) and group.first:
+            if isinstance(event, Finished) and group.first:
                 rows = [[row.train_loss, row.test_loss] for row in event.metrics]
-            if isinstance(event, training.Started):
+            if isinstance(event, Started):
                 model = event.model
         kept = {key: value.clone() for key, value in model.state_dict().items()}
         if group.first:

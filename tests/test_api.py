@@ -8,8 +8,8 @@ import torch
 
 import vaecli
 from test_layers import modules_after
-from vaecli import training
 from vaecli.errors import DataError, ModelError, UsageError
+from vaecli.events import EpochEnd, Event, Finished, Started
 
 
 def test_importing_the_package_is_light() -> None:
@@ -51,7 +51,7 @@ def test_wrong_input_is_named(trained: Path) -> None:
 
 
 def test_train_yields_events(tmp_path: Path, data_dir: Path) -> None:
-    def events(latent_dim: int) -> list[training.Event]:
+    def events(latent_dim: int) -> list[Event]:
         return list(
             vaecli.train(
                 "mnist",
@@ -64,10 +64,10 @@ def test_train_yields_events(tmp_path: Path, data_dir: Path) -> None:
         )
 
     first = events(2)
-    assert isinstance(first[0], training.Started)
-    assert isinstance(first[-2], training.Finished)
+    assert isinstance(first[0], Started)
+    assert isinstance(first[-2], Finished)
     assert first[-2].path == tmp_path / "run"
     again = events(2)
-    assert not any(isinstance(event, training.EpochEnd) for event in again)
+    assert not any(isinstance(event, EpochEnd) for event in again)
     with pytest.raises(UsageError, match="latent_dim"):
         events(3)

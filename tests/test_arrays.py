@@ -19,6 +19,8 @@ from vaecli.data.dataset import Dataset, Images, join
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, ExitCode
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (40, 6, 5), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (40, 3, 6, 5), dtype=np.uint8)

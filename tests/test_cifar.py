@@ -22,6 +22,8 @@ from vaecli.data import cifar, named
 from vaecli.data.dataset import Dataset
 from vaecli.errors import DataError, EnvironmentFailure
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 PER_BATCH = 4
 RNG = np.random.default_rng(0)
 LABELS = {name: RNG.integers(0, 10, PER_BATCH, np.uint8) for name in (*cifar.TRAIN, *cifar.TEST)}

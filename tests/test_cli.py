@@ -15,7 +15,7 @@ from conftest import TRAIN, Vaecli
 from vaecli import __version__, cli
 from vaecli.errors import ExitCode
 
-pytestmark = pytest.mark.usefixtures("_in_cache")
+pytestmark = pytest.mark.usefixtures("_in_cache", "quick_figures")
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_a_bug_asks_for_a_report(vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
     def explode(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("vaecli.run.load_model", explode)
+    monkeypatch.setattr("vaecli.loaded.load_model", explode)
     with bug_expected("ZeroDivisionError: oh"):
         outcome = vaecli("eval")
         shown = vaecli("eval", "--debug")

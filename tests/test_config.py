@@ -9,12 +9,11 @@ from vaecli.config import (
     ModelConfig,
     RunConfig,
     TrainConfig,
-    canonical_json,
     contradictions,
     from_json,
-    parse_json,
     to_json,
 )
+from vaecli.strict_json import canonical_json, parse_json
 
 MODEL = ModelConfig(image_shape=(1, 28, 28))
 RUN = RunConfig(

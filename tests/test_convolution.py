@@ -24,6 +24,8 @@ from vaecli.evaluation import evaluate
 from vaecli.export import html, onnx, pt2
 from vaecli.model import ACTIVATIONS, VAE, build
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 SMALL = ("--arch", "conv", "--hidden", "4", "--epochs", "1", "--batch-size", "8", "-q")
 
 

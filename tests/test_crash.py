@@ -19,7 +19,7 @@ import pytest
 from broken_disk import CALLS, BreakingSystem, PowerLoss, RecordingSystem, disk
 from command import bug_expected
 from test_training import DATASET
-from vaecli import cli, files, planning, training
+from vaecli import cli, files, planning, sources, training
 from vaecli.checkpoint import MANIFEST
 from vaecli.data.dataset import Dataset
 from vaecli.errors import ExitCode
@@ -29,7 +29,7 @@ FEWEST_POINTS = 60
 GIVEN = {"hidden": (4,), "latent_dim": 2, "batch_size": 16, "epochs": 2, "patience": 2}
 
 
-class Memory(planning.Source):
+class Memory(sources.Source):
     """Images that are there already."""
 
     def load(self, name: str, *others: object, **settings: object) -> Dataset:
@@ -37,11 +37,10 @@ class Memory(planning.Source):
 
 
 @pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit after each epoch, and curves that take no time."""
+def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
+    """A commit after each epoch."""
     monkeypatch.setattr(training, "COMMIT_EVERY", 0)
     monkeypatch.setattr("vaecli.data.NAMES", (DATASET.name,))
-    monkeypatch.setattr("vaecli.plots.curves", lambda rows: b"curves")
 
 
 def train(output: Path) -> None:

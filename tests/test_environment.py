@@ -21,6 +21,8 @@ from test_corpus import CORPUS, ROWS
 from vaecli.errors import ExitCode
 from vaecli.model import VAE
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads memory from Linux's /proc")
 
 

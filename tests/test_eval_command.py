@@ -154,7 +154,7 @@ def test_the_latents_are_the_means(vaecli: Vaecli, trained: Path, data_dir: Path
 
     from vaecli.data.dataset import as_float
     from vaecli.data.named import load
-    from vaecli.run import load_model
+    from vaecli.loaded import load_model
 
     judge(vaecli, trained, "--per-image", "scores.csv", "--latents")
     rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))

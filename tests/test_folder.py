@@ -30,6 +30,8 @@ from vaecli.errors import DataError, ExitCode
 from vaecli.evaluation import evaluate
 from vaecli.model import build
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 RNG = np.random.default_rng(0)
 SMALL = ("--hidden", "16", "--latent-dim", "2", "--epochs", "2", "--batch-size", "16", "-q")
 
@@ -486,11 +488,11 @@ def test_resume_of_a_folder_run_is_exact(
 ) -> None:
     import signal
 
-    from vaecli import training
+    from vaecli import stepping
     from vaecli.signals import stop_flag
 
     assert vaecli(*TRAIN, "-o", "straight").code == 0
-    stop_after = training._Loop._step
+    stop_after = stepping.Stepper.take
     steps = []
 
     def step(self: object, *arguments: object) -> None:
@@ -500,7 +502,7 @@ def test_resume_of_a_folder_run_is_exact(
         stop_after(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "_step", step)
+        patch.setattr(stepping.Stepper, "take", step)
         patch.setattr(stop_flag, "received", None)
         assert vaecli(*TRAIN, "-o", "broken").code == ExitCode.INTERRUPTED
     assert vaecli("train", "--resume", "broken", "--data-dir", "cache", "-q").code == 0
@@ -547,9 +549,13 @@ MAPPED = """
 import json, os, sys
 from pathlib import Path
 import numpy as np
+# imported once, not in each of the processes that are forked below
+import matplotlib.backends.backend_agg, matplotlib.figure, matplotlib.ticker
 from vaecli import cli, plots, training
 from vaecli.data import store
 from vaecli.export import html
+if sys.argv[1] == "mixture":
+    import sklearn.mixture
 
 SIDE = 128
 store.memory_for_images = lambda: 1 << 20
@@ -668,11 +674,11 @@ def test_a_mapped_set_is_judged_as_in_memory(load: Load, photos: Path, binarize:
 
 
 def test_a_mapped_set_resumes_exactly_whatever_the_memory(photos: Path, tmp_path: Path) -> None:
-    from vaecli import planning, training
+    from vaecli import planning, sources, training
 
     def run(name: str, memory: int, stop: bool = False) -> bytes:
         given = {"data": str(photos), "hidden": (8,), "epochs": 2, "batch_size": 4}
-        source = planning.Source(tmp_path / "cache", memory=memory)
+        source = sources.Source(tmp_path / "cache", memory=memory)
         plan = planning.plan(planning.Request(given=given, output=tmp_path / name), source)
         steps = iter(range(1000))
         with plan.opened() as target:

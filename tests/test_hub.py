@@ -18,7 +18,8 @@ from test_layers import modules_after
 from vaecli import report
 from vaecli.config import DataConfig, RunConfig
 from vaecli.errors import ExitCode
-from vaecli.run import Run, load_model, open_run
+from vaecli.loaded import load_model
+from vaecli.run import Run, open_run
 
 needs_hub = pytest.mark.skipif(
     importlib.util.find_spec("huggingface_hub") is None, reason="needs vaecli[hub]"
@@ -145,7 +146,7 @@ def test_what_is_no_address_is_refused(vaecli: Vaecli, address: str) -> None:
 
 
 def test_the_library_is_not_imported_before_it_is_asked_for(trained: Path) -> None:
-    code = f"from vaecli.run import load_model; load_model({str(trained)!r})"
+    code = f"from vaecli.loaded import load_model; load_model({str(trained)!r})"
     loaded = modules_after(code)
     assert "vaecli.hub" in loaded
     assert not {"huggingface_hub", "onnx", "onnxscript", "onnxruntime"} & loaded

@@ -18,7 +18,7 @@ from vaecli.latent_space import (
     quantiles,
     traverse,
 )
-from vaecli.run import load_model
+from vaecli.loaded import load_model
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

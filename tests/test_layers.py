@@ -18,31 +18,47 @@ SOURCE = Path(vaecli.__file__).parent
 
 # a file may import only from rows above its own; files of one row do not import each other
 LADDER = [
-    ["vaecli", "errors", "limits"],
-    ["config", "files", "npy", "launch", "signals", "outputs", "extras", "screen", "data.origin"],
+    ["vaecli", "errors", "limits", "listeners"],
+    [
+        "config",
+        "strict_json",
+        "files",
+        "npy",
+        "launch",
+        "signals",
+        "outputs",
+        "extras",
+        "screen",
+        "data.origin",
+    ],
     ["convolution"],
     ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub", "processes"],
     ["loss", "data.mapped", "weights"],
     ["data.dataset"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],
-    ["images"],
+    ["images", "metrics"],
+    ["events"],
     ["data.cache", "data.idx", "data.digits", "data.cifar", "data.fetch"],
     ["run", "data.named", "data.listing", "data.decode", "data.store"],
-    ["data.folder"],
+    ["loaded", "data.folder"],
     ["data.arrays"],
     ["data.own"],
     ["data"],
+    ["sources"],
+    ["settings"],
     ["evaluation", "generation", "planning"],
-    ["latent_space"],
+    ["latent_space", "stepping"],
     ["sheets", "mixture", "plots"],
     ["animation", "report", "scores", "export"],
     ["training", "export.onnx", "export.pt2", "export.html"],
     ["api"],
     ["ui"],
+    ["training_view"],
     ["commands"],
+    ["commands.config_file"],
     ["commands.options"],
-    ["commands.loading", "commands.preview"],
-    ["commands.walks"],
+    ["commands.loading", "commands.preview", "commands.summary"],
+    ["commands.walks", "commands.watching"],
     ["commands.train", "commands.eval", "commands.reconstruct"],
     ["commands.sample", "commands.export"],
     ["cli"],
@@ -149,12 +165,13 @@ def test_what_each_command_loads(trained: Path, data_dir: Path, tmp_path: Path) 
     }
     script = f"""
 import contextlib, io, sys
-from vaecli import cli, training
-finished = training.Finished.__init__
+from vaecli import cli
+from vaecli.events import Finished
+finished = Finished.__init__
 def watch(self, *values):
     print("finished", *sys.modules, file=sys.stderr)
     finished(self, *values)
-training.Finished.__init__ = watch
+Finished.__init__ = watch
 for name, (arguments, _) in {commands!r}.items():
     assert cli.run(arguments) == 0
     print(name, *sys.modules, file=sys.stderr)

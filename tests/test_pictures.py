@@ -15,9 +15,9 @@ from vaecli.config import ModelConfig
 from vaecli.evaluation import Evaluation
 from vaecli.generation import sample
 from vaecli.latent_space import Dimensions
+from vaecli.metrics import EpochMetrics
 from vaecli.model import build
 from vaecli.pictures import encode_gif, make_grid, small
-from vaecli.run import EpochMetrics
 
 
 def images(count: int, channels: int = 1, side: int = 28) -> Tensor:

@@ -13,10 +13,12 @@ from test_training import DATASET, finish, make_run, rows
 from vaecli.config import ModelConfig
 from vaecli.errors import EnvironmentFailure, ExitCode, UsageError
 from vaecli.evaluation import evaluate
+from vaecli.loaded import load_model
 from vaecli.model import build
 from vaecli.objective import objective
 from vaecli.precision import autocast, cpu_has_bf16, require
-from vaecli.run import load_model
+
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 CPU = torch.device("cpu")
 needs_bf16 = pytest.mark.skipif(

@@ -19,14 +19,14 @@ from vaecli.config import TrainConfig
 from vaecli.data.dataset import Dataset
 from vaecli.errors import ExitCode, ModelError
 from vaecli.evaluation import evaluate
-from vaecli.run import METRICS, WEIGHTS, Run, load_model
+from vaecli.events import EpochEnd, Event, Finished, Notice, Saved, Stopped
+from vaecli.loaded import load_model
+from vaecli.run import METRICS, WEIGHTS, Run
 
 FORTY_STEPS = Dataset("blobs", images(150), images(21))
 
 
-@pytest.fixture(autouse=True)
-def _quick_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaecli.plots.curves", lambda rows: b"curves")
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def in_cache(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAECLI_NO_DOWNLOAD", "1")
 
 
-def stop_at(run: Run, step: int, dataset: Dataset) -> list[training.Event]:
+def stop_at(run: Run, step: int, dataset: Dataset) -> list[Event]:
     """Train until `should_stop` was asked for the `step`-th time, counted over all passes."""
     asked = 0
 
@@ -68,7 +68,7 @@ def test_resume_after_every_step_of_forty(tmp_path: Path, settings: dict[str, An
     for step in range(1, 100):
         broken = make_run(tmp_path / str(step), FORTY_STEPS, **settings)
         events = stop_at(broken, step, FORTY_STEPS)
-        if not isinstance(events[-1], training.Stopped):
+        if not isinstance(events[-1], Stopped):
             break
         stops += 1
         finish(broken, FORTY_STEPS)
@@ -86,12 +86,12 @@ def test_patience_keeps_the_best_on_held_out_training_images(tmp_path: Path) -> 
     settings: dict[str, Any] = {"epochs": 60, "patience": 3, "lr": 0.05, "schedule": "constant"}
     one = make_run(tmp_path / "one", **settings)
     events = finish(one)
-    metrics = [event.metrics for event in events if isinstance(event, training.EpochEnd)]
+    metrics = [event.metrics for event in events if isinstance(event, EpochEnd)]
     losses = [row.held_out_loss for row in metrics]
     assert None not in losses
     best = losses.index(min(losses, key=float)) + 1  # type: ignore[arg-type]
     assert len(losses) == best + 3 < 60
-    done = next(event for event in events if isinstance(event, training.Finished))
+    done = next(event for event in events if isinstance(event, Finished))
     assert done.epoch == best
     assert list(rows(one)[0])[-1] == "held_out_loss"
 
@@ -105,7 +105,7 @@ def test_patience_keeps_the_best_on_held_out_training_images(tmp_path: Path) -> 
     asked_per_epoch = 4 + 1 + 1  # steps, test batches, held-out batches
     broken = make_run(tmp_path / "broken", **settings)
     events = stop_at(broken, (best + 1) * asked_per_epoch + 2, DATASET)
-    assert events[-1] == training.Stopped(epoch=best + 1, images=32)
+    assert events[-1] == Stopped(epoch=best + 1, images=32)
     finish(broken)
     assert result(broken.path) == result(one.path)
 
@@ -143,7 +143,7 @@ def test_a_fallback_keeps_the_intact_generation(tmp_path: Path) -> None:
     newest = max((one.path / "state").glob("generation-*"))
     newest.write_bytes(newest.read_bytes()[:100])
     events = stop_at(one, 2, FORTY_STEPS)
-    notice = next(event for event in events if isinstance(event, training.Notice))
+    notice = next(event for event in events if isinstance(event, Notice))
     assert "falling back to the generation before it" in notice.text
     newest = max((one.path / "state").glob("generation-*"))
     newest.write_bytes(b"")  # the next one too: the first intact one must still be there
@@ -231,7 +231,7 @@ def test_init_from_resumes_without_its_source(tmp_path: Path) -> None:
     )
     list(training.train(straight, DATASET, initial=initial))
     for event in training.train(broken, DATASET, initial=initial):
-        if isinstance(event, training.Saved):
+        if isinstance(event, Saved):
             break
     finish(broken)
     assert result(broken.path) == result(straight.path)
@@ -291,14 +291,13 @@ def test_other_conditions_are_a_warning(vaecli: Vaecli, in_cache: None) -> None:
 
 @pytest.mark.parametrize("name", [*run.OWN_FILES[1:]])
 def test_whatever_is_missing_of_a_finished_run_is_made_again(
-    vaecli: Vaecli, in_cache: None, name: str, trained: Path
+    vaecli: Vaecli, in_cache: None, real_figures: None, name: str, trained: Path
 ) -> None:
     shutil.copytree(trained, "out")
     digest = hashlib.sha256((trained / name).read_bytes()).digest()
     Path("out", name).unlink()
     assert vaecli("train", "--resume", "out").code == 0
-    if name != run.CURVES:  # which this file's fixture replaces
-        assert hashlib.sha256(Path("out", name).read_bytes()).digest() == digest
+    assert hashlib.sha256(Path("out", name).read_bytes()).digest() == digest
 
 
 def test_nothing_is_ordered_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,12 +75,7 @@ def test_the_panel_and_what_stays_of_it(play: Play, columns: int) -> None:
     assert [line for line in lines if re.match(r"epoch [12]/2  train", line)] == lines[-17:-15]
     assert not re.search("left$", text(screen), re.M)
     assert not screen.cursor.hidden
-
-
-@pytest.mark.parametrize("columns", [80, 40])
-def test_lines_end_between_words(play: Play, columns: int) -> None:
-    screen = play(*TRAIN, "--epochs", "1", "-o", "run", columns=columns)
-    lines = text(screen).splitlines()
+    # prose ends its lines between words
     introduction = lines[: next(i for i, line in enumerate(lines) if line.startswith("epoch"))]
     assert len(introduction) >= 2
     assert {"parameters,", "images", "784-64-8-64-784,"} <= set(" ".join(introduction).split())

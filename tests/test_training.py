@@ -13,7 +13,12 @@ from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import DivergedError
 from vaecli.evaluation import evaluate
-from vaecli.run import METRICS, WEIGHTS, EpochMetrics, Run, load_model
+from vaecli.events import Drawn, EpochEnd, Event, Started, Stopped
+from vaecli.loaded import load_model
+from vaecli.metrics import EpochMetrics
+from vaecli.run import METRICS, WEIGHTS, Run
+
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -59,7 +64,7 @@ def make_finished(path: Path, **settings: Any) -> Run:
     return run
 
 
-def finish(run: Run, dataset: Dataset = DATASET) -> list[training.Event]:
+def finish(run: Run, dataset: Dataset = DATASET) -> list[Event]:
     return list(training.train(run, dataset))
 
 
@@ -75,10 +80,10 @@ def untimed(row: dict[str, str]) -> list[str]:
 def test_training_lowers_the_loss_and_tells_its_events(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", epochs=30, lr=0.01)
     events = finish(run)
-    assert isinstance(events[0], training.Started)
-    assert isinstance(events[-1], training.Drawn)
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Drawn)
     assert all(path.is_file() for path in events[-1].files)
-    losses = [e.metrics.test_loss for e in events if isinstance(e, training.EpochEnd)]
+    losses = [e.metrics.test_loss for e in events if isinstance(e, EpochEnd)]
     assert len(losses) == 30
     assert losses[-1] < 0.8 * losses[0]
     assert [int(row["epoch"]) for row in rows(run)] == list(range(1, 31))
@@ -127,7 +132,7 @@ def test_stopped_and_continued_equals_uninterrupted(tmp_path: Path, stop_after: 
         return calls == stop_after
 
     events = list(training.train(broken, DATASET, should_stop=should_stop))
-    assert isinstance(events[-1], training.Stopped)
+    assert isinstance(events[-1], Stopped)
     finish(broken)
     assert (straight.path / WEIGHTS).read_bytes() == (broken.path / WEIGHTS).read_bytes()
     assert [untimed(row) for row in rows(straight)] == [untimed(row) for row in rows(broken)]

@@ -14,10 +14,12 @@ from vaecli import device as devices
 from vaecli import planning, training
 from vaecli.data.dataset import as_float
 from vaecli.errors import DataError
+from vaecli.events import Event, Notice
 from vaecli.generation import mean_image
+from vaecli.loaded import load_model
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
-from vaecli.run import load_model
+from vaecli.sources import Source
 
 
 class Model:
@@ -82,7 +84,7 @@ class Model:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.vae.parameters()).device
+        return self.vae.device
 
     def _noise(self, purpose: str, seed: int) -> NormalNoise:
         return NormalNoise(self.latent_dim, seed=seed, purpose=purpose, device=self._device)
@@ -121,8 +123,8 @@ def train(
     device: str = "auto",
     dtype: torch.dtype = torch.float32,
     **settings: Any,
-) -> Iterator[training.Event]:
-    """Train as `vaecli train` does, and yield the events of `vaecli.training`.
+) -> Iterator[Event]:
+    """Train as `vaecli train` does, and yield the events of `vaecli.events`.
 
     An unfinished run of the same settings at `output` is continued; a finished one yields
     `Finished` at once.
@@ -152,8 +154,8 @@ def train(
     )
     folder = None if data_dir is None else Path(data_dir)
     told: list[str] = []
-    plan = planning.plan(request, planning.Source(folder, download, report=told.append))
-    yield from map(training.Notice, told)
+    plan = planning.plan(request, Source(folder, download, report=told.append))
+    yield from map(Notice, told)
     with plan.opened() as run:
         yield from training.train(
             run, plan.dataset, device=where, initial=plan.initial, dtype=dtype

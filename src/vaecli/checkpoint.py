@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from vaecli import files, weights
-from vaecli.config import FORMAT, canonical_json, parse_json, refuse_newer
+from vaecli.config import FORMAT, refuse_newer
 from vaecli.errors import ModelError
 from vaecli.limits import MAX_CONFIG_BYTES
+from vaecli.listeners import Report, nobody
+from vaecli.strict_json import canonical_json, parse_json
 
 MANIFEST = "manifest.json"
 GENERATIONS = "generation-*.safetensors"
@@ -72,9 +74,7 @@ class Checkpoints:
         """Bytes of the committed generations."""
         return sum(entry["size"] for entry in self._generations)
 
-    def newest(
-        self, expected: weights.Shapes, warn: Callable[[str], None] = lambda text: None
-    ) -> Checkpoint | None:
+    def newest(self, expected: weights.Shapes, warn: Report = nobody) -> Checkpoint | None:
         """The newest intact state, or None when nothing was committed.
 
         Args:

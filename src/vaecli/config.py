@@ -7,14 +7,13 @@ pairs of a field name and a sentence.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from vaecli.limits import MAX_HIDDEN_LAYERS, MAX_JSON_DEPTH, MAX_PIXELS, RANGES
+from vaecli.limits import MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
 
 FORMAT = 1
 """Version of the run directory's layout and of the weights' header."""
@@ -214,6 +213,12 @@ class RunConfig:
     environment: dict[str, str | int]
     """Versions, device and thread count; recorded, not compared."""
 
+    @property
+    def threads(self) -> int | None:
+        """CPU threads it was started with, where it says."""
+        threads = self.environment.get("threads")
+        return threads if isinstance(threads, int) else None
+
     def to_json(self) -> dict[str, Any]:
         """The content of config.json."""
         return {
@@ -283,6 +288,16 @@ def contradictions(model: ModelConfig, binarize: Binarize) -> Iterator[tuple[str
         )
 
 
+def option_name(field: str) -> str:
+    """What a field is called on the command line: `--latent-dim`."""
+    return f"--{field.replace('_', '-')}"
+
+
+def as_options(problems: Iterable[tuple[str, str]]) -> str:
+    """What `problems` of a configuration yielded, as one message about options."""
+    return "; ".join(f"{option_name(field)} {sentence}" for field, sentence in problems)
+
+
 def to_json(config: ModelConfig | TrainConfig | DataConfig) -> dict[str, Any]:
     """The configuration as plain JSON values, in field order."""
     return {
@@ -315,62 +330,6 @@ def from_json(kind: type[Config], data: object, *, where: str) -> Config:
     if wrong:
         raise ValueError("; ".join(wrong))
     return config
-
-
-def canonical_json(value: Mapping[str, Any]) -> str:
-    """JSON with one spelling for equal values: sorted keys, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def parse_json(text: bytes) -> Any:
-    """Parse JSON strictly: UTF-8, no duplicate keys, no NaN or infinity, no absurd depth.
-
-    Raises:
-        ValueError: the text is anything else.
-    """
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            raise ValueError("a key stands twice in one object")
-        return result
-
-    def constant(name: str) -> Any:
-        raise ValueError(f"{name} is no JSON number")
-
-    def finite(digits: str) -> float:
-        value = float(digits)
-        if not math.isfinite(value):
-            raise ValueError(f"{digits[:20]} is out of range")
-        return value
-
-    try:
-        value = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=pairs,
-            parse_constant=constant,
-            parse_float=finite,
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    _check_depth(value)
-    return value
-
-
-def _check_depth(value: Any) -> None:
-    """ValueError where lists and objects lie in each other so deep that printing them fails."""
-    level = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return
-    raise ValueError("it is nested too deeply")
 
 
 def _is_float_field(kind: type[Any], name: str, value: object) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vaecli.data.dataset import Images, as_float
 from vaecli.data.mapped import Mapped
+from vaecli.listeners import Progress, unseen
 from vaecli.loss import Weights, elbo_terms, kl_to_prior, log_likelihood, log_prior_ratio
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
@@ -19,8 +20,6 @@ from vaecli.processes import ALONE, Alone
 BATCH_SIZE = 256
 ACTIVE_VARIANCE = 0.01
 """A latent is active where Var_x[mean(x)] exceeds this (Burda et al. 2016, section 5)."""
-
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     redraw: bool = False,
     importance_samples: int | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = unseen,
     before_batch: Callable[[], None] = lambda: None,
     processes: Alone = ALONE,
 ) -> Evaluation:
@@ -138,7 +137,7 @@ def evaluate(
         before_batch: called before each pass; raises to end the evaluation.
         processes: those that judge together, pass by pass in turn, which changes no bit.
     """
-    pixels, device = images.pixels, next(model.parameters()).device
+    pixels, device = images.pixels, model.device
     levels = None
     if redraw:
         shape = model.config.image_shape
@@ -182,7 +181,7 @@ def estimate(
     samples: int,
     seed: int,
     batch_size: int = BATCH_SIZE,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = unseen,
     levels: LevelNoise | None = None,
 ) -> Likelihoods:
     """Log p(x) of each image by importance sampling, in blocks of constant memory.
@@ -196,7 +195,7 @@ def estimate(
         progress: told (what, done, total) as it goes.
         levels: to draw each pixel black or white with, by place; None leaves it as it is.
     """
-    device, (height, width) = next(model.parameters()).device, SAMPLE_BLOCK
+    device, (height, width) = model.device, SAMPLE_BLOCK
     noise = SampleNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
     bounds, effective = [], []
     rows = max(1, batch_size // width)

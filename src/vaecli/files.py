@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import mmap
 import os
 import platform
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vaecli.errors import BusyError
+from vaecli.errors import BusyError, EnvironmentFailure
+from vaecli.listeners import Report
 
 TEMPORARY_PREFIX = ".vaecli-tmp-"
 PROBE_BYTES = 4096
@@ -55,6 +58,12 @@ def atomic_write(path: Path, data: bytes) -> None:
     """
     with atomic_stream(path) as write:
         write(data)
+
+
+def save(path: Path, data: bytes) -> None:
+    """Write a result: as `atomic_write`, in a folder that is made where there is none."""
+    make_folder(path.parent)
+    atomic_write(path, data)
 
 
 @contextlib.contextmanager
@@ -237,6 +246,38 @@ def map_readonly(file: BinaryIO) -> tuple[mmap.mmap, Callable[[], None]]:
 def sha256(data: bytes) -> str:
     """SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def turn(path: Path, *, what: str, patience: float, report: Report) -> Iterator[None]:
+    """Hold the lock file `path`, after waiting for the process that holds it.
+
+    Args:
+        path: as of `lock`.
+        what: as of `lock`.
+        patience: seconds to wait.
+        report: told that there is somebody to wait for.
+
+    Raises:
+        EnvironmentFailure: that process does not end.
+        OSError: as `lock`.
+    """
+    start = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        for attempt in itertools.count():
+            try:
+                stack.enter_context(lock(path, what=what))
+                break
+            except BusyError as busy:
+                if time.monotonic() - start > patience:
+                    raise EnvironmentFailure(
+                        f"{busy.message}: {path.parent}: it does not end",
+                        "End that process, or choose another folder with --data-dir.",
+                    ) from None
+                if attempt == 0:
+                    report(f"{busy.message}; waiting for it")
+                time.sleep(0.1)
+        yield
 
 
 @contextlib.contextmanager

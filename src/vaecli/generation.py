@@ -60,7 +60,7 @@ def score(model: VAE, pixels: Tensor, noise: Tensor) -> dict[str, float]:
 
 def draw(model: VAE, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
     """Draw latents (count, L) from the prior N(0, temperature^2), on the model's device."""
-    device = next(model.parameters()).device
+    device = model.device
     noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="samples", device=device)
     return temperature * noise.rows(0, count)
 

@@ -74,7 +74,7 @@ class Plane(NamedTuple):
 @torch.inference_mode()
 def embed(model: VAE, pixels: Tensor | Mapped, levels: LevelNoise | None = None) -> Embedding:
     """Encode images (N, C, H, W) uint8, drawn black or white by `levels` if these are given."""
-    device = next(model.parameters()).device
+    device = model.device
     parts = [model.encoder(x) for _, x in floats(pixels, BATCH_SIZE, device, levels)]
     means, log_variances = zip(*parts, strict=True)
     return Embedding(torch.cat(means), torch.cat(log_variances))

@@ -88,6 +88,11 @@ class VAE(nn.Module):
         """Name and learned log scale of p(x|z), as the functions of `loss.py` take them."""
         return self.config.likelihood, self.decoder.log_scale
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.encoder.mean.weight.device
+
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode, draw one latent per image or K of them, decode.
 

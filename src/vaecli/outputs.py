@@ -39,6 +39,19 @@ def require_new(paths: Iterable[Path], *, force: bool) -> None:
             raise UsageError(f"output {path}: it exists", "Name another, or use --force.")
 
 
+def require_new_file(option: str, path: Path, suffix: str, *, force: bool) -> None:
+    """As `require_new`, for the file of an option that writes one format.
+
+    Raises:
+        UsageError: its name does not end in `suffix` either.
+    """
+    if path.suffix != suffix:
+        raise UsageError(
+            f"{option} {path}: not a name ending in {suffix}", f"Name a {suffix} file."
+        )
+    require_new([path], force=force)
+
+
 def require_distinct(paths: Sequence[Path], sources: Sequence[str]) -> None:
     """Refuse two inputs that would write one file.
 
@@ -71,8 +84,3 @@ def kind(output: str, suffixes: tuple[str, ...]) -> Literal["stdout", "folder", 
             "End a folder's name with a slash.",
         )
     return "file"
-
-
-def means_folder(path: str) -> bool:
-    """Whether an output name means a folder: it is one, ends in a slash, or has no suffix."""
-    return path.endswith(("/", "\\")) or Path(path).is_dir() or not Path(path).suffix

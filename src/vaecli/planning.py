@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 import platform
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from vaecli import __version__, data, precision, run, weights
-from vaecli.config import (
-    COLOUR_LIKELIHOOD,
-    RECIPES,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    contradictions,
-)
+from vaecli import __version__, data, precision, run, settings, sources, weights
+from vaecli.config import ModelConfig, RunConfig, option_name
 from vaecli.data.dataset import Dataset
-from vaecli.data.decode import Fitting
-from vaecli.data.origin import Options, Origin
-from vaecli.data.own import Preparation
+from vaecli.data.origin import Options
 from vaecli.errors import BusyError, DataError, ModelError, UsageError
+from vaecli.loaded import load_model
 from vaecli.model import VAE
+from vaecli.settings import DATA_FIELDS, MODEL_FIELDS
+from vaecli.sources import Source
 
-MODEL_FIELDS = {field.name for field in fields(ModelConfig)}
-TRAIN_FIELDS = {field.name for field in fields(TrainConfig)}
-OWN_FIELDS = {field.name for field in fields(Options)}
-DATA_FIELDS = {"image_shape", "border", "digits"}
-"""What a model's configuration takes from the images."""
 CONDITIONS = ("vaecli", "torch", "device", "threads", "cpu", "processes")
 """What decides the last bits besides the configuration."""
 
@@ -64,41 +50,6 @@ class Request:
     threads: int | None = None
     device: str = "cpu"
     processes: int = 1
-
-
-@dataclass(frozen=True)
-class Source:
-    """How images are found: the folder of named and prepared sets, the network, whom to tell.
-
-    `memory` is how many bytes of the user's own images are held in memory, None as the machine
-    has; larger sets are read from the disk while training.
-    """
-
-    folder: Path | None = None
-    download: bool = True
-    report: data.Say = lambda text: None
-    progress: data.Progress | None = None
-    memory: int | None = None
-
-    def load(
-        self,
-        name: str,
-        limit: int | None = None,
-        options: Options | None = None,
-        preparation: Preparation | None = None,
-    ) -> Dataset:
-        """The set called `name`, or the images at that path, with at most `limit` to train on."""
-        found = data.load(
-            name,
-            options=options,
-            preparation=preparation,
-            memory=self.memory,
-            folder=self.folder,
-            download=self.download,
-            report=self.report,
-            progress=self.progress,
-        )
-        return found if limit is None else replace(found, train=found.train.first(limit))
 
 
 @dataclass(frozen=True)
@@ -179,43 +130,23 @@ def plan(request: Request, source: Source) -> Plan:
     _check(request)
     initial = None
     if request.init_from is not None:
-        initial = run.load_model(request.init_from).model
+        initial = load_model(request.init_from).model
         request = _starting_from(request, initial)
     if request.resume is not None:
         return _resumed(request, run.open_run(request.resume), source, initial)
-    existing = None
-    if request.output is not None and not run.is_free(request.output):
-        if not run.is_run(request.output):
-            raise UsageError(
-                f"--output {request.output}: it is not empty and holds no vaecli run",
-                "Name a new folder; vaecli never deletes what it did not write.",
-            )
-        existing = None if request.force else run.open_run(request.output)
-    name, options = request.given.get("data", data.AUTO), _options(Options(), request.given)
+    taken = request.output is not None and not run.is_free(request.output)
+    existing = _held(request) if taken else None
+    name = request.given.get("data", data.AUTO)
+    options = sources.options_given(Options(), request.given)
     if existing is not None and name == data.AUTO:
-        name, options = whereabouts(existing, request.given)
+        name, options = sources.whereabouts(existing, request.given)
     dataset = source.load(name, request.given.get("limit"), options)
-    config = _config(request, dataset)
+    config = settings.configuration(request.given, dataset, _environment(request))
     if initial is not None:
         _require_fit(config.model, initial.config, request.init_from)
     if existing is None:
-        replaces = request.output is not None and not run.is_free(request.output)
-        return Plan(config, dataset, request.output, "new", replaces, initial=initial)
-    # the machine may have another memory than the one the run was started on
-    window = existing.config.data.shuffle_window
-    config = replace(config, data=replace(config.data, shuffle_window=window))
-    same_limit = existing.config.training.limit == config.training.limit
-    if same_limit and _same_source(existing, dataset):
-        _require_unchanged(existing, dataset)
-    grown = _grown(existing, config.training.epochs)
-    if differences := grown.config.differences(config):
-        raise UsageError(
-            f"--output {request.output}: it holds a run with other settings"
-            f" ({'; '.join(differences)})",
-            "Name a new folder, give the same settings, or replace it with --force.",
-        )
-    _require_constant_schedule(existing, grown)
-    return _existing(request, existing, grown, dataset, source, initial)
+        return Plan(config, dataset, request.output, "new", replaces=taken, initial=initial)
+    return _taken_up(request, existing, config, dataset, source, initial)
 
 
 def followed(told: dict[str, Any], source: Source) -> Plan:
@@ -306,83 +237,54 @@ def _require_constant_schedule(found: run.Run, grown: run.Run) -> None:
         )
 
 
-def whereabouts(found: run.Run, given: Mapping[str, Any]) -> tuple[str, Options]:
-    """The name or path of a run's images, and how they were asked for.
-
-    Args:
-        found: the run.
-        given: what was asked for besides; its `data` says where the user's own images are now.
-
-    Raises:
-        DataError: they are no longer there, or the run does not say where they are.
-        ModelError: what the run says is damaged.
-    """
-    config = found.config.data
-    if config.kind == "named":
-        if config.name not in data.NAMES:  # never a path: a stranger wrote it
-            raise ModelError(
-                f"{found.path / run.CONFIG}: data.name: no data set is called {config.name!r:.80}",
-                f"Name the images with --data; vaecli knows {', '.join(data.NAMES)}.",
-            )
-        return config.name, _options(Options(), given)
-    name = given.get("data", data.AUTO)
-    origin = _origin(found)
-    if origin is None and name == data.AUTO:
-        raise DataError(
-            f"{found.path}: it does not say where the {config.kind} {config.name} is",
-            "Name it with --data.",
+def _held(request: Request) -> run.Run | None:
+    """The run at --output, which is to be continued; None where it is to be replaced."""
+    assert request.output is not None
+    if not run.is_run(request.output):
+        raise UsageError(
+            f"--output {request.output}: it is not empty and holds no vaecli run",
+            "Name a new folder; vaecli never deletes what it did not write.",
         )
-    if origin is not None and name == data.AUTO:
-        name = origin.location
-        if not Path(name).exists():
-            raise DataError(
-                f"{found.path}: its images are no longer at {name}",
-                "Name the place where they are now with --data.",
-            )
-    return name, _options(Options() if origin is None else origin.options, given)
+    return None if request.force else run.open_run(request.output)
 
 
-def is_own(found: run.Run, name: str | None) -> bool:
-    """Whether `name` means the images a run was trained on; None always does."""
-    if name is None or found.config.data.kind == "named":
-        return name in (None, found.config.data.name)
-    origin = _origin(found)
-    return origin is not None and os.path.abspath(name) == origin.location
-
-
-def preparation(model: ModelConfig, found: run.Run | None, *, whole: bool) -> Preparation:
-    """How other images are brought to a model's shape: as the run's own, where it has a folder."""
-    if found is not None and found.config.data.kind != "named":
-        return Preparation(model.image_shape, whole=whole)
-    fitting = Fitting(border=model.border, digits=model.digits, fit="auto", invert="auto")
-    return Preparation(model.image_shape, fitting, whole)
-
-
-def _origin(found: run.Run) -> Origin | None:
-    content = found.read_source()
-    try:
-        return None if content is None else Origin.from_json(content)
-    except ValueError as error:
-        raise ModelError(
-            f"{found.path / run.STATE / run.SOURCE}: {error}", "Start a new run."
-        ) from None
-
-
-def _options(start: Options, given: Mapping[str, Any]) -> Options:
-    return replace(start, **{k: v for k, v in given.items() if k in OWN_FIELDS})
+def _taken_up(
+    request: Request,
+    found: run.Run,
+    config: RunConfig,
+    dataset: Dataset,
+    source: Source,
+    initial: VAE | None,
+) -> Plan:
+    """The plan to go on with the run at --output, which must be one of `config`."""
+    # the machine may have another memory than the one the run was started on
+    window = found.config.data.shuffle_window
+    config = replace(config, data=replace(config.data, shuffle_window=window))
+    same_limit = found.config.training.limit == config.training.limit
+    if same_limit and sources.same_source(found, dataset):
+        sources.require_unchanged(found, dataset)
+    grown = _grown(found, config.training.epochs)
+    if differences := grown.config.differences(config):
+        raise UsageError(
+            f"--output {request.output}: it holds a run with other settings"
+            f" ({'; '.join(differences)})",
+            "Name a new folder, give the same settings, or replace it with --force.",
+        )
+    _require_constant_schedule(found, grown)
+    return _existing(request, found, grown, dataset, source, initial)
 
 
 def _resumed(request: Request, found: run.Run, source: Source, initial: VAE | None) -> Plan:
     grown = _grown(found, request.given.get("epochs", 0))
-    name, options = whereabouts(found, request.given)
+    name, options = sources.whereabouts(found, request.given)
     recorded = {**vars(grown.config.model), **vars(grown.config.training), **vars(options)}
-    if (origin := _origin(found)) is not None:
+    if (origin := sources.origin_of(found)) is not None:
         recorded |= vars(origin.options)
     recorded["data"] = found.config.data.name
     if found.config.data.kind != "named" and name not in data.NAMES:
         recorded["data"] = request.given.get("data")  # another place: the content must agree
     differing = [
-        f"--{name.replace('_', '-')}: the run has {_text(recorded[name])}, not {_text(value)}"
+        f"{option_name(name)}: the run has {_text(recorded[name])}, not {_text(value)}"
         for name, value in request.given.items()
         if recorded[name] != value and not (name == "data" and value == data.AUTO)
     ]
@@ -405,7 +307,7 @@ def _existing(
     initial: VAE | None,
 ) -> Plan:
     """The plan to go on with `found` as `grown`, which is the same run or one of more epochs."""
-    _require_unchanged(found, dataset)
+    sources.require_unchanged(found, dataset)
     precision.require(found.config.training.precision, torch.device(request.device))
     if grown is found and found.finished and found.intact:
         return Plan(found.config, dataset, found.path, "finished")
@@ -430,117 +332,16 @@ def _existing(
     )
 
 
-def _same_source(found: run.Run, dataset: Dataset) -> bool:
-    """Whether a run's images were asked for as these were: under one name, or at one place."""
-    origin, now = _origin(found), dataset.origin
-    if origin is None or now is None:
-        return origin is now and found.config.data.name == dataset.name
-    return (origin.location, origin.options) == (now.location, now.options)
-
-
-def _require_unchanged(found: run.Run, dataset: Dataset) -> None:
-    """ModelError when the images are not those a run was started with."""
-    now, then, origin = _data(dataset), found.config.data, _origin(found)
-    if now.fingerprint == then.fingerprint:
-        return
-    what = (
-        f"{then.n_train:,} training and {then.n_test:,} test images then,"
-        f" {now.n_train:,} and {now.n_test:,} now"
-    )
-    if (then.n_train, then.n_test) == (now.n_train, now.n_test):
-        what = f"as many images ({now.n_train:,} and {now.n_test:,}), of other content"
-    if origin is not None and dataset.origin is not None:
-        what = origin.changes(dataset.origin) or what
-    raise ModelError(
-        f"{found.path}: the data {now.name} changed since this run was started: {what}",
-        "Restore the images it was started with, or start a new run.",
-    )
-
-
-def _require_known(given: Mapping[str, Any]) -> None:
-    known = (MODEL_FIELDS | TRAIN_FIELDS | OWN_FIELDS | {"data"}) - DATA_FIELDS - {"init_from"}
-    for name in given.keys() - known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known))}."
-        raise UsageError(f"{name}: unknown setting", hint)
-
-
 def _check(request: Request) -> None:
-    """Report every bad value at once, before any data is loaded."""
-    given = request.given
-    _require_known(given)
-    if request.init_from is not None and "output_bias" in given:
+    """Refuse what cannot be right, before any data is loaded."""
+    if request.init_from is not None and "output_bias" in request.given:
         raise UsageError(
             "--init-from and --output-bias contradict each other: the weights include the bias",
             "Give one of them.",
         )
-    model = {k: v for k, v in given.items() if k in MODEL_FIELDS}
-    model_config = ModelConfig(**{"image_shape": (1, 28, 28), **model})
-    train_config = _training(given)
-    problems = [
-        *model_config.problems(),
-        *train_config.problems(),
-        *_options(Options(), given).problems(),
-        *contradictions(model_config, train_config.binarize),
-    ]
-    if problems:
-        raise UsageError("; ".join(f"--{name.replace('_', '-')} {text}" for name, text in problems))
-    precision.require(train_config.precision, torch.device(request.device))
-
-
-def _config(request: Request, dataset: Dataset) -> RunConfig:
-    given = request.given
-    if not len(dataset.train) or not len(dataset.test):
-        raise DataError(f"--data {dataset.name}: it has no images")
-    if given.get("patience") and len(dataset.train) < 2:
-        raise DataError(
-            f"--data {dataset.name}: it has one training image, and --patience needs one to train"
-            " on and one to hold out",
-            "Leave --patience out, or use more images.",
-        )
-    return RunConfig(
-        model=_model(given, dataset),
-        training=_training(given),
-        data=_data(dataset),
-        environment=_environment(request),
-    )
-
-
-def _model(given: Mapping[str, Any], dataset: Dataset) -> ModelConfig:
-    settings = {k: v for k, v in given.items() if k in MODEL_FIELDS}
-    colour = dataset.image_shape[0] == 3
-    if colour and given.get("binarize", "none") == "none":  # black and white need a Bernoulli
-        settings.setdefault("likelihood", COLOUR_LIKELIHOOD)
-    model = ModelConfig(
-        image_shape=dataset.image_shape,
-        border=dataset.border(),
-        digits=dataset.origin is None and dataset.name in data.DIGITS,
-        **settings,
-    )
-    if problems := [f"--{name.replace('_', '-')} {text}" for name, text in model.problems()]:
-        raise DataError(
-            f"--data {dataset.name}: {'; '.join(problems)}",
-            "Use --arch mlp, or larger images." if model.arch == "conv" else "",
-        )
-    return model
-
-
-def _training(given: Mapping[str, Any]) -> TrainConfig:
-    """The settings of training: those given, then those tuned for the architecture."""
-    recipe = RECIPES.get(given.get("arch", ModelConfig.arch), {})
-    return TrainConfig(**{**recipe, **{k: v for k, v in given.items() if k in TRAIN_FIELDS}})
-
-
-def _data(dataset: Dataset) -> DataConfig:
-    return DataConfig(
-        name=dataset.name,
-        fingerprint=dataset.fingerprint(),
-        n_train=len(dataset.train),
-        n_test=len(dataset.test),
-        kind="named" if dataset.origin is None else dataset.origin.kind,
-        n_skipped=0 if dataset.origin is None else dataset.origin.skipped,
-        shuffle_window=0 if dataset.origin is None else dataset.origin.window,
-    )
+    settings.require_sound(request.given)
+    asked = settings.training(request.given).precision
+    precision.require(asked, torch.device(request.device))
 
 
 def _environment(request: Request) -> dict[str, str | int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaecli.evaluation import Evaluation
 from vaecli.latent_space import Dimensions, Plane, plane
-from vaecli.run import EpochMetrics
+from vaecli.metrics import EpochMetrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,22 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaecli import __version__
-from vaecli.config import canonical_json
 from vaecli.data.dataset import Images
 from vaecli.evaluation import evaluate
 from vaecli.generation import reconstruct, sample
+from vaecli.metrics import EpochMetrics
 from vaecli.model import VAE
 from vaecli.pictures import encode_png, make_grid, make_pairs
 from vaecli.protocol import describe
-from vaecli.run import (
-    CARD,
-    CURVES,
-    LATENTS,
-    RECONSTRUCTIONS,
-    SAMPLES,
-    EpochMetrics,
-    Run,
-)
+from vaecli.run import CARD, CURVES, LATENTS, RECONSTRUCTIONS, SAMPLES, Run
+from vaecli.strict_json import canonical_json
 
 PAIRS = 12
 SAMPLE_COLUMNS = 8

@@ -1,4 +1,4 @@
-"""The run directory: where runs lie, what is in one, and how it becomes a model.
+"""The run directory: where runs lie, and what is in one.
 
 runs/001-mnist-mlp/
   config.json  model.safetensors  metrics.csv  README.md  *.png  state/
@@ -6,21 +6,22 @@ runs/001-mnist-mlp/
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaecli import files, hub, weights
+from vaecli import files, metrics, weights
 from vaecli.checkpoint import GENERATIONS, MANIFEST, Checkpoints
-from vaecli.config import CONFIG_KEYS, RunConfig, canonical_json, parse_json
+from vaecli.config import CONFIG_KEYS, RunConfig
 from vaecli.errors import EnvironmentFailure, ModelError, UsageError
 from vaecli.limits import MAX_CONFIG_BYTES, MAX_METRICS_BYTES, MAX_SOURCE_BYTES
+from vaecli.metrics import EpochMetrics
 from vaecli.model import VAE
+from vaecli.strict_json import canonical_json, parse_json
 
 ROOT = Path("runs")
 CONFIG = "config.json"
@@ -34,33 +35,10 @@ LATENTS = "latents.png"
 STATE = "state"
 SOURCE = "source.json"
 """In `state`: where the images of a run lie, when they are the user's own."""
-LATEST = "latest"
 COMMITS_ROOM = 3
 """Two generations, and the one being written."""
 
 _NUMBERED = re.compile(r"(\d{3,9})-.+")
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """One row of metrics.csv; losses in nats per image.
-
-    `loss`, `distortion` and `rate` always mean the bound at beta = 1 with one noise sample;
-    `objective` is what was optimised.  `seconds` is the wall time of the epoch with its test pass.
-    `held_out_loss` is the one --patience watches; without --patience there is no such column.
-    """
-
-    epoch: int
-    objective: float
-    train_loss: float
-    train_distortion: float
-    train_rate: float
-    test_loss: float
-    test_distortion: float
-    test_rate: float
-    images_per_second: float
-    seconds: float
-    held_out_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +105,6 @@ class Run:
 
     def write_config(self) -> None:
         """Write config.json, in an order and form a person can read."""
-        import json
-
         text = json.dumps(self.config.to_json(), indent=2) + "\n"
         files.atomic_write(self.path / CONFIG, text.encode())
 
@@ -139,17 +115,7 @@ class Run:
 
     def write_metrics(self, rows: Sequence[EpochMetrics]) -> None:
         """Write metrics.csv, one row per epoch."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        names = [field.name for field in fields(EpochMetrics)]
-        held_out = any(row.held_out_loss is not None for row in rows)
-        writer.writerow(names if held_out else names[:-1])
-        for row in rows:
-            epoch, *losses, images_per_second, seconds, held_out_loss = astuple(row)
-            numbers = [f"{loss:.6f}" for loss in losses]
-            last = [f"{held_out_loss:.6f}"] if held_out else []
-            writer.writerow([epoch, *numbers, f"{images_per_second:.0f}", f"{seconds:.3f}", *last])
-        files.atomic_write(self.path / METRICS, text.getvalue().encode())
+        files.atomic_write(self.path / METRICS, metrics.encode(rows))
 
     def read_metrics(self) -> list[EpochMetrics]:
         """The rows of metrics.csv; none when there is no such file.
@@ -159,19 +125,10 @@ class Run:
         """
         path = self.path / METRICS
         try:
-            text = files.read_capped(path, MAX_METRICS_BYTES).decode()
-            rows = csv.DictReader(io.StringIO(text, newline=""))
-            names = {field.name for field in fields(EpochMetrics)} - {"epoch"}
-            return [
-                EpochMetrics(
-                    epoch=int(row["epoch"]),
-                    **{name: float(text) for name, text in row.items() if name in names},
-                )
-                for row in rows
-            ]
+            return metrics.decode(files.read_capped(path, MAX_METRICS_BYTES))
         except FileNotFoundError:
             return []
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
+        except ValueError as error:
             hint = "Restore the file, or remove it."
             raise ModelError(f"{path}: damaged: {error}", hint) from None
 
@@ -310,59 +267,3 @@ def latest(root: Path = ROOT) -> Path:
         f"no trained model under {root}/",
         "Train one with `vaecli train`, or name one with -m.",
     )
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in evaluation mode, and where it came from.
-
-    Attributes:
-        model: on the CPU.
-        path: the run directory or the weights file.
-        run: the run, or None for a loose weights file.
-        name: what to call it, and files made from it.
-    """
-
-    model: VAE
-    path: Path
-    run: Run | None
-    name: str
-
-    def seed(self, given: int | None) -> int:
-        """The seed to draw with: the one given, else the run's own, else 0."""
-        if given is not None:
-            return given
-        return 0 if self.run is None else self.run.config.training.seed
-
-
-def load_model(spec: str, *, download: bool = True) -> LoadedModel:
-    """Turn a run directory, a weights file, `latest` or `hf://OWNER/NAME` into a model.
-
-    Raises:
-        ModelError: there is none, or it is damaged.
-        EnvironmentFailure: it lies on the Hub, and cannot be had from there.
-    """
-    if spec.startswith(hub.SCHEME):
-        path, name = hub.fetch(spec, download=download)
-    else:
-        path = latest() if spec == LATEST else Path(spec)
-        name = path.resolve().name.removesuffix(".safetensors")
-    if not path.exists():
-        raise ModelError(
-            f"no model at {path}", "Train one with `vaecli train`, or name another with -m."
-        )
-    if not path.is_dir():
-        return LoadedModel(weights.read_model(path), path, None, name)
-    run = open_run(path)
-    if not run.committed:
-        raise ModelError(
-            f"the run {path} has no weights yet",
-            f"Continue it with `vaecli train --resume {path}`.",
-        )
-    model = weights.read_model(path / WEIGHTS)
-    if model.config != run.config.model:
-        raise ModelError(
-            f"{path}: {CONFIG} and {WEIGHTS} describe different models",
-            f"Load {path / WEIGHTS} by itself if you trust it.",
-        )
-    return LoadedModel(model, path, run, name)

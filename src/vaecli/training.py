@@ -9,120 +9,48 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaecli import report
-from vaecli.adam import Adam
-from vaecli.capture import Replayed, recorder
 from vaecli.checkpoint import Checkpoints
 from vaecli.config import RunConfig, TrainConfig
 from vaecli.data.dataset import Dataset, Images, static_binarized
 from vaecli.errors import DivergedError, ModelError
 from vaecli.evaluation import Evaluation, evaluate
+from vaecli.events import (
+    Drawn,
+    EpochEnd,
+    Event,
+    Finished,
+    Notice,
+    Saved,
+    Started,
+    Step,
+    Stopped,
+)
 from vaecli.likelihood import LIKELIHOODS
+from vaecli.metrics import EpochMetrics
 from vaecli.model import VAE, build
 from vaecli.noise import derive_seed, permutation
-from vaecli.objective import Draws, Outcome, beta_at, objective, passes
-from vaecli.precision import autocast, exactness
+from vaecli.objective import Draws, beta_at
 from vaecli.processes import ALONE, Alone
-from vaecli.run import EpochMetrics, Run
+from vaecli.run import Run
+from vaecli.stepping import Stepper
 from vaecli.weights import Shapes
 
 WARMUP_FRACTION = 0.05
-ADAM_BETAS = (0.9, 0.999)
 COMMIT_EVERY = 50
 """A commit may cost one part in this many of the time since the last: with the first and the last
 of a run, which nothing bounds, that stays below 3 %."""
 REFRESH_SECONDS = 0.1
 LONG_EPOCH_SECONDS = 60.0
 """In an epoch that takes longer, commits are made within it too."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """Training begins, or goes on after `epoch` whole epochs and `images` of the next.
-
-    `model` is the model itself, which every step changes: look at it, do not touch it.
-    """
-
-    epochs: int
-    n_train: int
-    n_test: int
-    parameters: int
-    epoch: int
-    images: int
-    model: VAE = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Step:
-    """Progress within an epoch: `images` seen so far, the terms of their mean loss in nats."""
-
-    epoch: int
-    images: int
-    distortion: float
-    rate: float
-
-    @property
-    def loss(self) -> float:
-        """Distortion + rate, nats per image."""
-        return self.distortion + self.rate
-
-
-@dataclass(frozen=True)
-class EpochEnd:
-    """An epoch and its test pass are done."""
-
-    metrics: EpochMetrics
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something a person should read."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Saved:
-    """The state was committed; nothing before this point can be lost."""
-
-    epoch: int
-    images: int
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """`should_stop` said so: the state is committed and training ends early."""
-
-    epoch: int
-    images: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Weights and metrics are safe on disk; the weights are those of `epoch`."""
-
-    path: Path
-    metrics: tuple[EpochMetrics, ...]
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Pictures and the model card are written too; the last event."""
-
-    files: tuple[Path, ...]
-
-
-Event = Started | Step | EpochEnd | Notice | Saved | Stopped | Finished | Drawn
 
 
 def train(
@@ -241,24 +169,6 @@ class _State:
         return cls(**{**info, "rows": rows})
 
 
-class _Batch(nn.Module):
-    """A model with its objective as the forward pass, which is what DistributedDataParallel sees.
-
-    Args:
-        model: whose objective it is.
-        free_bits: as for `objective`.
-    """
-
-    def __init__(self, model: VAE, free_bits: float) -> None:
-        super().__init__()
-        self.model = model
-        self._free_bits = free_bits
-
-    def forward(self, images: Tensor, noise: Tensor, beta: Tensor) -> Outcome:
-        """Objective, distortion and rate of each image; arguments as for `objective`."""
-        return objective(self.model, images, noise, beta, self._free_bits)
-
-
 class _Loop:
     """Model, optimizer and place in the schedule of one run."""
 
@@ -296,17 +206,7 @@ class _Loop:
             if self.config.patience
         }
         """The weights of `best_epoch`."""
-        self.optimizer = Adam(dict(self.model.named_parameters()), ADAM_BETAS)
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        """Objective, distortion and rate summed over the images of this epoch so far."""
-        self._step_sums = torch.zeros_like(self.sums)
-        self.batch = processes.parallel(
-            _Batch(self.model, self.config.free_bits), self._example_objective
-        )
-        """What a step computes; its gradients are shared by the processes."""
-        self._fit: Callable[..., None] = self._fit_batch
-        if processes is ALONE and (found := recorder(device)) is not None:
-            self._fit = Replayed(self._fit_batch, found)
+        self.stepper = Stepper(self.model, self.config, device, dtype, processes)
         self.state = _State()
         self.checkpoints = run.checkpoints() if processes.first else None
         self._place_committed: tuple[int, int] | None = None
@@ -415,77 +315,25 @@ class _Loop:
             places = order[start : start + self.batch_size]
             mine = self.processes.share(len(places))
             step = epoch * self.steps_per_epoch + self.state.step
-            self.optimizer.set_learning_rate(learning_rate(step, total, self.config))
+            self.stepper.optimizer.set_learning_rate(learning_rate(step, total, self.config))
             beta = beta_at(step, self.steps_per_epoch, self.config)
             pixels = self.train.pixels[places[mine]].to(self.device)
-            self._step(pixels, draws, start + mine.start, beta, len(places))
+            self.stepper.take(pixels, draws, start + mine.start, beta, len(places))
             self.state.step += 1
             yield
-
-    def _step(self, pixels: Tensor, draws: Draws, start: int, beta: float, of: int) -> None:
-        """One optimizer step on a batch of `of` images, of which these, from place `start` on."""
-        stop = start + len(pixels)
-        images = draws.images(pixels, start).to(self.dtype)
-        weight = torch.full((), beta, device=self.device, dtype=self.dtype)
-        samples = self.config.importance_samples
-        parts = list(passes(start, stop, self.model.config, samples)) or [(start, start)]
-        if len(parts) == 1 and len(pixels) == of:
-            self._fit(images, draws.noise(start, stop).to(self.dtype), weight)
-            return
-        self.optimizer.forget_gradients()
-        for first, last in parts:
-            shared = nullcontext() if last == stop else self.processes.local(self.batch)
-            with shared:
-                part = images[first - start : last - start]
-                noise = draws.noise(first, last).to(self.dtype)
-                self._add_gradient(part, noise, weight, of)
-        self._finish_step()
-
-    def _fit_batch(self, images: Tensor, noise: Tensor, beta: Tensor) -> None:
-        """A step on one batch that is computed at once; the same work on the device each time."""
-        self.optimizer.forget_gradients()
-        self._add_gradient(images, noise, beta, len(images))
-        self._finish_step()
-
-    def _add_gradient(self, images: Tensor, noise: Tensor, beta: Tensor, of: int) -> None:
-        """Add what these images contribute to the gradient of a batch of `of`, and their sums."""
-        precision = self.config.precision
-        with exactness(precision, self.device):
-            with autocast(precision, self.device):
-                outcome: Outcome = self.batch(images, noise, beta)
-            # the gradient is the mean over the processes of what each computes
-            share = outcome.objective.sum() / of * self.processes.count
-            torch.autograd.backward(share)
-        with torch.no_grad():
-            self._step_sums += torch.stack([term.sum() for term in outcome])
-
-    def _example_objective(self, batch: nn.Module) -> Tensor:
-        """The objective of one black image."""
-        model, samples = self.model.config, self.config.importance_samples
-        image = torch.zeros(1, *model.image_shape, dtype=self.dtype, device=self.device)
-        drawn = (1, model.latent_dim) if samples == 1 else (1, samples, model.latent_dim)
-        noise = torch.zeros(drawn, dtype=self.dtype, device=self.device)
-        outcome: Outcome = batch(image, noise, noise.new_ones(()))
-        return outcome.objective.sum()
-
-    def _finish_step(self) -> None:
-        self.optimizer.step()
-        self.processes.add(self._step_sums)
-        self.sums += self._step_sums
-        self._step_sums.zero_()
 
     def refresh_due(self) -> bool:
         return self.processes.first and time.perf_counter() - self._refreshed >= REFRESH_SECONDS
 
     def progress(self) -> Step:
         self._refreshed = time.perf_counter()
-        distortion, rate = (self.sums[1:] / self.images_seen).tolist()
+        distortion, rate = (self.stepper.sums[1:] / self.images_seen).tolist()
         return Step(self.state.epoch + 1, self.images_seen, distortion, rate)
 
     def end_epoch(self, pause: Callable[[], None]) -> EpochMetrics:
         """The test pass and the row of metrics.csv; nothing is changed if `pause` raises."""
         training_seconds = time.perf_counter() - self._began
-        optimised, distortion, rate = (self.sums / len(self.train)).tolist()
+        optimised, distortion, rate = (self.stepper.sums / len(self.train)).tolist()
         if self.config.optimises_loss:
             optimised = distortion + rate  # not a rounding error beside it
         test = self._judge(self.test, pause)
@@ -510,7 +358,7 @@ class _Loop:
         self.state = _State(
             epoch=metrics.epoch, rows=[*self.state.rows, metrics], best_epoch=best_epoch
         )
-        self.sums.zero_()
+        self.stepper.sums.zero_()
         return metrics
 
     @torch.no_grad()
@@ -546,7 +394,7 @@ class _Loop:
         began = time.perf_counter()
         if self.state.step:
             self.state.seconds = began - self._began
-        self._check_finite(float(self.sums.sum()))
+        self._check_finite(float(self.stepper.sums.sum()))
         with self.processes.agreed():
             if self.checkpoints is not None:
                 self.checkpoints.commit(self._tensors(), self.state.info())
@@ -587,10 +435,10 @@ class _Loop:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor a commit holds, by name; the tensors themselves, not copies."""
-        tensors = {"sums": self.sums}
+        tensors = {"sums": self.stepper.sums}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         tensors |= {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
-        tensors |= {f"adam.{name}": tensor for name, tensor in self.optimizer.state()}
+        tensors |= {f"adam.{name}": tensor for name, tensor in self.stepper.optimizer.state()}
         return tensors
 
 

@@ -20,19 +20,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vaecli.config import (
-    FORMAT,
-    ModelConfig,
-    canonical_json,
-    from_json,
-    parse_json,
-    refuse_newer,
-    to_json,
-)
+from vaecli.config import FORMAT, ModelConfig, from_json, refuse_newer, to_json
 from vaecli.errors import ModelError
 from vaecli.files import open_regular
 from vaecli.limits import MAX_HEADER_BYTES, MAX_PARAMETERS
 from vaecli.model import VAE
+from vaecli.strict_json import canonical_json, parse_json
 
 METADATA_KEY = "vaecli"
 HALF = "half"

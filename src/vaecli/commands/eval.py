@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vaecli import files
 from vaecli.commands import options
+from vaecli.commands.options import option
 from vaecli.config import Binarize, contradictions
 from vaecli.errors import EnvironmentFailure, UsageError
-from vaecli.outputs import STDOUT, require_new
+from vaecli.outputs import STDOUT, require_new, require_new_file
 
 if TYPE_CHECKING:
     from vaecli.data.dataset import Images
@@ -29,48 +31,46 @@ def evaluate(
     skip_bad: options.SkipBad = None,
     batch_size: Annotated[
         int,
-        typer.Option(
+        option(
+            "Images per pass; changes speed and memory, not the numbers.",
             "--batch-size",
             "-b",
             metavar="N",
-            help="Images per pass; changes speed and memory, not the numbers.",
         ),
     ] = 256,
     importance_samples: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Estimate the negative log-likelihood too, from K samples per image.",
+            default="not done",
             metavar="K",
-            help=options.with_default(
-                "Estimate the negative log-likelihood too, from K samples per image.", "not done"
-            ),
         ),
     ] = None,
     binarize: Annotated[
-        Binarize | None,
-        typer.Option(help=options.with_default(options.BINARIZE_HELP, "as in training")),
+        Binarize | None, option(options.BINARIZE_HELP, default="as in training")
     ] = None,
     per_image: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Write loss, distortion and rate of each image as .csv or .jsonl; - is stdout.",
             metavar="FILE",
-            help="Write loss, distortion and rate of each image as .csv or .jsonl; - is stdout.",
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = None,
     latents: Annotated[
         bool,
-        typer.Option(
+        option(
+            "With --per-image: also the mean of q(z|x), as z0, z1, ...",
             "--latents",
-            help="With --per-image: also the mean of q(z|x), as z0, z1, ...",
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Draw the latent space: the images in two dimensions, and the KL of each.",
             metavar="FILE.png",
-            help="Draw the latent space: the images in two dimensions, and the KL of each.",
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = None,
     seed: options.RunSeed = None,
@@ -104,7 +104,7 @@ def evaluate(
     options.require_at_least("--importance-samples", importance_samples, 1)
     _check_output(common, per_image, latents)
     if plot is not None:
-        _check_plot(plot, force=common.force)
+        require_new_file("--plot", plot, ".png", force=common.force)
 
     from vaecli import evaluation
     from vaecli.commands.loading import load_images, load_model
@@ -131,10 +131,9 @@ def evaluate(
     if per_image is not None:
         _write_scores(common, result, images, per_image, latents)
     if plot is not None:
-        from vaecli import files, plots
+        from vaecli import plots
 
-        files.make_folder(plot.parent)
-        files.atomic_write(plot, plots.latents(result, images.labels, source=source))
+        files.save(plot, plots.latents(result, images.labels, source=source))
         common.terminal.note(f"latent space: {plot}")
     if per_image == STDOUT:
         for name, text in _texts(value).items():
@@ -227,7 +226,7 @@ def _check_output(common: options.Common, per_image: str | None, latents: bool) 
 def _write_scores(
     common: options.Common, result: Evaluation, images: Images, target: str, latents: bool
 ) -> None:
-    from vaecli import files, scores
+    from vaecli import scores
 
     table = scores.rows(result, images, latents=latents)
     if target == STDOUT:
@@ -236,9 +235,3 @@ def _write_scores(
     encode = scores.as_jsonl if Path(target).suffix.lower() == ".jsonl" else scores.as_csv
     files.atomic_write(Path(target), encode(table).encode())
     common.terminal.note(f"scores: {target}")
-
-
-def _check_plot(path: Path, *, force: bool) -> None:
-    if path.suffix != ".png":
-        raise UsageError(f"--plot {path}: not a name ending in .png", "Name a .png file.")
-    require_new([path], force=force)

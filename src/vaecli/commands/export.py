@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vaecli import extras, files, outputs
 from vaecli.commands import options
+from vaecli.commands.options import option
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 
 if TYPE_CHECKING:
     from vaecli.export.html import Embedding, Figure
-    from vaecli.run import LoadedModel
+    from vaecli.loaded import LoadedModel
 
 Format = Literal["onnx", "pt2", "html", "safetensors"]
 IN_PARTS = ("onnx", "pt2")
@@ -37,47 +39,39 @@ def export(
     model: options.Model = None,
     format: Annotated[  # the option's name, fixed by the contract
         Format,
-        typer.Option(
-            "--format",
-            help="onnx, pt2: encoder and decoder in a folder, checked against torch; html: a page"
+        option(
+            "onnx, pt2: encoder and decoder in a folder, checked against torch; html: a page"
             " that decodes in the browser; safetensors: one file for vaecli.",
+            "--format",
         ),
     ] = "onnx",
     part: Annotated[
         Literal["all", "encoder", "decoder"] | None,
-        typer.Option(help=options.with_default("Which part, for onnx and pt2.", "all")),
+        option("Which part, for onnx and pt2.", default="all"),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "The folder (onnx, pt2) or file to write, or - for one file on stdout.",
             "--output",
             "-o",
+            default="RUN-onnx, RUN-pt2, RUN.html or RUN.safetensors here",
             metavar="OUT",
-            help=options.with_default(
-                "The folder (onnx, pt2) or file to write, or - for one file on stdout.",
-                "RUN-onnx, RUN-pt2, RUN.html or RUN.safetensors here",
-            ),
         ),
     ] = None,
     verify: Annotated[
         bool | None,
-        typer.Option(
+        option(
+            "Compare with torch at batch sizes 1 and 3, for onnx and pt2.",
             "--verify/--no-verify",
-            help=options.with_default(
-                "Compare with torch at batch sizes 1 and 3, for onnx and pt2.", "verify"
-            ),
+            default="verify",
         ),
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            help=options.with_default("Largest difference that passes.", f"{TOLERANCE:g}"),
-        ),
+        option("Largest difference that passes.", default=TOLERANCE, metavar="X"),
     ] = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Store fp16 numbers, for safetensors.")
-    ] = False,
+    half: Annotated[bool, option("Store fp16 numbers, for safetensors.", "--half")] = False,
     force: options.Force = False,
     config: options.Config = None,
     json: options.Json = False,
@@ -104,10 +98,13 @@ def export(
     common = options.Common.of(ctx)
     _check(format, part, verify, tolerance, half)
     one_file = format not in IN_PARTS or part in ("encoder", "decoder")
-    _check_output(output, one_file=one_file, json=common.terminal.json)
+    if output is not None and str(output) == outputs.STDOUT:
+        if not one_file:
+            raise UsageError(
+                "--output -: there are two files, and one stdout", "Choose one with --part."
+            )
+        common.require_stdout()
     if format == "onnx":
-        from vaecli import extras
-
         needed = ("onnx", "onnxscript") if verify is False else None
         extras.require("onnx", "--format onnx", needed)
 
@@ -148,17 +145,6 @@ def _check(
         raise UsageError(f"--tolerance must be a finite number of at least 0, not {tolerance:g}")
 
 
-def _check_output(output: Path | None, *, one_file: bool, json: bool) -> None:
-    if output is None or str(output) != "-":
-        return
-    if not one_file:
-        raise UsageError(
-            "--output -: there are two files, and one stdout", "Choose one with --part."
-        )
-    if json:
-        raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
-
-
 def _names(format: Format, part: str | None) -> list[str]:
     """The files of a format in parts."""
     parts = ("encoder", "decoder") if part in (None, "all") else (part,)
@@ -169,8 +155,6 @@ def _require_new(
     common: options.Common, format: Format, part: str | None, target: Path | None
 ) -> None:
     """Refuse what is there already, before any work."""
-    from vaecli import outputs
-
     if target is None or str(target) == outputs.STDOUT:
         return
     if format not in IN_PARTS:
@@ -187,8 +171,6 @@ def _require_new(
 
 
 def _default_output(common: options.Common, name: str, format: Format) -> Path:
-    from vaecli import outputs
-
     folder = format in IN_PARTS
     path = Path(f"{name}-{format}" if folder else f"{name}.{format}")
     return path if common.force else outputs.free_name(path, folder=folder)
@@ -284,15 +266,12 @@ def _embedding(common: options.Common, loaded: LoadedModel) -> Embedding | None:
 
 def _save(common: options.Common, format: Format, target: Path, written: list[Written]) -> None:
     """Write the files, print their paths, and say how good they are and how to use them."""
-    from vaecli import files, outputs
-
     terminal = common.terminal
     if str(target) == outputs.STDOUT:
         terminal.bytes(written[0].data)
         return
     for file in written:
-        files.make_folder(file.path.parent)
-        files.atomic_write(file.path, file.data)
+        files.save(file.path, file.data)
     rows = [
         {
             "output": str(file.path),

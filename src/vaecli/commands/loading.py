@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from vaecli.data.dataset import Dataset, Images
     from vaecli.digit_fit import Invert
     from vaecli.images import Fit
+    from vaecli.loaded import LoadedModel
     from vaecli.noise import LevelNoise
-    from vaecli.run import LoadedModel
 
 
 def load_model(common: Common, spec: str | None) -> LoadedModel:
     """The model named by --model on the device of --device; says which one `latest` is."""
-    from vaecli import device, run
+    from vaecli import device
+    from vaecli.loaded import LATEST
+    from vaecli.loaded import load_model as load
 
-    loaded = run.load_model(spec or run.LATEST, download=common.download)
-    if spec in (None, run.LATEST):
+    loaded = load(spec or LATEST, download=common.download)
+    if spec in (None, LATEST):
         common.terminal.note(f"model: {loaded.path}")
-    recorded = None if loaded.run is None else loaded.run.config.environment.get("threads")
-    common.use_threads(recorded if isinstance(recorded, int) else None)
+    common.use_threads(None if loaded.run is None else loaded.run.config.threads)
     where = device.resolve(common.device)
     loaded.model.to(where)
     common.terminal.detail(f"{loaded.path}: {loaded.model.config} on {where}")
@@ -62,7 +63,7 @@ def load_images(
     split = split or ("test" if own else "all")
     parts = {"test": [dataset.test], "train": [dataset.train]}
     images = join(parts.get(split, [dataset.train, dataset.test])).first(limit)
-    device = next(loaded.model.parameters()).device
+    device = loaded.model.device
     return images.to(device), f"{dataset.name}, {split} split"
 
 
@@ -76,7 +77,7 @@ def _dataset(
     """The data named, and whether they are those the model was trained on."""
     from dataclasses import replace
 
-    from vaecli import planning
+    from vaecli import sources
     from vaecli.data import is_path
     from vaecli.data.origin import Options
 
@@ -87,15 +88,15 @@ def _dataset(
             "Name the data with --data.",
         )
     with common.terminal.working() as work:
-        source = planning.Source(common.data_dir, common.download, common.terminal.warning, work)
-        if run is None or not planning.is_own(run, data):
+        source = sources.Source(common.data_dir, common.download, common.terminal.warning, work)
+        if run is None or not sources.is_own(run, data):
             assert data is not None
             preparation = None
             if is_path(data):
-                preparation = planning.preparation(loaded.model.config, run, whole=split is None)
+                preparation = sources.preparation(loaded.model.config, run, whole=split is None)
             options = Options(skip_bad=skip_bad)
             return source.load(data, None, options, preparation), False
-        name, options = planning.whereabouts(run, {})
+        name, options = sources.whereabouts(run, {})
         options = replace(options, skip_bad=options.skip_bad or skip_bad)
         dataset = source.load(name, run.config.training.limit, options)
     if dataset.fingerprint() != run.config.data.fingerprint:
@@ -114,7 +115,7 @@ def trained_levels(loaded: LoadedModel, seed: int) -> LevelNoise | None:
 
     if trained_binarize(loaded) != "dynamic":
         return None
-    device = next(loaded.model.parameters()).device
+    device = loaded.model.device
     shape = loaded.model.config.image_shape
     return LevelNoise(shape, seed=seed, purpose="aggregate-posterior", device=device)
 
@@ -150,7 +151,7 @@ def load_picture(
     )
     for note in notes:
         common.terminal.note(f"{name}: {note}")
-    return pixels[None].to(next(loaded.model.parameters()).device)
+    return pixels[None].to(loaded.model.device)
 
 
 def _by(shape: tuple[int, ...]) -> str:

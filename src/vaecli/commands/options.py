@@ -1,196 +1,134 @@
-"""The options several commands share, declared once, and the file they may come from.
+"""The options several commands share, declared once.
 
-A value comes from the command line, else VAECLI_<COMMAND>_<OPTION>, else a short variable
-such as VAECLI_DEVICE, else the configuration file, else the default.  Options default to
-"not given", so that a resumed run and a file can tell.
+They default to "not given", so that a resumed run and a configuration file can tell.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from vaecli import files
+from vaecli.commands import config_file
 from vaecli.errors import UsageError
-from vaecli.limits import MAX_CONFIG_BYTES
 from vaecli.ui import Terminal
 
 MACHINE, OUTPUT = "Machine", "Output and messages"
-DEFAULT_FILE = Path("vaecli.toml")
-SHORT_VARIABLES = {
-    "data_dir": "VAECLI_DATA_DIR",
-    "no_download": "VAECLI_NO_DOWNLOAD",
-    "model": "VAECLI_MODEL",
-    "device": "VAECLI_DEVICE",
-    "threads": "VAECLI_THREADS",
-    "config": "VAECLI_CONFIG",
-}
 
 
-def with_default(text: str, default: object) -> str:
-    r"""Help text that names the default of an option whose value is None when not given."""
-    return rf"{text} \[default: {default}]"
+def option(
+    text: str,
+    *names: str,
+    default: object = None,
+    metavar: str | None = None,
+    panel: str | None = None,
+    **more: Any,
+) -> Any:
+    r"""An option of a command.
 
-
-def read_defaults(ctx: typer.Context, file: str | None) -> str | None:
-    """Fill in defaults from the configuration file and the short environment variables."""
-    known = _parameters(ctx)
-    defaults = {}
-    path = file or os.environ.get(SHORT_VARIABLES["config"])
-    if path or DEFAULT_FILE.is_file():
-        defaults = _read_file(Path(path or DEFAULT_FILE), ctx)
-    for name, variable in SHORT_VARIABLES.items():
-        if name in known and os.environ.get(variable):
-            defaults[name] = os.environ[variable]
-    ctx.default_map = {**(ctx.default_map or {}), **defaults}
-    return file
+    Args:
+        text: what it does.
+        names: how it is written; by default as its parameter is called.
+        default: what help names where the parameter's own default, None, means "not given".
+        metavar: what help calls its value.
+        panel: the part of help it stands in.
+        more: as for `typer.Option`.
+    """
+    if default is not None:
+        shown = f"{default:g}" if isinstance(default, float) else default
+        text = rf"{text} \[default: {shown}]"
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, **more)
 
 
 Config = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Read options from this TOML file. Also VAECLI_CONFIG.",
         "--config",
         "-c",
+        default="vaecli.toml, where present",
         metavar="FILE",
+        panel=OUTPUT,
         is_eager=True,
-        callback=read_defaults,
-        help=with_default(
-            "Read options from this TOML file. Also VAECLI_CONFIG.", "vaecli.toml, where present"
-        ),
-        rich_help_panel=OUTPUT,
+        callback=config_file.read_defaults,
     ),
 ]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="Only errors on stderr.", rich_help_panel=OUTPUT),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option("--verbose", "-v", help="More on stderr.", rich_help_panel=OUTPUT),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Results and errors as JSON on stdout.", rich_help_panel=OUTPUT),
-]
-Force = Annotated[
-    bool,
-    typer.Option("--force", "-f", help="Replace existing output.", rich_help_panel=OUTPUT),
-]
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT),
-]
-NoProgress = Annotated[
-    bool,
-    typer.Option("--no-progress", help="No live bar.", rich_help_panel=OUTPUT),
-]
+Quiet = Annotated[bool, option("Only errors on stderr.", "--quiet", "-q", panel=OUTPUT)]
+Verbose = Annotated[bool, option("More on stderr.", "--verbose", "-v", panel=OUTPUT)]
+Json = Annotated[bool, option("Results and errors as JSON on stdout.", "--json", panel=OUTPUT)]
+Force = Annotated[bool, option("Replace existing output.", "--force", "-f", panel=OUTPUT)]
+Debug = Annotated[bool, option("Show the traceback of an error.", "--debug", panel=OUTPUT)]
+NoProgress = Annotated[bool, option("No live bar.", "--no-progress", panel=OUTPUT)]
 Preview = Annotated[
     bool | None,
-    typer.Option(
+    option(
+        "Draw pictures in the terminal.",
         "--preview/--no-preview",
-        help=with_default("Draw pictures in the terminal.", "at a terminal"),
-        rich_help_panel=OUTPUT,
+        default="at a terminal",
+        panel=OUTPUT,
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "auto, cpu, cuda or cuda:N. Also VAECLI_DEVICE.",
+        default="auto",
         metavar="NAME",
-        help=with_default("auto, cpu, cuda or cuda:N. Also VAECLI_DEVICE.", "auto"),
-        rich_help_panel=MACHINE,
+        panel=MACHINE,
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        help=with_default("CPU threads. Also VAECLI_THREADS.", "torch's choice"),
-        rich_help_panel=MACHINE,
+    option(
+        "CPU threads. Also VAECLI_THREADS.", default="torch's choice", metavar="N", panel=MACHINE
     ),
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "Where named data sets and prepared images are kept. Also VAECLI_DATA_DIR.",
+        default="the user's cache folder",
         metavar="DIR",
-        help=with_default(
-            "Where named data sets and prepared images are kept. Also VAECLI_DATA_DIR.",
-            "the user's cache folder",
-        ),
-        rich_help_panel=MACHINE,
+        panel=MACHINE,
     ),
 ]
 NoDownload = Annotated[
-    bool,
-    typer.Option(
-        "--no-download",
-        help="Never use the network. Also VAECLI_NO_DOWNLOAD.",
-        rich_help_panel=MACHINE,
-    ),
+    bool, option("Never use the network. Also VAECLI_NO_DOWNLOAD.", "--no-download", panel=MACHINE)
 ]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help=with_default("The only source of randomness.", "0"),
-    ),
-]
+Seed = Annotated[int | None, option("The only source of randomness.", default="0", metavar="N")]
 RunSeed = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help=with_default("The only source of randomness.", "the run's own, or 0"),
-    ),
+    int | None, option("The only source of randomness.", default="the run's own, or 0", metavar="N")
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "A run directory, a .safetensors file, latest, or hf://OWNER/NAME. Also VAECLI_MODEL.",
         "--model",
         "-m",
+        default="latest",
         metavar="MODEL",
-        help=with_default(
-            "A run directory, a .safetensors file, latest, or hf://OWNER/NAME. Also VAECLI_MODEL.",
-            "latest",
-        ),
     ),
 ]
 EvalData = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "digits, mnist, fashion-mnist, kmnist, a folder of images, or an .npy or .npz file.",
         "--data",
         "-d",
+        default="the run's own",
         metavar="DATA",
-        help=with_default(
-            "digits, mnist, fashion-mnist, kmnist, a folder of images, or an .npy or .npz file.",
-            "the run's own",
-        ),
     ),
 ]
 SkipBad = Annotated[
-    bool | None,
-    typer.Option(
-        "--skip-bad",
-        help="Leave unreadable images out, list them, go on.",
-    ),
+    bool | None, option("Leave unreadable images out, list them, go on.", "--skip-bad")
 ]
 Split = Annotated[
     Literal["test", "train", "all"] | None,
-    typer.Option(
-        help=with_default("Which images.", "test; all for another set than the run's own"),
-    ),
+    option("Which images.", default="test; all for another set than the run's own"),
 ]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help=with_default("Use only the first N images.", "all"),
-    ),
-]
+Limit = Annotated[int | None, option("Use only the first N images.", default="all", metavar="N")]
 BINARIZE_HELP = (
     "Pixels as black or white: dynamic draws with the grey level's probability, anew each"
     " epoch; static draws once, from a fixed constant."
@@ -227,6 +165,13 @@ class Common:
             force=values["force"],
         )
 
+    def require_stdout(self) -> None:
+        """UsageError where data that goes to stdout would meet that of --json."""
+        if self.terminal.json:
+            raise UsageError(
+                "--json and data on stdout contradict each other", "Name a file with -o."
+            )
+
     def use_threads(self, recorded: int | None = None) -> None:
         """Set torch's thread count to what was asked for, else to what a run recorded."""
         import torch
@@ -241,75 +186,3 @@ def require_at_least(option: str, value: float | None, least: float) -> None:
     """UsageError when a number was given and is too small."""
     if value is not None and not value >= least:
         raise UsageError(f"{option} must be at least {least:g}, not {value:g}")
-
-
-def _parameters(ctx: typer.Context) -> dict[str, Any]:
-    return {parameter.name: parameter for parameter in ctx.command.params if parameter.name}
-
-
-def _read_file(path: Path, ctx: typer.Context) -> dict[str, Any]:
-    """The options of this command in a TOML file, converted and checked.
-
-    Raises:
-        UsageError: the file cannot be read, or holds an unknown key or a bad value.
-    """
-    try:
-        content = tomllib.loads(files.read_capped(path, MAX_CONFIG_BYTES).decode())
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}", "Check the path.") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--config {path}: {error}", "Correct the file.") from None
-    assert ctx.parent is not None
-    commands: dict[str, Any] = ctx.parent.command.commands  # type: ignore[attr-defined]
-    options = {name: _option_names(command) for name, command in commands.items()}
-    everywhere = set().union(*options.values())
-    result: dict[str, Any] = {}
-    sections = {key: value for key, value in content.items() if key in commands}
-    for key, value in content.items():
-        if key not in commands:
-            _known(key, everywhere | commands.keys(), path)
-            result |= _convert(key, value, path, ctx)
-    for section, values in sections.items():
-        if not isinstance(values, dict):
-            raise UsageError(f"--config {path}: {section} must be a table, [{section}]")
-        for key, value in values.items():
-            _known(key, options[section], path, f"[{section}] ")
-            if section == ctx.info_name:
-                result |= _convert(key, value, path, ctx)
-    return result
-
-
-def _option_names(command: Any) -> set[str]:
-    names = {name for parameter in command.params for name in parameter.opts if name[:2] == "--"}
-    return {name[2:] for name in names} - {"help", "config"}
-
-
-def _known(key: str, known: set[str], path: Path, section: str = "") -> None:
-    if key not in known:
-        near = difflib.get_close_matches(key[:80], known, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "See `vaecli COMMAND --help` for names."
-        raise UsageError(f"--config {path}: {section}{key[:80]}: unknown option", hint)
-
-
-def _convert(key: str, value: Any, path: Path, ctx: typer.Context) -> dict[str, Any]:
-    """One option as the command line would have read it; {} where this command lacks it."""
-    for name, parameter in _parameters(ctx).items():
-        if f"--{key}" not in parameter.opts:
-            continue
-        is_flag = getattr(parameter, "is_flag", False)
-        scalar = isinstance(value, bool) if is_flag else type(value) in (str, int, float)
-        if isinstance(value, list) and key == "hidden":
-            value, scalar = ",".join(map(str, value)), True
-        try:
-            if isinstance(value, str) and "\0" in value:
-                raise ValueError("it holds a null character")
-            if not scalar:
-                raise ValueError(
-                    "true or false is needed" if is_flag else "a text or number is needed"
-                )
-            parameter.process_value(ctx, value if is_flag else str(value))
-        except Exception as error:
-            why = getattr(error, "message", None) or str(error)
-            raise UsageError(f"--config {path}: {key}: {why}", "Correct the file.") from None
-        return {name: value if is_flag else str(value)}
-    return {}

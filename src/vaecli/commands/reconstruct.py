@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vaecli import outputs
+from vaecli import files, outputs
 from vaecli.commands import options
+from vaecli.commands.options import option
 from vaecli.errors import DataError, UsageError
 from vaecli.limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vaecli.run import LoadedModel
+    from vaecli.loaded import LoadedModel
 
 STDIN = "-"
 TEST_IMAGES = 32
@@ -46,39 +47,36 @@ def reconstruct(
     model: options.Model = None,
     output: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "A .png file for one input, a folder for several, or - for stdout.",
             "--output",
             "-o",
+            default="STEM.recon.png here",
             metavar="OUT",
-            help=options.with_default(
-                "A .png file for one input, a folder for several, or - for stdout.",
-                "STEM.recon.png here",
-            ),
         ),
     ] = None,
     grid: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.png",
-            help="Originals above reconstructions in one picture, as well or alone.",
+        option(
+            "Originals above reconstructions in one picture, as well or alone.", metavar="FILE.png"
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Original and reconstruction side by side.")
+        bool, option("Original and reconstruction side by side.", "--compare")
     ] = False,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Draw the latent instead of taking its mean.")
+        bool, option("Draw the latent instead of taking its mean.", "--sample")
     ] = False,
     fit: Annotated[
         Literal["auto", "crop", "digit"],
-        typer.Option(
-            help="How to bring an image to the model's size: crop its centre, or cut out a digit"
+        option(
+            "How to bring an image to the model's size: crop its centre, or cut out a digit"
             " and centre it as MNIST does; auto takes digit for models of digits."
         ),
     ] = "auto",
     invert: Annotated[
         Literal["auto", "yes", "no"],
-        typer.Option(help="Swap dark and light; auto does where the ground is opposite."),
+        option("Swap dark and light; auto does where the ground is opposite."),
     ] = "auto",
     seed: options.RunSeed = None,
     preview: options.Preview = None,
@@ -109,8 +107,8 @@ def reconstruct(
     to_stdout = output == outputs.STDOUT or (
         output is None and inputs == [STDIN] and grid is None and not _stdout_is_terminal()
     )
-    if to_stdout and common.terminal.json:
-        raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
+    if to_stdout:
+        common.require_stdout()
     if inputs:
         jobs = _plan(common, inputs, output, grid, to_stdout)
     else:
@@ -166,7 +164,7 @@ class _Work:
         self.failures: list[str] = []
         self.originals: list[Tensor] = []
         self.reconstructions: list[Tensor] = []
-        self.device = next(loaded.model.parameters()).device
+        self.device = loaded.model.device
         latent_dim = loaded.model.config.latent_dim
         self.noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=self.device)
 
@@ -209,7 +207,6 @@ class _Work:
         """Reconstruct one image, write it and tell."""
         import torch
 
-        from vaecli import files
         from vaecli.generation import reconstruct, score
         from vaecli.pictures import encode_png
 
@@ -219,8 +216,7 @@ class _Work:
         if to_stdout:
             self.common.terminal.bytes(encode_png(picture[0]))
         elif job.output is not None:
-            files.make_folder(job.output.parent)
-            files.atomic_write(job.output, encode_png(picture[0]))
+            files.save(job.output, encode_png(picture[0]))
         if self.common.terminal.json:
             scores = score(self.loaded.model, original, noise)
             output = None if job.output is None else str(job.output)
@@ -255,7 +251,6 @@ class _Work:
         """Originals above reconstructions in one picture at `path`, None for stdout."""
         import torch
 
-        from vaecli import files
         from vaecli.pictures import encode_png, make_pairs
 
         if not self.originals:
@@ -265,8 +260,7 @@ class _Work:
         if path is None:
             self.common.terminal.bytes(data)
             return
-        files.make_folder(path.parent)
-        files.atomic_write(path, data)
+        files.save(path, data)
 
 
 def _plan(

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vaecli import extras, files, outputs
 from vaecli.commands import options
+from vaecli.commands.options import option
+from vaecli.config import option_name
 from vaecli.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vaecli.commands.walks import Images2D
-    from vaecli.run import LoadedModel
+    from vaecli.loaded import LoadedModel
 
 DEFAULT_NAME = "samples.png"
+SUFFIXES = (".png", ".npy", ".gif")
 DEFAULT_COUNT = 64
 MAX_COUNT = 100_000
 MAX_STEPS = 1_000
@@ -29,98 +33,87 @@ def sample(
     model: options.Model = None,
     num_samples: Annotated[
         int | None,
-        typer.Option(
-            "--num-samples",
-            "-n",
-            metavar="N",
-            help=options.with_default("How many images.", DEFAULT_COUNT),
-        ),
+        option("How many images.", "--num-samples", "-n", default=DEFAULT_COUNT, metavar="N"),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "A .png grid, a folder (one file each), a .npy array of uint8 (N, C, H, W), or -"
+            " for a grid on stdout; with --interpolate also a .gif, there and back.",
             "--output",
             "-o",
+            default=DEFAULT_NAME,
             metavar="OUT",
-            help=options.with_default(
-                "A .png grid, a folder (one file each), a .npy array of uint8 (N, C, H, W), or -"
-                " for a grid on stdout; with --interpolate also a .gif, there and back.",
-                DEFAULT_NAME,
-            ),
         ),
     ] = None,
     columns: Annotated[
-        int | None,
-        typer.Option(metavar="N", help=options.with_default("Images in a row.", "a square grid")),
+        int | None, option("Images in a row.", default="a square grid", metavar="N")
     ] = None,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="Standard deviation of the prior drawn from.")
+        float, option("Standard deviation of the prior drawn from.", metavar="T")
     ] = 1.0,
     prior: Annotated[
         Literal["normal", "gmm"],
-        typer.Option(
-            help="gmm first fits a mixture of Gaussians to the latents of the training images;"
+        option(
+            "gmm first fits a mixture of Gaussians to the latents of the training images;"
             " needs vaecli\\[gmm]."
         ),
     ] = "normal",
     latents: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Decode these latents instead: .npy of (N, L), or .csv with columns z0, z1, ...",
             metavar="FILE",
-            help="Decode these latents instead: .npy of (N, L), or .csv with columns z0, z1, ...",
         ),
     ] = None,
     interpolate: Annotated[
         tuple[str, str] | None,
-        typer.Option(
+        option(
+            "From one image to another, each an image file or the index of a test image.",
             metavar="A B",
-            help="From one image to another, each an image file or the index of a test image.",
-            rich_help_panel=WALKS,
+            panel=WALKS,
         ),
     ] = None,
     path: Annotated[
         Literal["spherical", "linear"],
-        typer.Option(
-            help="The way --interpolate takes; spherical keeps to lengths the prior makes likely.",
-            rich_help_panel=WALKS,
+        option(
+            "The way --interpolate takes; spherical keeps to lengths the prior makes likely.",
+            panel=WALKS,
         ),
     ] = "spherical",
     traverse: Annotated[
         bool,
-        typer.Option(
-            "--traverse",
-            help="One row per latent dimension, from -3 to 3 standard deviations; largest KL"
+        option(
+            "One row per latent dimension, from -3 to 3 standard deviations; largest KL"
             " first, collapsed ones marked.",
-            rich_help_panel=WALKS,
+            "--traverse",
+            panel=WALKS,
         ),
     ] = False,
     around: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "The image file or test index --traverse starts from.",
+            default="latents of 0",
             metavar="IMAGE",
-            help=options.with_default(
-                "The image file or test index --traverse starts from.", "latents of 0"
-            ),
-            rich_help_panel=WALKS,
+            panel=WALKS,
         ),
     ] = None,
     manifold: Annotated[
         bool,
-        typer.Option(
+        option(
+            "A grid through the two dimensions of the largest KL, at normal quantiles.",
             "--manifold",
-            help="A grid through the two dimensions of the largest KL, at normal quantiles.",
-            rich_help_panel=WALKS,
+            panel=WALKS,
         ),
     ] = False,
     steps: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Images from A to B, in a row of --traverse, or along each side of --manifold.",
+            default="8, 13, 20",
             metavar="N",
-            help=options.with_default(
-                "Images from A to B, in a row of --traverse, or along each side of --manifold.",
-                "8, 13, 20",
-            ),
-            rich_help_panel=WALKS,
+            panel=WALKS,
         ),
     ] = None,
     data: options.EvalData = None,
@@ -152,12 +145,10 @@ def sample(
     """
     common = options.Common.of(ctx)
     _check(ctx.params)
-    if output == "-" and common.terminal.json:
-        raise UsageError("--json and data on stdout contradict each other", "Name a file with -o.")
+    if output == outputs.STDOUT:
+        common.require_stdout()
     _check_output(output, force=common.force, gif=interpolate is not None)
     if prior == "gmm":
-        from vaecli import extras
-
         extras.require("gmm", "--prior gmm")
 
     from vaecli.commands.loading import load_model
@@ -209,7 +200,7 @@ def _grid(loaded: LoadedModel, latents: Tensor, columns: int | None) -> Images2D
     from vaecli import generation, pictures
     from vaecli.commands.walks import Images2D
 
-    device = next(loaded.model.parameters()).device
+    device = loaded.model.device
     pixels = generation.decode(loaded.model, latents.to(device)).cpu()
     columns = columns or pictures.square(len(pixels))
     return Images2D(pixels, pictures.make_grid(pixels, columns=columns), columns)
@@ -226,8 +217,7 @@ def _check(given: dict[str, Any]) -> None:
         raise UsageError("--temperature must be finite")
     for name, most in (("num_samples", MAX_COUNT), ("steps", MAX_STEPS)):
         if given[name] is not None and given[name] > most:
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} must be at most {most:,}, not {given[name]:,}")
+            raise UsageError(f"{option_name(name)} must be at most {most:,}, not {given[name]:,}")
     modes = [name for name in ("latents", "interpolate", "traverse", "manifold") if given[name]]
     changed = {
         "--num-samples": given["num_samples"] is not None,
@@ -249,48 +239,47 @@ def _check(given: dict[str, Any]) -> None:
     if len(modes) > 1:
         raise UsageError(f"--{modes[0]} and --{modes[1]} contradict each other", "Give one.")
     mode = modes[0] if modes else None
-    for option, given_here in changed.items():
-        if given_here and option not in allowed[mode]:
+    for name, is_given in changed.items():
+        if is_given and name not in allowed[mode]:
             if mode is None:
-                raise UsageError(f"{option} is for walks", "Add --interpolate or --traverse.")
-            raise UsageError(f"--{mode} and {option} contradict each other", "Give one of them.")
+                raise UsageError(f"{name} is for walks", "Add --interpolate or --traverse.")
+            raise UsageError(f"--{mode} and {name} contradict each other", "Give one of them.")
 
 
 def _check_output(output: str | None, *, force: bool, gif: bool) -> None:
-    from vaecli import outputs
-
-    if output in (None, "-") or outputs.means_folder(str(output)):
+    if output is None or outputs.kind(output, SUFFIXES) != "file":
         return
-    path = Path(str(output))
-    if path.suffix == ".gif" and not gif:
+    path = Path(output)
+    if path.suffix.lower() == ".gif" and not gif:
         raise UsageError(f"--output {output}: only --interpolate moves", "Name a .png file.")
-    if path.suffix not in (".png", ".npy", ".gif"):
-        raise UsageError(f"--output {output}: neither .png, .npy nor a folder")
     outputs.require_new([path], force=force)
 
 
 def _write(common: options.Common, result: Images2D, output: str | None) -> None:
-    from vaecli import files, outputs, pictures
-
-    if output is not None and output != "-" and outputs.means_folder(output):
-        _write_folder(common, result.pixels, Path(output))
+    kind = "file" if output is None else outputs.kind(output, SUFFIXES)
+    if kind == "folder":
+        _write_folder(common, result.pixels, Path(str(output)))
         return
-    suffix = "" if output in (None, "-") else Path(str(output)).suffix
-    if suffix == ".npy":
-        data = pictures.encode_npy(result.pixels)
-    elif suffix == ".gif":
-        data = _animation(result.pixels)
-    else:
-        data = pictures.encode_png(result.picture)
-    if output == "-":
+    data = _encoded(result, "" if output is None else Path(output).suffix.lower())
+    if kind == "stdout":
         common.terminal.bytes(data)
         return
     path = Path(output or DEFAULT_NAME)
     if output is None and not common.force:
         path = outputs.free_name(path)
-    files.make_folder(path.parent)
-    files.atomic_write(path, data)
+    files.save(path, data)
     _tell(common, [path], len(result.pixels))
+
+
+def _encoded(result: Images2D, suffix: str) -> bytes:
+    """The file that a suffix asks for; a grid as PNG without one."""
+    from vaecli import pictures
+
+    if suffix == ".npy":
+        return pictures.encode_npy(result.pixels)
+    if suffix == ".gif":
+        return _animation(result.pixels)
+    return pictures.encode_png(result.picture)
 
 
 def _animation(pixels: Tensor) -> bytes:
@@ -313,7 +302,6 @@ def _preview(common: options.Common, result: Images2D) -> None:
 
 
 def _write_folder(common: options.Common, images: Tensor, folder: Path) -> None:
-    from vaecli import files, outputs
     from vaecli.pictures import encode_png
 
     digits = max(3, len(str(len(images) - 1)))

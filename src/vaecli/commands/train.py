@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vaecli import launch
-from vaecli.commands import options
+from vaecli import launch, outputs
+from vaecli.commands import options, summary
+from vaecli.commands.options import option
+from vaecli.commands.watching import Watch
 from vaecli.config import (
     COLOUR_LIKELIHOOD,
     HIDDEN,
@@ -28,20 +30,17 @@ from vaecli.config import (
     TrainConfig,
 )
 from vaecli.errors import StoppedError, UsageError, is_out_of_memory
+from vaecli.signals import stop_flag
 
 if TYPE_CHECKING:
-    from vaecli.commands.preview import TrainingPreview
+    import torch
+
+    from vaecli.metrics import EpochMetrics
     from vaecli.planning import Plan
     from vaecli.processes import Alone
     from vaecli.run import Run
 
 DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
-_MODEL = ModelConfig(image_shape=(1, 28, 28))
-_TRAINING = TrainConfig()
-
-
-def _hidden(arch: Arch) -> str:
-    return ",".join(map(str, HIDDEN[arch]))
 
 
 def _tuned(field: str) -> str:
@@ -49,272 +48,223 @@ def _tuned(field: str) -> str:
     others = [
         f", or {recipe[field]:g} for {arch}" for arch, recipe in RECIPES.items() if field in recipe
     ]
-    return f"{getattr(_TRAINING, field):g}{''.join(others)}"
+    return f"{getattr(TrainConfig, field):g}{''.join(others)}"
 
 
 def train(
     ctx: typer.Context,
     data: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "auto, digits, mnist, fashion-mnist, kmnist, cifar10, a folder of images, or an"
+            " .npy or .npz file. auto takes MNIST if it can be had, else the built-in digits.",
             "--data",
             "-d",
+            default="auto",
             metavar="DATA",
-            help=options.with_default(
-                "auto, digits, mnist, fashion-mnist, kmnist, cifar10, a folder of images, or an"
-                " .npy or .npz file. auto takes MNIST if it can be had, else the built-in digits.",
-                "auto",
-            ),
-            rich_help_panel=DATA,
+            panel=DATA,
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help=options.with_default("Use only the first N training images.", "all"),
-            rich_help_panel=DATA,
-        ),
+        option("Use only the first N training images.", default="all", metavar="N", panel=DATA),
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Crop and resize the images of a folder to N x N.",
+            default="their own size when all agree and it is at most 64, else 64",
             metavar="N",
-            help=options.with_default(
-                "Crop and resize the images of a folder to N x N.",
-                "their own size when all agree and it is at most 64, else 64",
-            ),
-            rich_help_panel=DATA,
+            panel=DATA,
         ),
     ] = None,
     channels: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help=options.with_default("1 for grey or 3 for colour.", "as found"),
-            rich_help_panel=DATA,
-        ),
+        option("1 for grey or 3 for colour.", default="as found", metavar="N", panel=DATA),
     ] = None,
     test_fraction: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "Held-out share where the data has no test split.",
+            default="0.1",
             metavar="SHARE",
-            help=options.with_default("Held-out share where the data has no test split.", "0.1"),
-            rich_help_panel=DATA,
+            panel=DATA,
         ),
     ] = None,
     skip_bad: options.SkipBad = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Run directory: a new one, or an unfinished run of the same settings, which is"
+            " continued.",
             "--output",
             "-o",
+            default="runs/NNN-DATA-ARCH",
             metavar="DIR",
-            help=options.with_default(
-                "Run directory: a new one, or an unfinished run of the same settings, which is"
-                " continued.",
-                "runs/NNN-DATA-ARCH",
-            ),
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Continue this run exactly; latest is the newest unfinished one.",
             metavar="RUN",
-            help="Continue this run exactly; latest is the newest unfinished one.",
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = None,
     init_from: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Start a new run from the weights of this run or .safetensors file; model"
+        option(
+            "Start a new run from the weights of this run or .safetensors file; model"
             " settings that are not given are taken from there too.",
-            rich_help_panel=options.OUTPUT,
+            metavar="MODEL",
+            panel=options.OUTPUT,
         ),
     ] = None,
     arch: Annotated[
         Arch | None,
-        typer.Option(
-            help=options.with_default(
-                "mlp sees an image as one row of numbers; conv is a residual convolutional network"
-                " for images of 16x16 or more, slower and better, above all in colour.",
-                _MODEL.arch,
-            ),
-            rich_help_panel=MODEL,
+        option(
+            "mlp sees an image as one row of numbers; conv is a residual convolutional network"
+            " for images of 16x16 or more, slower and better, above all in colour.",
+            default=ModelConfig.arch,
+            panel=MODEL,
         ),
     ] = None,
     hidden: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Hidden widths of an mlp, comma separated; channels of the first stage of a conv.",
+            default=f"{HIDDEN['mlp'][0]}, or {HIDDEN['conv'][0]} for conv",
             metavar="WIDTHS",
-            help=options.with_default(
-                "Hidden widths of an mlp, comma separated; channels of the first stage of a conv.",
-                f"{_hidden('mlp')}, or {_hidden('conv')} for conv",
-            ),
-            rich_help_panel=MODEL,
+            panel=MODEL,
         ),
     ] = None,
     activation: Annotated[
-        Activation | None,
-        typer.Option(
-            help=options.with_default("Nonlinearity.", _MODEL.activation), rich_help_panel=MODEL
-        ),
+        Activation | None, option("Nonlinearity.", default=ModelConfig.activation, panel=MODEL)
     ] = None,
     latent_dim: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help=options.with_default("Latent dimension.", str(_MODEL.latent_dim)),
-            rich_help_panel=MODEL,
-        ),
+        option("Latent dimension.", default=ModelConfig.latent_dim, metavar="N", panel=MODEL),
     ] = None,
     likelihood: Annotated[
         Likelihood | None,
-        typer.Option(
-            help=options.with_default(
-                "Distribution p(x|z) of a pixel: bernoulli suits black and white, and digits (on"
-                " grey pixels it is the grey-scale BCE); logistic, over 256 levels with a learned"
-                " scale, suits photos and colour, in bits per dimension; gaussian with one learned"
-                " sigma, and continuous-bernoulli, are densities of grey levels.",
-                f"{_MODEL.likelihood}, or {COLOUR_LIKELIHOOD} for colour",
-            ),
-            rich_help_panel=MODEL,
+        option(
+            "Distribution p(x|z) of a pixel: bernoulli suits black and white, and digits (on"
+            " grey pixels it is the grey-scale BCE); logistic, over 256 levels with a learned"
+            " scale, suits photos and colour, in bits per dimension; gaussian with one learned"
+            " sigma, and continuous-bernoulli, are densities of grey levels.",
+            default=f"{ModelConfig.likelihood}, or {COLOUR_LIKELIHOOD} for colour",
+            panel=MODEL,
         ),
     ] = None,
     beta: Annotated[
         float | None,
-        typer.Option(
-            metavar="WEIGHT",
-            help=options.with_default("Weight of the KL.", f"{_TRAINING.beta:g}"),
-            rich_help_panel=OBJECTIVE,
-        ),
+        option("Weight of the KL.", default=TrainConfig.beta, metavar="WEIGHT", panel=OBJECTIVE),
     ] = None,
     warmup_epochs: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Epochs over which that weight rises from 0.",
+            default=TrainConfig.warmup_epochs,
             metavar="N",
-            help=options.with_default(
-                "Epochs over which that weight rises from 0.", str(_TRAINING.warmup_epochs)
-            ),
-            rich_help_panel=OBJECTIVE,
+            panel=OBJECTIVE,
         ),
     ] = None,
     free_bits: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "KL of each latent dimension that is not penalised.",
+            default=TrainConfig.free_bits,
             metavar="NATS",
-            help=options.with_default(
-                "KL of each latent dimension that is not penalised.", f"{_TRAINING.free_bits:g}"
-            ),
-            rich_help_panel=OBJECTIVE,
+            panel=OBJECTIVE,
         ),
     ] = None,
     importance_samples: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Latents per image; more than one trains the importance-weighted bound.",
+            default=TrainConfig.importance_samples,
             metavar="K",
-            help=options.with_default(
-                "Latents per image; more than one trains the importance-weighted bound.",
-                str(_TRAINING.importance_samples),
-            ),
-            rich_help_panel=OBJECTIVE,
+            panel=OBJECTIVE,
         ),
     ] = None,
     binarize: Annotated[
         Binarize | None,
-        typer.Option(
-            help=options.with_default(options.BINARIZE_HELP, _TRAINING.binarize),
-            rich_help_panel=OBJECTIVE,
-        ),
+        option(options.BINARIZE_HELP, default=TrainConfig.binarize, panel=OBJECTIVE),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Passes over the training images.",
             "--epochs",
             "-e",
+            default=TrainConfig.epochs,
             metavar="N",
-            help=options.with_default("Passes over the training images.", str(_TRAINING.epochs)),
-            rich_help_panel=TRAINING,
+            panel=TRAINING,
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Images per step.",
             "--batch-size",
             "-b",
+            default=_tuned("batch_size"),
             metavar="N",
-            help=options.with_default("Images per step.", _tuned("batch_size")),
-            rich_help_panel=TRAINING,
+            panel=TRAINING,
         ),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(
-            metavar="RATE",
-            help=options.with_default("Peak learning rate.", _tuned("lr")),
-            rich_help_panel=TRAINING,
-        ),
+        option("Peak learning rate.", default=_tuned("lr"), metavar="RATE", panel=TRAINING),
     ] = None,
     schedule: Annotated[
         Schedule | None,
-        typer.Option(
-            help=options.with_default(
-                "Decay after warm-up; constant does neither.", _TRAINING.schedule
-            ),
-            rich_help_panel=TRAINING,
+        option(
+            "Decay after warm-up; constant does neither.",
+            default=TrainConfig.schedule,
+            panel=TRAINING,
         ),
     ] = None,
     output_bias: Annotated[
         OutputBias | None,
-        typer.Option(
-            help=options.with_default(
-                "Start of the decoder's output bias: the mean training image, or zero.",
-                _TRAINING.output_bias,
-            ),
-            rich_help_panel=TRAINING,
+        option(
+            "Start of the decoder's output bias: the mean training image, or zero.",
+            default=TrainConfig.output_bias,
+            panel=TRAINING,
         ),
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(
-            help=options.with_default(
-                "Of matrix products while training: bf16 is faster where the processor has it,"
-                " tf32 exists on CUDA. Evaluation is always in fp32.",
-                _TRAINING.precision,
-            ),
-            rich_help_panel=TRAINING,
+        option(
+            "Of matrix products while training: bf16 is faster where the processor has it,"
+            " tf32 exists on CUDA. Evaluation is always in fp32.",
+            default=TrainConfig.precision,
+            panel=TRAINING,
         ),
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Stop after N epochs without a better loss on a tenth of the training images,"
+            " which is held out of training, and keep the best weights. 0: never.",
+            default=TrainConfig.patience,
             metavar="N",
-            help=options.with_default(
-                "Stop after N epochs without a better loss on a tenth of the training images,"
-                " which is held out of training, and keep the best weights. 0: never.",
-                "0",
-            ),
-            rich_help_panel=TRAINING,
+            panel=TRAINING,
         ),
     ] = None,
     seed: options.Seed = None,
     preview: options.Preview = None,
     animate: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "An animation of the same latents decoded after each epoch.",
             metavar="FILE.gif",
-            help="An animation of the same latents decoded after each epoch.",
-            rich_help_panel=options.OUTPUT,
+            panel=options.OUTPUT,
         ),
     ] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Print the plan and write nothing.", rich_help_panel=options.OUTPUT
-        ),
+        bool, option("Print the plan and write nothing.", "--dry-run", panel=options.OUTPUT)
     ] = False,
     force: options.Force = False,
     config: options.Config = None,
@@ -373,7 +323,7 @@ def train(
     if resume is not None and force:
         raise UsageError("--resume and --force contradict each other", "Give one of them.")
     if animate is not None:
-        _check_animation(animate, force=common.force)
+        outputs.require_new_file("--animate", animate, ".gif", force=common.force)
     numbered = output is None and resume is None
     if launch.by_torchrun():
         if numbered:
@@ -389,7 +339,7 @@ def train(
         plan = _plan(common, given, output, resume, init_from)
         taken = plan.config.model.likelihood
         chosen_for_them = plan.status == "new" and init_from is None and likelihood is None
-        if chosen_for_them and taken != _MODEL.likelihood:
+        if chosen_for_them and taken != ModelConfig.likelihood:
             common.terminal.note(
                 f"colour images: taking --likelihood {taken}, a probability of the 256 levels of a"
                 " pixel; --likelihood chooses another"
@@ -398,7 +348,7 @@ def train(
 
     if dry_run:
         if launch.rank() == 0:
-            _show(common, make_plan())
+            summary.show_plan(common.terminal, make_plan())
         return
     from vaecli import processes
     from vaecli.device import resolve
@@ -413,13 +363,14 @@ def train(
 def _agree(common: options.Common, group: Alone, make_plan: Callable[[], Plan]) -> Plan:
     """The plan of the first process for all; on each machine one prepares the images first."""
     from vaecli import planning
+    from vaecli.sources import Source
 
     plan = None
     with group.agreed(preparing=True):
         if group.first:
             plan = make_plan()
     told = group.share_value(None if plan is None or group.count == 1 else plan.to_json())
-    source = planning.Source(common.data_dir, common.download)
+    source = Source(common.data_dir, common.download)
     for turn in (launch.local_rank() == 0, True):
         with group.agreed(preparing=True):
             if plan is None and turn:
@@ -427,14 +378,6 @@ def _agree(common: options.Common, group: Alone, make_plan: Callable[[], Plan]) 
                 plan = planning.followed(told, source)
     assert plan is not None
     return plan
-
-
-def _check_animation(path: Path, *, force: bool) -> None:
-    from vaecli import outputs
-
-    if path.suffix != ".gif":
-        raise UsageError(f"--animate {path}: not a name ending in .gif")
-    outputs.require_new([path], force=force)
 
 
 def _plan(
@@ -445,15 +388,17 @@ def _plan(
     init_from: str | None,
 ) -> Plan:
     from vaecli import device, planning, run
+    from vaecli.loaded import LATEST
+    from vaecli.sources import Source
 
     resumed = None
     if resume is not None:
-        resumed = planning.latest_unfinished() if resume == run.LATEST else Path(resume)
+        resumed = planning.latest_unfinished() if resume == LATEST else Path(resume)
     existing = resumed or output
     recorded = None
     if existing is not None and not common.force and run.is_run(existing):
-        recorded = run.open_run(existing).config.environment.get("threads")
-    common.use_threads(recorded if isinstance(recorded, int) else None)
+        recorded = run.open_run(existing).config.threads
+    common.use_threads(recorded)
     request = planning.Request(
         given=given,
         output=output,
@@ -465,7 +410,7 @@ def _plan(
         processes=launch.count(),
     )
     with common.terminal.working() as work:
-        source = planning.Source(common.data_dir, common.download, common.terminal.warning, work)
+        source = Source(common.data_dir, common.download, common.terminal.warning, work)
         return planning.plan(request, source)
 
 
@@ -473,14 +418,13 @@ def _run(
     common: options.Common,
     plan: Plan,
     group: Alone,
-    device: Any,
+    device: torch.device,
     *,
     numbered: bool,
     animate: Path | None,
 ) -> None:
-    from vaecli import planning
+    from vaecli import planning, training
     from vaecli.device import require_working
-    from vaecli.signals import stop_flag
 
     terminal = common.terminal
     if plan.status == "finished":
@@ -500,8 +444,16 @@ def _run(
         stopped = f"stopped; the state is saved in {target.path}", f"Continue with: {command}"
         try:
             with stop_flag.deferred():
-                show = _Show(common, target, plan, group, device, animate)
-                last = show.watch("vaecli: {}. {}".format(*stopped))
+                events = training.train(
+                    target,
+                    plan.dataset,
+                    device=device,
+                    should_stop=lambda: stop_flag.received is not None,
+                    initial=plan.initial,
+                    processes=group,
+                )
+                watch = Watch(common, plan, target.path, device, animate if group.first else None)
+                last = watch.show(events, "vaecli: {}. {}".format(*stopped))
         except KeyboardInterrupt:
             raise StoppedError(stop_flag.exit_code, *stopped) from None
         except OSError as error:
@@ -538,180 +490,13 @@ def _resume_command(common: options.Common, path: Path) -> str:
     return shlex.join(words)
 
 
-class _Show:
-    """Trains a run, and shows what happens: lines, pictures, the animation."""
-
-    def __init__(
-        self,
-        common: options.Common,
-        target: Run,
-        plan: Plan,
-        group: Alone,
-        device: Any,
-        animate: Path | None,
-    ) -> None:
-        self.common, self.target, self.plan, self.device = common, target, plan, device
-        self.group = group
-        self.animate = animate if group.first else None
-        self.film: Any = None
-
-    def watch(self, last_words: str) -> Any:
-        """Train; returns the last row of metrics."""
-        from vaecli import training
-        from vaecli.signals import stop_flag
-
-        terminal, config = self.common.terminal, self.plan.config.training
-        events = training.train(
-            self.target,
-            self.plan.dataset,
-            device=self.device,
-            should_stop=lambda: stop_flag.received is not None,
-            initial=self.plan.initial,
-            processes=self.group,
-        )
-        last = None
-        n_train = config.fitted(len(self.plan.dataset.train))
-        with terminal.training(config.epochs, n_train) as view:
-            for event in events:
-                match event:
-                    case training.Started():
-                        _introduce(self.common, self.target, self.plan, event, self.device)
-                        view.start(event.epoch * n_train + event.images)
-                        preview = self._start(event)
-                        view.picture(preview.lines())
-                    case training.Step():
-                        view.step(event.epoch, event.images, event.distortion, event.rate)
-                    case training.EpochEnd():
-                        view.epoch(event.metrics)
-                        view.picture(preview.lines())
-                        self._add_frame(event.metrics.epoch, event.metrics.test_loss)
-                    case training.Saved():
-                        seen = f" and {event.images:,} images" if event.images else ""
-                        terminal.detail(f"saved after {event.epoch} epochs{seen}")
-                    case training.Notice():
-                        terminal.warning(event.text)
-                    case training.Stopped():
-                        raise KeyboardInterrupt
-                    case training.Finished():
-                        view.picture(preview.lines(last=True))
-                        last = event.metrics[event.epoch - 1]
-                        if last.epoch < event.metrics[-1].epoch:
-                            terminal.note(f"the weights are those of epoch {last.epoch}, the best")
-                        self._write_film()
-                        stop_flag.leave_with(last_words)  # pictures can be drawn again
-        return last
-
-    def _start(self, event: Any) -> TrainingPreview:
-        from vaecli.commands.preview import ACROSS, TrainingPreview
-
-        if self.animate is not None:
-            from vaecli.animation import Animation
-
-            self.film = Animation(event.model, seed=self.plan.config.training.seed)
-            self._add_frame(event.epoch, None)
-            if event.epoch:
-                self.common.terminal.warning(
-                    f"{self.animate} starts at epoch {event.epoch}, where this run is continued"
-                )
-        shown = self.plan.dataset.test.pixels[:ACROSS].to(self.device)
-        return TrainingPreview(self.common.terminal, event.model, shown)
-
-    def _add_frame(self, epoch: int, loss: float | None) -> None:
-        if self.film is not None:
-            title = f"epoch {epoch} of {self.plan.config.training.epochs}"
-            self.film.add(title if loss is None else f"{title}   test loss {loss:.1f} nats")
-
-    def _write_film(self) -> None:
-        from vaecli import files
-
-        if self.film is not None and self.animate is not None:
-            files.make_folder(self.animate.parent)
-            files.atomic_write(self.animate, self.film.encode())
-            self.common.terminal.note(f"animation: {self.animate}")
-
-
-def _introduce(common: options.Common, target: Any, plan: Plan, event: Any, device: Any) -> None:
-    import torch
-
-    verb = "continuing" if event.epoch or event.images else "training"
-    model, threads = plan.config.model, torch.get_num_threads()
-    common.terminal.prose(
-        f"{verb} {target.path}: {model.arch} {_widths_text(model)},"
-        f" {event.parameters:,} parameters, {event.n_train:,} {plan.dataset.name} images"
-        f" (test {event.n_test:,}), {device.type} with {threads} thread{'s' * (threads != 1)}"
-    )
-
-
-def _result(common: options.Common, path: Path, last: Any) -> None:
-    from dataclasses import asdict
-
+def _result(common: options.Common, path: Path, last: EpochMetrics | None) -> None:
     if common.terminal.json:
         common.terminal.object(
             {"run": str(path), "metrics": None if last is None else asdict(last)}
         )
     else:
         common.terminal.data(str(path))
-
-
-def _show(common: options.Common, plan: Plan) -> None:
-    """The plan of --dry-run."""
-    from vaecli.model import count_activations, count_parameters
-
-    model, training, data = plan.config.model, plan.config.training, plan.config.data
-    parameters = count_parameters(model)
-    fitted = training.fitted(data.n_train)
-    batch = min(training.batch_size, fitted)
-    steps = -(-fitted // batch)
-    images = (data.n_train + data.n_test) * model.pixels
-    activations = count_activations(model) + 6 * model.pixels
-    memory = images + 16 * parameters + 4 * batch * activations
-    value = {
-        "output": None if plan.path is None else str(plan.path),
-        "status": plan.status,
-        "model": {"parameters": parameters, **_plain(model)},
-        "training": {"steps_per_epoch": steps, **_plain(training)},
-        "data": _plain(data),
-        "memory_bytes": memory,
-    }
-    texts = {
-        "output": "the next number under runs/" if plan.path is None else str(plan.path),
-        "status": plan.status,
-        "model": f"{model.arch} {_widths_text(model)}, {model.activation}, {model.likelihood},"
-        f" {parameters:,} parameters",
-        "data": f"{data.name}: {data.n_train:,} training and {data.n_test:,} test images of"
-        f" {'x'.join(map(str, model.image_shape))}",
-        "steps": f"{training.epochs} epochs of {steps:,} steps of {batch} images",
-        "recipe": f"lr {training.lr:g}, {training.schedule}, output bias {training.output_bias},"
-        f" seed {training.seed}",
-        "objective": _objective_text(training),
-        "memory": f"about {memory / 1e6:,.0f} MB besides torch itself",
-    }
-    common.terminal.values(value, texts)
-
-
-def _objective_text(training: TrainConfig) -> str:
-    parts = [
-        f"--{name.replace('_', '-')} {value}"
-        for name in ("beta", "warmup_epochs", "free_bits", "importance_samples", "binarize")
-        if (value := getattr(training, name)) != getattr(_TRAINING, name)
-    ]
-    return ", ".join(parts) or "the loss itself"
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    from vaecli.config import to_json
-
-    return to_json(config)
-
-
-def _widths_text(model: ModelConfig) -> str:
-    if model.arch == "conv":
-        from vaecli.convolution import stages
-
-        sizes = ["x".join(map(str, shape)) for shape in (model.image_shape, *stages(model))]
-        return "-".join([*sizes, str(model.latent_dim), *reversed(sizes)])
-    widths = [model.pixels, *model.hidden, model.latent_dim, *reversed(model.hidden), model.pixels]
-    return "-".join(map(str, widths))
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vaecli.data.dataset import Images
     from vaecli.latent_space import Dimensions
-    from vaecli.run import LoadedModel
+    from vaecli.loaded import LoadedModel
 
 STEPS = 8
 TRAVERSAL_STEPS = 13  # half a standard deviation each
@@ -81,7 +81,7 @@ class Walker:
 
         steps = steps or TRAVERSAL_STEPS
         dimensions = self._dimensions()
-        centre = torch.zeros(len(dimensions.kl), device=next(self.loaded.model.parameters()).device)
+        centre = torch.zeros(len(dimensions.kl), device=self.loaded.model.device)
         if around is not None:
             image = self._image(around, "--around")
             centre = latent_space.embed(self.loaded.model, image).mean[0]
@@ -102,7 +102,7 @@ class Walker:
             names = [f"z{axis} (KL {dimensions.kl[axis]:.2f} nats)" for axis in axes]
         vertical = axes[1] if len(axes) > 1 else None
         latents = latent_space.manifold(latent_dim, axes[0], vertical, side)
-        device = next(self.loaded.model.parameters()).device
+        device = self.loaded.model.device
         pixels = generation.decode(self.loaded.model, latents.to(device))
         title = names[1] if len(names) > 1 else None
         return Images2D(pixels, sheets.manifold(pixels, side, names[0], title), side)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import platformdirs
 import torch
 
+from vaecli.config import option_name
 from vaecli.data import arrays, cache, digits, named, own
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.listeners import Progress, Report, nobody
 
 AUTO = "auto"
 BUILT_IN = "digits"
 NAMES = (BUILT_IN, *named.NAMES)
 DIGITS = (BUILT_IN, "mnist")
 """Sets of single digits, scaled and centred as MNIST's are."""
-
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int | None], None]
 
 
 def default_folder() -> Path:
@@ -38,7 +36,7 @@ def load(
     folder: Path | None = None,
     download: bool = True,
     memory: int | None = None,
-    report: Say = lambda text: None,
+    report: Report = nobody,
     progress: Progress | None = None,
 ) -> Dataset:
     """The images called `name`.
@@ -101,7 +99,7 @@ def _refuse(name: str, options: Options | None) -> None:
     """UsageError for options that a named set does not have."""
     default = Options()
     wrong = [
-        f"--{field.replace('_', '-')}"
+        option_name(field)
         for field in ("image_size", "channels", "test_fraction")
         if options is not None and getattr(options, field) != getattr(default, field)
     ]
@@ -112,7 +110,7 @@ def _refuse(name: str, options: Options | None) -> None:
         )
 
 
-def _auto(folder: Path, download: bool, report: Say, progress: Progress | None) -> Dataset:
+def _auto(folder: Path, download: bool, report: Report, progress: Progress | None) -> Dataset:
     found = named.find("mnist", folder, report=report)
     if found is not None:
         return found

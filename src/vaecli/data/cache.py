@@ -37,8 +37,7 @@ def write_cache(path: Path, dataset: Dataset) -> None:
         if images.labels is not None:
             tensors[f"{split}_labels"] = images.labels.contiguous()
     metadata = {"format": FORMAT, "name": dataset.name, "sha256": dataset.fingerprint()}
-    files.make_folder(path.parent)
-    files.atomic_write(path, safetensors.save(tensors, metadata=metadata))
+    files.save(path, safetensors.save(tensors, metadata=metadata))
 
 
 def read_cache(path: Path, name: str) -> Dataset:

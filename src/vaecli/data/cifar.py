@@ -10,7 +10,7 @@ import gzip
 import io
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from vaecli import files
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import DataError
+from vaecli.listeners import Report
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 FOLDER = "cifar-10-batches-bin"
@@ -71,7 +72,7 @@ def assemble(batches: Mapping[str, Tensor], where: str) -> Dataset:
     return Dataset("cifar10", _images(train), _images(test))
 
 
-def find(data_dir: Path, report: Callable[[str], None]) -> Dataset | None:
+def find(data_dir: Path, report: Report) -> Dataset | None:
     """The set in `data_dir`, from the archive or its unpacked folder; None without a sound one.
 
     Args:

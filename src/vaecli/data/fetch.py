@@ -10,11 +10,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from http.client import HTTPMessage
 from typing import IO
 
-Progress = Callable[[str, int, int | None], None]
+from vaecli.listeners import Progress
 
 SIZE_LIMIT = 64 * 1024**2  # bytes of one download; the largest idx file has 26 MB
 LOWEST_RATE = 8 * 1024  # bytes per second; a server below it counts as stalled

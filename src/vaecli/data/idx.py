@@ -6,7 +6,7 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from vaecli import files
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import DataError
+from vaecli.listeners import Report
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -99,7 +100,7 @@ def _pair(images: Tensor, labels: Tensor, where: str) -> Images:
     return Images(images.unsqueeze(1), labels)
 
 
-def read_folder(name: str, folder: Path, report: Callable[[str], None]) -> Dataset | None:
+def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:
     """Read the four files of a set, each plain or `.gz`, whichever is sound.
 
     Args:
@@ -131,7 +132,7 @@ def read_folder(name: str, folder: Path, report: Callable[[str], None]) -> Datas
         return None
 
 
-def _read_either(plain: Path, report: Callable[[str], None]) -> Tensor | None:
+def _read_either(plain: Path, report: Report) -> Tensor | None:
     """Read the plain file, which is faster, or else the `.gz`; None when what is there is bad.
 
     Raises:

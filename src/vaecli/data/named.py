@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +20,8 @@ from typing import Any
 from vaecli import files
 from vaecli.data import cache, cifar, fetch, idx
 from vaecli.data.dataset import Dataset
-from vaecli.errors import BusyError, DataError, EnvironmentFailure
-
-Report = Callable[[str], None]
-Progress = Callable[[str, int, int | None], None]
+from vaecli.errors import DataError, EnvironmentFailure
+from vaecli.listeners import Progress, Report, nobody
 
 _CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 CIFAR10 = "cifar10"
@@ -100,9 +96,6 @@ def _format(name: str) -> Format:
     return _CIFAR if name == CIFAR10 else _IDX
 
 
-def _ignore(_: str) -> None: ...
-
-
 # ------------------------------------------------------------------ sets on disk
 
 
@@ -112,7 +105,7 @@ def load(
     *,
     allow_download: bool,
     progress: Progress | None = None,
-    report: Report = _ignore,
+    report: Report = nobody,
     sources: Sources | None = None,
 ) -> Dataset:
     """Find the set `name` in `data_dir`, or else download it there.
@@ -133,7 +126,7 @@ def load(
     return found or download(name, data_dir, progress=progress, report=report, sources=sources)
 
 
-def find(name: str, data_dir: Path, *, report: Report = _ignore) -> Dataset | None:
+def find(name: str, data_dir: Path, *, report: Report = nobody) -> Dataset | None:
     """Read the set `name` from our cache or from its own files, without network and torchvision.
 
     A damaged cache is made anew when sound files are there.
@@ -225,7 +218,7 @@ def download(
     data_dir: Path,
     *,
     progress: Progress | None = None,
-    report: Report = _ignore,
+    report: Report = nobody,
     sources: Sources | None = None,
 ) -> Dataset:
     """Download the set `name` to `data_dir` and write the cache.
@@ -249,7 +242,8 @@ def download(
     try:
         files.make_folder(path.parent)
         files.make_folder(raw)
-        with _turn(name, path.with_name("lock"), report):
+        lock, what = path.with_name("lock"), f"the download of {name}"
+        with files.turn(lock, what=what, patience=LOCK_WAIT, report=report):
             dataset = find(name, data_dir)
             if dataset is None:
                 # left by a killed process; in these two folders only the holder writes
@@ -265,27 +259,6 @@ def download(
             f"{name}: {error.filename or data_dir}: {error.strerror or error}",
             "Make room, or choose a folder that can be written with --data-dir.",
         ) from None
-
-
-@contextlib.contextmanager
-def _turn(name: str, path: Path, report: Report) -> Iterator[None]:
-    """Hold the lock `path`, after waiting for the process that holds it."""
-    start = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        for attempt in itertools.count():
-            try:
-                stack.enter_context(files.lock(path, what=f"the download of {name}"))
-                break
-            except BusyError as busy:
-                if time.monotonic() - start > LOCK_WAIT:
-                    raise EnvironmentFailure(
-                        f"{busy.message}: {path}: it does not end",
-                        "End that process, or choose another folder with --data-dir.",
-                    ) from None
-                if attempt == 0:
-                    report(f"{busy.message}; waiting for it")
-                time.sleep(0.1)
-        yield
 
 
 def torchvision_sources(name: str) -> Sources:

@@ -6,12 +6,12 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from vaecli import files
+from vaecli.config import as_options
 from vaecli.data import arrays, decode, folder, store
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.decode import Fitting, ShapeRule
@@ -19,15 +19,13 @@ from vaecli.data.folder import Entry
 from vaecli.data.origin import Options, Origin
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.limits import MAX_PIXELS
+from vaecli.listeners import Progress, Report, nobody
 
 BAD_SHARE = 0.1
 """A set of which more cannot be read is refused, --skip-bad or not."""
 NAMED_BAD = 10
 WINDOW_SHARE = 4
 """A window of the shuffle takes one part in so many of the memory for images."""
-
-
-def _quiet(_: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ def load(
     data_dir: Path,
     preparation: Preparation | None = None,
     memory: int | None = None,
-    report: Callable[[str], None] = _quiet,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    report: Report = nobody,
+    progress: Progress | None = None,
 ) -> Dataset:
     """The images at `location`, from the cache where they were prepared before.
 
@@ -78,7 +76,7 @@ def load(
         EnvironmentFailure: the cache cannot be written.
     """
     if problems := list(options.problems()):
-        raise UsageError("; ".join(f"--{k.replace('_', '-')} {text}" for k, text in problems))
+        raise UsageError(as_options(problems))
     location = Path(os.path.abspath(location))
     memory = store.memory_for_images() if memory is None else memory
     source: _Folder | _Array
@@ -131,7 +129,7 @@ class _Folder:
     location: Path
     options: Options
     preparation: Preparation | None
-    progress: Callable[[str, int, int | None], None] | None
+    progress: Progress | None
     kind: ClassVar[Literal["folder"]] = "folder"
     notes: ClassVar[tuple[str, ...]] = ()
 
@@ -223,14 +221,14 @@ def _prepared(
     memory: int,
     source: _Folder | _Array,
     whole: bool,
-    report: Callable[[str], None],
+    report: Report,
 ) -> tuple[store.Contents, Dataset]:
     """What is stored for `key`, made first where it is not there."""
     if found := _stored(slot, key, name, memory, report):
         return found
     files.make_folder(slot)
     with store.turn(slot, report):
-        found = _stored(slot, key, name, memory, _quiet)  # by the process we waited for
+        found = _stored(slot, key, name, memory, nobody)  # by the process we waited for
         if not found:
             _make(slot, key, source, whole, memory)
             found = store.read(slot, key, name, memory)
@@ -239,7 +237,7 @@ def _prepared(
 
 
 def _stored(
-    slot: Path, key: str, name: str, memory: int, report: Callable[[str], None]
+    slot: Path, key: str, name: str, memory: int, report: Report
 ) -> tuple[store.Contents, Dataset] | None:
     try:
         return store.read(slot, key, name, memory)
@@ -281,9 +279,7 @@ def _numbers(labels: list[str | None]) -> tuple[int, ...] | None:
     return tuple(places[name] for name in names)
 
 
-def _refuse_bad(
-    location: Path, contents: store.Contents, skip: bool, report: Callable[[str], None]
-) -> None:
+def _refuse_bad(location: Path, contents: store.Contents, skip: bool, report: Report) -> None:
     """DataError when images cannot be read, unless they may be left out and are few."""
     bad = contents.bad
     if not bad:
@@ -300,7 +296,7 @@ def _refuse_bad(
     report(f"{count} and were left out: {some}{more}")
 
 
-def _both_sides(dataset: Dataset, report: Callable[[str], None]) -> Dataset:
+def _both_sides(dataset: Dataset, report: Report) -> Dataset:
     """Move the image with the smallest hash, at the border of the two, to a side that is empty."""
     train, test = dataset.train, dataset.test
     if len(train) + len(test) == 1:

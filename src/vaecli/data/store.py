@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import math
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,11 @@ import torch
 from torch import Tensor
 
 from vaecli import files
-from vaecli.config import canonical_json, parse_json
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.mapped import Mapped
-from vaecli.errors import BusyError, DataError, EnvironmentFailure
+from vaecli.errors import DataError
+from vaecli.listeners import Report
+from vaecli.strict_json import canonical_json, parse_json
 
 FORMAT = "vaecli-images-1"
 INDEX = "index.json"
@@ -71,23 +70,10 @@ def memory_for_images() -> int:
 
 
 @contextlib.contextmanager
-def turn(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+def turn(folder: Path, report: Report) -> Iterator[None]:
     """Hold the lock of `folder`, after waiting for the process that holds it."""
-    start = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        for attempt in itertools.count():
-            try:
-                stack.enter_context(files.lock(folder / "lock", what="the folder's preparation"))
-                break
-            except BusyError as busy:
-                if time.monotonic() - start > LOCK_WAIT:
-                    raise EnvironmentFailure(
-                        f"{busy.message}: {folder}: it does not end",
-                        "End that process, or choose another folder with --data-dir.",
-                    ) from None
-                if attempt == 0:
-                    report(f"{busy.message}; waiting for it")
-                time.sleep(0.1)
+    what = "the folder's preparation"
+    with files.turn(folder / "lock", what=what, patience=LOCK_WAIT, report=report):
         files.remove_leftovers(folder)
         yield
 

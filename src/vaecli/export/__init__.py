@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vaecli import __version__
-from vaecli.config import canonical_json, to_json
+from vaecli.config import to_json
 from vaecli.errors import VaecliError
 from vaecli.generation import mean_image
 from vaecli.model import VAE
+from vaecli.strict_json import canonical_json
 
 BATCH_SIZES = (1, 3)
 """Parity is measured at both: a batch axis that was frozen in export fails at one of them."""

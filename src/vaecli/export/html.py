@@ -80,7 +80,7 @@ class Page:
 def embed(model: VAE, images: Images) -> Embedding:
     """Encode a set of images on the device of the model."""
     means, rates = [], []
-    device = next(model.parameters()).device
+    device = model.device
     for _, x in floats(images.pixels, BATCH_SIZE, device):
         mean, log_variance = model.encoder(x)
         means.append(mean.cpu())

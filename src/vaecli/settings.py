@@ -1,0 +1,120 @@
+"""What was given becomes a configuration, or every value that is wrong is named at once.
+
+`given` holds settings by field name of ModelConfig, TrainConfig and Options; what is absent was
+not given.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from vaecli import data
+from vaecli.config import (
+    COLOUR_LIKELIHOOD,
+    RECIPES,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    as_options,
+    contradictions,
+)
+from vaecli.data.dataset import Dataset
+from vaecli.data.origin import Options
+from vaecli.errors import DataError, UsageError
+from vaecli.sources import OWN_FIELDS, options_given
+
+MODEL_FIELDS = {field.name for field in fields(ModelConfig)}
+TRAIN_FIELDS = {field.name for field in fields(TrainConfig)}
+DATA_FIELDS = {"image_shape", "border", "digits"}
+"""What a model's configuration takes from the images."""
+
+
+def require_sound(given: Mapping[str, Any]) -> None:
+    """Report every bad value at once, before any data is loaded.
+
+    Raises:
+        UsageError: a setting is unknown, or its value is wrong.
+    """
+    known = (MODEL_FIELDS | TRAIN_FIELDS | OWN_FIELDS | {"data"}) - DATA_FIELDS - {"init_from"}
+    for name in given.keys() - known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known))}."
+        raise UsageError(f"{name}: unknown setting", hint)
+    model = ModelConfig(**{"image_shape": (1, 28, 28), **_of(MODEL_FIELDS, given)})
+    problems = [
+        *model.problems(),
+        *training(given).problems(),
+        *options_given(Options(), given).problems(),
+        *contradictions(model, training(given).binarize),
+    ]
+    if problems:
+        raise UsageError(as_options(problems))
+
+
+def configuration(
+    given: Mapping[str, Any], dataset: Dataset, environment: dict[str, str | int]
+) -> RunConfig:
+    """The configuration of a new run on `dataset`.
+
+    Raises:
+        DataError: these images cannot be trained on so.
+    """
+    if not len(dataset.train) or not len(dataset.test):
+        raise DataError(f"--data {dataset.name}: it has no images")
+    if given.get("patience") and len(dataset.train) < 2:
+        raise DataError(
+            f"--data {dataset.name}: it has one training image, and --patience needs one to train"
+            " on and one to hold out",
+            "Leave --patience out, or use more images.",
+        )
+    return RunConfig(
+        model=_model(given, dataset),
+        training=training(given),
+        data=_data(dataset),
+        environment=environment,
+    )
+
+
+def training(given: Mapping[str, Any]) -> TrainConfig:
+    """The settings of training: those given, then those tuned for the architecture."""
+    recipe = RECIPES.get(given.get("arch", ModelConfig.arch), {})
+    return TrainConfig(**{**recipe, **_of(TRAIN_FIELDS, given)})
+
+
+def _model(given: Mapping[str, Any], dataset: Dataset) -> ModelConfig:
+    settings = _of(MODEL_FIELDS, given)
+    colour = dataset.image_shape[0] == 3
+    if colour and given.get("binarize", "none") == "none":  # black and white need a Bernoulli
+        settings.setdefault("likelihood", COLOUR_LIKELIHOOD)
+    model = ModelConfig(
+        image_shape=dataset.image_shape,
+        border=dataset.border(),
+        digits=dataset.origin is None and dataset.name in data.DIGITS,
+        **settings,
+    )
+    if problems := list(model.problems()):
+        raise DataError(
+            f"--data {dataset.name}: {as_options(problems)}",
+            "Use --arch mlp, or larger images." if model.arch == "conv" else "",
+        )
+    return model
+
+
+def _data(dataset: Dataset) -> DataConfig:
+    return DataConfig(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint(),
+        n_train=len(dataset.train),
+        n_test=len(dataset.test),
+        kind="named" if dataset.origin is None else dataset.origin.kind,
+        n_skipped=0 if dataset.origin is None else dataset.origin.skipped,
+        shuffle_window=0 if dataset.origin is None else dataset.origin.window,
+    )
+
+
+def _of(names: set[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name in names}

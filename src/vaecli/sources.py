@@ -1,0 +1,155 @@
+"""Where images come from: how a set is found, and where those of a run lie now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vaecli import data, run
+from vaecli.config import ModelConfig
+from vaecli.data.dataset import Dataset
+from vaecli.data.decode import Fitting
+from vaecli.data.origin import Options, Origin
+from vaecli.data.own import Preparation
+from vaecli.errors import DataError, ModelError
+from vaecli.listeners import Progress, Report, nobody
+
+OWN_FIELDS = {field.name for field in fields(Options)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """How images are found: the folder of named and prepared sets, the network, whom to tell.
+
+    `memory` is how many bytes of the user's own images are held in memory, None as the machine
+    has; larger sets are read from the disk while training.
+    """
+
+    folder: Path | None = None
+    download: bool = True
+    report: Report = nobody
+    progress: Progress | None = None
+    memory: int | None = None
+
+    def load(
+        self,
+        name: str,
+        limit: int | None = None,
+        options: Options | None = None,
+        preparation: Preparation | None = None,
+    ) -> Dataset:
+        """The set called `name`, or the images at that path, with at most `limit` to train on."""
+        found = data.load(
+            name,
+            options=options,
+            preparation=preparation,
+            memory=self.memory,
+            folder=self.folder,
+            download=self.download,
+            report=self.report,
+            progress=self.progress,
+        )
+        return found if limit is None else replace(found, train=found.train.first(limit))
+
+
+def options_given(start: Options, given: Mapping[str, Any]) -> Options:
+    """`start` with what was given of its fields."""
+    return replace(start, **{k: v for k, v in given.items() if k in OWN_FIELDS})
+
+
+def whereabouts(found: run.Run, given: Mapping[str, Any]) -> tuple[str, Options]:
+    """The name or path of a run's images, and how they were asked for.
+
+    Args:
+        found: the run.
+        given: what was asked for besides; its `data` says where the user's own images are now.
+
+    Raises:
+        DataError: they are no longer there, or the run does not say where they are.
+        ModelError: what the run says is damaged.
+    """
+    config = found.config.data
+    if config.kind == "named":
+        if config.name not in data.NAMES:  # never a path: a stranger wrote it
+            raise ModelError(
+                f"{found.path / run.CONFIG}: data.name: no data set is called {config.name!r:.80}",
+                f"Name the images with --data; vaecli knows {', '.join(data.NAMES)}.",
+            )
+        return config.name, options_given(Options(), given)
+    name = given.get("data", data.AUTO)
+    origin = origin_of(found)
+    if origin is None and name == data.AUTO:
+        raise DataError(
+            f"{found.path}: it does not say where the {config.kind} {config.name} is",
+            "Name it with --data.",
+        )
+    if origin is not None and name == data.AUTO:
+        name = origin.location
+        if not Path(name).exists():
+            raise DataError(
+                f"{found.path}: its images are no longer at {name}",
+                "Name the place where they are now with --data.",
+            )
+    return name, options_given(Options() if origin is None else origin.options, given)
+
+
+def is_own(found: run.Run, name: str | None) -> bool:
+    """Whether `name` means the images a run was trained on; None always does."""
+    if name is None or found.config.data.kind == "named":
+        return name in (None, found.config.data.name)
+    origin = origin_of(found)
+    return origin is not None and os.path.abspath(name) == origin.location
+
+
+def preparation(model: ModelConfig, found: run.Run | None, *, whole: bool) -> Preparation:
+    """How other images are brought to a model's shape: as the run's own, where it has a folder."""
+    if found is not None and found.config.data.kind != "named":
+        return Preparation(model.image_shape, whole=whole)
+    fitting = Fitting(border=model.border, digits=model.digits, fit="auto", invert="auto")
+    return Preparation(model.image_shape, fitting, whole)
+
+
+def origin_of(found: run.Run) -> Origin | None:
+    """Where a run's own images lay when it was started; None for a named set.
+
+    Raises:
+        ModelError: what the run says is damaged.
+    """
+    content = found.read_source()
+    try:
+        return None if content is None else Origin.from_json(content)
+    except ValueError as error:
+        raise ModelError(
+            f"{found.path / run.STATE / run.SOURCE}: {error}", "Start a new run."
+        ) from None
+
+
+def same_source(found: run.Run, dataset: Dataset) -> bool:
+    """Whether a run's images were asked for as these were: under one name, or at one place."""
+    origin, now = origin_of(found), dataset.origin
+    if origin is None or now is None:
+        return origin is now and found.config.data.name == dataset.name
+    return (origin.location, origin.options) == (now.location, now.options)
+
+
+def require_unchanged(found: run.Run, dataset: Dataset) -> None:
+    """ModelError when the images are not those a run was started with."""
+    then, origin = found.config.data, origin_of(found)
+    if dataset.fingerprint() == then.fingerprint:
+        return
+    n_train, n_test = len(dataset.train), len(dataset.test)
+    what = (
+        f"{then.n_train:,} training and {then.n_test:,} test images then,"
+        f" {n_train:,} and {n_test:,} now"
+    )
+    if (then.n_train, then.n_test) == (n_train, n_test):
+        what = f"as many images ({n_train:,} and {n_test:,}), of other content"
+    if origin is not None and dataset.origin is not None:
+        what = origin.changes(dataset.origin) or what
+    raise ModelError(
+        f"{found.path}: the data {dataset.name} changed since this run was started: {what}",
+        "Restore the images it was started with, or start a new run.",
+    )

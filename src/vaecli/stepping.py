@@ -1,0 +1,133 @@
+"""A training step: the gradient of a batch, in parts where it must be, and a step along it.
+
+The batch may be shared by several processes, and its K samples per image may not fit in memory
+at once; the step is the same up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from vaecli.adam import Adam
+from vaecli.capture import Replayed, recorder
+from vaecli.config import TrainConfig
+from vaecli.model import VAE
+from vaecli.objective import Draws, Outcome, objective, passes
+from vaecli.precision import autocast, exactness
+from vaecli.processes import ALONE, Alone
+
+ADAM_BETAS = (0.9, 0.999)
+
+
+class _Batch(nn.Module):
+    """A model with its objective as the forward pass, which is what DistributedDataParallel sees.
+
+    Args:
+        model: whose objective it is.
+        free_bits: as for `objective`.
+    """
+
+    def __init__(self, model: VAE, free_bits: float) -> None:
+        super().__init__()
+        self.model = model
+        self._free_bits = free_bits
+
+    def forward(self, images: Tensor, noise: Tensor, beta: Tensor) -> Outcome:
+        """Objective, distortion and rate of each image; arguments as for `objective`."""
+        return objective(self.model, images, noise, beta, self._free_bits)
+
+
+class Stepper:
+    """Takes the steps of a training, and keeps the sums of what they saw.
+
+    Args:
+        model: what is trained, on `device` and in `dtype`.
+        config: of the training.
+        device: where it is computed.
+        dtype: in what.
+        processes: those that share every batch.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        config: TrainConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        processes: Alone,
+    ) -> None:
+        self._model, self._config, self._processes = model, config, processes
+        self._device, self._dtype = device, dtype
+        self.optimizer = Adam(dict(model.named_parameters()), ADAM_BETAS)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        """Objective, distortion and rate summed over the images of this epoch so far."""
+        self._step_sums = torch.zeros_like(self.sums)
+        self._batch = processes.parallel(_Batch(model, config.free_bits), self._example_objective)
+        """What a step computes; its gradients are shared by the processes."""
+        self._fit: Callable[..., None] = self._fit_batch
+        if processes is ALONE and (found := recorder(device)) is not None:
+            self._fit = Replayed(self._fit_batch, found)
+
+    def take(self, pixels: Tensor, draws: Draws, start: int, beta: float, of: int) -> None:
+        """One step on a batch of `of` images, of which these are this process's.
+
+        Args:
+            pixels: (B, C, H, W) uint8, this process's part of the batch.
+            draws: of the epoch.
+            start: place of the first of them in the visiting order.
+            beta: weight of the rate.
+            of: images in the batch, over all processes.
+        """
+        stop = start + len(pixels)
+        images = draws.images(pixels, start).to(self._dtype)
+        weight = torch.full((), beta, device=self._device, dtype=self._dtype)
+        samples = self._config.importance_samples
+        parts = list(passes(start, stop, self._model.config, samples)) or [(start, start)]
+        if len(parts) == 1 and len(pixels) == of:
+            self._fit(images, draws.noise(start, stop).to(self._dtype), weight)
+            return
+        self.optimizer.forget_gradients()
+        for first, last in parts:
+            shared = nullcontext() if last == stop else self._processes.local(self._batch)
+            with shared:
+                part = images[first - start : last - start]
+                noise = draws.noise(first, last).to(self._dtype)
+                self._add_gradient(part, noise, weight, of)
+        self._finish_step()
+
+    def _fit_batch(self, images: Tensor, noise: Tensor, beta: Tensor) -> None:
+        """A step on one batch that is computed at once; the same work on the device each time."""
+        self.optimizer.forget_gradients()
+        self._add_gradient(images, noise, beta, len(images))
+        self._finish_step()
+
+    def _add_gradient(self, images: Tensor, noise: Tensor, beta: Tensor, of: int) -> None:
+        """Add what these images contribute to the gradient of a batch of `of`, and their sums."""
+        precision = self._config.precision
+        with exactness(precision, self._device):
+            with autocast(precision, self._device):
+                outcome: Outcome = self._batch(images, noise, beta)
+            # the gradient is the mean over the processes of what each computes
+            share = outcome.objective.sum() / of * self._processes.count
+            torch.autograd.backward(share)
+        with torch.no_grad():
+            self._step_sums += torch.stack([term.sum() for term in outcome])
+
+    def _example_objective(self, batch: nn.Module) -> Tensor:
+        """The objective of one black image."""
+        model, samples = self._model.config, self._config.importance_samples
+        image = torch.zeros(1, *model.image_shape, dtype=self._dtype, device=self._device)
+        drawn = (1, model.latent_dim) if samples == 1 else (1, samples, model.latent_dim)
+        noise = torch.zeros(drawn, dtype=self._dtype, device=self._device)
+        outcome: Outcome = batch(image, noise, noise.new_ones(()))
+        return outcome.objective.sum()
+
+    def _finish_step(self) -> None:
+        self.optimizer.step()
+        self._processes.add(self._step_sums)
+        self.sums += self._step_sums
+        self._step_sums.zero_()
