@@ -71,7 +71,8 @@ class Source:
     """How images are found: the folder of named and prepared sets, the network, whom to tell.
 
     `memory` is how many bytes of the user's own images are held in memory, None as the machine
-    has; larger sets are read from the disk while training.
+    has; larger sets are read from the disk while training.  `checked` says that another process of
+    this machine has just read the same images.
     """
 
     folder: Path | None = None
@@ -79,6 +80,7 @@ class Source:
     report: data.Say = lambda text: None
     progress: data.Progress | None = None
     memory: int | None = None
+    checked: bool = False
 
     def load(
         self,
@@ -93,6 +95,7 @@ class Source:
             options=options,
             preparation=preparation,
             memory=self.memory,
+            checked=self.checked,
             folder=self.folder,
             download=self.download,
             report=self.report,
@@ -227,7 +230,7 @@ def followed(told: dict[str, Any], source: Source) -> Plan:
     config = RunConfig.from_json(told["config"])
     options = None if told["options"] is None else Options(**told["options"])
     dataset = source.load(told["location"], config.training.limit, options)
-    if dataset.fingerprint() != config.data.fingerprint:
+    if not source.checked and dataset.fingerprint() != config.data.fingerprint:
         raise DataError(
             f"--data {told['location']}: on {platform.node()} it holds other images than on the"
             " machine of the first process",
