@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -169,7 +169,7 @@ def test_a_process_that_hangs_ends_the_others(data_dir: Path, tmp_path: Path) ->
     command = [*TRAIN, "--epochs", 100_000, "--data-dir", data_dir, "-o", run, "--no-progress"]
     started = start("command_worker.py", tmp_path, seconds, *command)
     with killed_at_last(started):
-        wait_for(run / "state" / "manifest.json")
+        wait_for(run / "state" / "manifest.json", started)
         started[1].send_signal(signal.SIGSTOP)
         before = time.monotonic()
         codes, errors = endings([started[0], started[2]])
@@ -235,9 +235,10 @@ def ending(process: subprocess.Popen[str]) -> tuple[str, str]:
         raise AssertionError(process.communicate(timeout=60)) from None
 
 
-def wait_for(path: Path) -> None:
+def wait_for(path: Path, started: Sequence[subprocess.Popen[str]] = ()) -> None:
     limit = time.monotonic() + 60
     while not path.is_file():
+        assert not any(process.poll() for process in started)
         assert time.monotonic() < limit
         time.sleep(0.05)
 
