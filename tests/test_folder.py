@@ -9,8 +9,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -391,6 +394,26 @@ def test_a_second_start_decodes_nothing(
         load(photos)
 
 
+def test_two_at_once_prepare_once(
+    load: Load, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the lock alone, which is a file's: of two threads as of two processes."""
+    make, made = own._make, []
+    told: list[str] = []
+
+    def slow(*arguments: Any) -> None:
+        made.append(arguments[0])
+        time.sleep(0.3)
+        make(*arguments)
+
+    monkeypatch.setattr(own, "_make", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: load(photos, report=told.append), range(2))
+    assert len(made) == 1
+    assert [text.endswith("waiting for it") for text in told] == [True]
+    assert first.fingerprint() == second.fingerprint()
+
+
 def raw_files(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "cache").rglob("*.raw"))
 
@@ -548,6 +571,7 @@ def test_origin_survives_json() -> None:
 MAPPED = """
 import json, os, sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 # imported once, not in each of the processes that are forked below
 import matplotlib.backends.backend_agg, matplotlib.figure, matplotlib.ticker

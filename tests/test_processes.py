@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import process_worker
 from conftest import TRAIN
 from vaecli import launch, processes
+from vaecli.commands.preview import ACROSS
 
 WORLD = 3
 TESTS = Path(__file__).parent
@@ -34,21 +39,62 @@ def free_port() -> int:
         return port
 
 
+def start(
+    script: str, *arguments: object, world: int = WORLD, **of_each: list[object]
+) -> list[subprocess.Popen[str]]:
+    """The processes of a group, as torchrun starts them.
+
+    Args:
+        script: beside this file.
+        arguments: of all.
+        world: how many.
+        of_each: environment variables that differ, a value for each process.
+    """
+    variables = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
+    variables |= {"MASTER_PORT": str(free_port())}
+    of_each = {"RANK": list(range(world)), "LOCAL_RANK": list(range(world)), **of_each}
+    return [
+        subprocess.Popen(
+            [sys.executable, TESTS / script, *map(str, arguments)],
+            env={
+                **environment(),
+                **variables,
+                **{name: str(values[rank]) for name, values in of_each.items()},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+@contextmanager
+def killed_at_last(started: list[subprocess.Popen[str]]) -> Iterator[None]:
+    """Within this, processes may be left behind."""
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def endings(started: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
+    """The exit codes of processes that end by themselves, and what they wrote to stderr."""
+    with killed_at_last(started):
+        said = [process.communicate(timeout=100)[1] for process in started]
+        return [process.returncode for process in started], "".join(said)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What one process trained, and what three did."""
     one, three = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("three")
-    variables = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1"}
-    variables |= {"MASTER_PORT": str(free_port())}
-    started = [
-        subprocess.Popen(
-            [sys.executable, TESTS / "process_worker.py", str(three)],
-            env={**environment(), **variables, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(WORLD)
-    ]
+    started = start("process_worker.py", three)
     process_worker.train(one, processes.ALONE)
-    assert [process.wait(100) for process in started] == [0] * WORLD
+    codes, said = endings(started)
+    assert codes == [0] * WORLD, said
     return one, three
 
 
@@ -70,6 +116,68 @@ def test_only_the_first_process_writes(folders: tuple[Path, Path]) -> None:
         path = folders[1] / case
         assert (path / "model.safetensors").is_file()
         assert not list((folders[1] / f"config-{case}-1" / "state").glob("generation-*"))
+
+
+def test_an_error_of_one_process_is_raised_in_every_one(folders: tuple[Path, Path]) -> None:
+    said = [json.loads((folders[1] / f"error-{rank}.json").read_text()) for rank in range(WORLD)]
+    assert said == [["there: damaged", "Repair it."]] * WORLD
+
+
+def test_each_process_reads_its_share_and_one_of_a_machine_prepares(tmp_path: Path) -> None:
+    """Two processes of one machine; one of another, which has its own folder of prepared sets."""
+    for index in range(640):
+        photo = tmp_path / f"photos/{index}.png"
+        photo.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), index % 256).save(photo)
+    run, epochs, batch = tmp_path / "run", 2, 50
+    command = ["train", "--data", tmp_path / "photos", "--test-fraction", 0.5, "-o", run, "-q"]
+    command += ["--hidden", 8, "--epochs", epochs, "--batch-size", batch]
+    folders = [tmp_path / "first", tmp_path / "first", tmp_path / "second"]
+    started = start(
+        "command_worker.py",
+        *(tmp_path, 60, *command),
+        LOCAL_RANK=[0, 1, 0],
+        VAECLI_TRAIN_DATA_DIR=list(folders),
+        GROUP_WORLD_SIZE=[2, 2, 2],
+    )
+    codes, said = endings(started)
+    assert codes == [0] * WORLD, said
+    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD)]
+    assert [each["prepared"] for each in seen] == [1, 0, 1]
+
+    data = json.loads((run / "config.json").read_text())["data"]
+    train, test = data["n_train"], data["n_test"]
+    assert test > 256, "each of the first two has images to judge"
+    sizes = [min(batch, train - begin) for begin in range(0, train, batch)]
+    judged = [min(256, test - begin) for begin in range(0, test, 256)]
+    shares = []
+    for rank in range(WORLD):
+        alone = processes.Alone()
+        alone.rank, alone.count = rank, WORLD
+        shares.append(sum(len(range(size)[alone.share(size)]) for size in sizes) * epochs)
+        shares[rank] += sum(judged[rank::WORLD]) * epochs
+        shares[rank] += len(range(train)[alone.share(train)])  # for the mean image
+        shares[rank] += ACROSS  # for the preview
+    checked = 2 * (train + test)  # as it was prepared, and as it was read back
+    assert seen[1]["read"] == shares[1]
+    assert seen[2]["read"] == shares[2] + checked
+    assert seen[0]["read"] >= shares[0] + checked
+
+
+def test_a_process_that_hangs_ends_the_others(data_dir: Path, tmp_path: Path) -> None:
+    seconds, run = 12, tmp_path / "run"
+    command = [*TRAIN, "--epochs", 100_000, "--data-dir", data_dir, "-o", run, "--no-progress"]
+    started = start("command_worker.py", tmp_path, seconds, *command)
+    with killed_at_last(started):
+        wait_for(run / "state" / "manifest.json", started)
+        started[1].send_signal(signal.SIGSTOP)
+        before = time.monotonic()
+        codes, errors = endings([started[0], started[2]])
+        took = time.monotonic() - before
+    assert codes == [5, 5], errors
+    assert errors.count("vaecli: error:") == 1, errors
+    assert "one of the 3 processes ended, or was silent for 0.2 minutes" in errors
+    assert seconds - 1 < took < seconds + 10
 
 
 def test_shares_cover_a_batch_once() -> None:
@@ -127,9 +235,10 @@ def ending(process: subprocess.Popen[str]) -> tuple[str, str]:
         raise AssertionError(process.communicate(timeout=60)) from None
 
 
-def wait_for(path: Path) -> None:
+def wait_for(path: Path, started: Sequence[subprocess.Popen[str]] = ()) -> None:
     limit = time.monotonic() + 60
     while not path.is_file():
+        assert not any(process.poll() for process in started)
         assert time.monotonic() < limit
         time.sleep(0.05)
 

@@ -95,7 +95,7 @@ class Alone:
         Of the processes that an error ends, one is marked to tell it: its `heard` is True.
 
         Raises:
-            EnvironmentFailure: another process died, or was silent for `TIMEOUT`.
+            EnvironmentFailure: another process died, or was silent for the group's timeout.
         """
         yield
 
@@ -103,13 +103,17 @@ class Alone:
 ALONE = Alone()
 
 
-def join(device: torch.device) -> Alone:
+def join(device: torch.device, timeout: timedelta = TIMEOUT) -> Alone:
     """The group that torchrun started this process for; `ALONE` without torchrun.
+
+    Args:
+        device: where this process computes.
+        timeout: how long it waits for the others.
 
     Raises:
         EnvironmentFailure: the others cannot be reached.
     """
-    return Group(device) if launch.by_torchrun() else ALONE
+    return Group(device, timeout) if launch.by_torchrun() else ALONE
 
 
 class Group(Alone):
@@ -117,20 +121,21 @@ class Group(Alone):
 
     Args:
         device: where this process computes.
+        timeout: how long it waits for the others.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, timeout: timedelta) -> None:
         import torch.distributed as dist
 
-        self._dist, self._device = dist, device
+        self._dist, self._device, self._timeout = dist, device, timeout
         self.rank, self.count = launch.rank(), launch.count()
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
-            self._store = _store(dist)
+            self._store = _store(dist, timeout)
             dist.init_process_group(
-                backend, store=self._store, rank=self.rank, world_size=self.count, timeout=TIMEOUT
+                backend, store=self._store, rank=self.rank, world_size=self.count, timeout=timeout
             )
             self._patient = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
         except (RuntimeError, ValueError) as error:
@@ -210,7 +215,7 @@ class Group(Alone):
             yield
         except Exception as error:
             about_others = isinstance(error, RuntimeError) and _is_about_others(error)
-            told = ProcessLost(self.count) if about_others else error
+            told = ProcessLost(self.count, self._timeout) if about_others else error
             if not hasattr(told, "heard"):
                 vars(told)["heard"] = self._first_to_fail()
             if told is error:
@@ -236,13 +241,13 @@ class Group(Alone):
         return json.loads(bytes(buffer.tolist()))
 
 
-def _store(dist: Any) -> Any:
+def _store(dist: Any, timeout: timedelta) -> Any:
     """Where the processes find each other.
 
     On one machine torchrun keeps it over a restart, with the addresses of processes that are gone;
     on several it makes a new one, and they need not agree on how often it did.
     """
-    store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     attempt = "" if launch.several_machines() else f" {launch.restarts()}"
     return dist.PrefixStore(f"vaecli{attempt}", store)
 
@@ -250,8 +255,8 @@ def _store(dist: Any) -> Any:
 class ProcessLost(EnvironmentFailure):
     """Another process of the group died, or has been silent for too long."""
 
-    def __init__(self, count: int) -> None:
-        minutes = TIMEOUT.total_seconds() / 60
+    def __init__(self, count: int, timeout: timedelta) -> None:
+        minutes = timeout.total_seconds() / 60
         super().__init__(
             f"one of the {count} processes ended, or was silent for {minutes:g} minutes;"
             " the last commit is kept",

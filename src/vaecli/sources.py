@@ -25,7 +25,8 @@ class Source:
     """How images are found: the folder of named and prepared sets, the network, whom to tell.
 
     `memory` is how many bytes of the user's own images are held in memory, None as the machine
-    has; larger sets are read from the disk while training.
+    has; larger sets are read from the disk while training.  `checked` says that another process of
+    this machine has just read the same images.
     """
 
     folder: Path | None = None
@@ -33,6 +34,7 @@ class Source:
     report: Report = nobody
     progress: Progress | None = None
     memory: int | None = None
+    checked: bool = False
 
     def load(
         self,
@@ -47,6 +49,7 @@ class Source:
             options=options,
             preparation=preparation,
             memory=self.memory,
+            checked=self.checked,
             folder=self.folder,
             download=self.download,
             report=self.report,

@@ -196,7 +196,7 @@ class _Loop:
         self.test = dataset.test.to(device)
         self.batch_size = min(self.config.batch_size, len(self.train))
         self.steps_per_epoch = math.ceil(len(self.train) / self.batch_size)
-        self.model = initial_model(run.config, self.train).to(device, dtype)
+        self.model = initial_model(run.config, self.train, processes).to(device, dtype)
         if initial is not None:
             self.model.load_state_dict(initial.state_dict())
         self._starts_from_given = initial is not None
@@ -442,17 +442,19 @@ class _Loop:
         return tensors
 
 
-def initial_model(config: RunConfig, images: Images) -> VAE:
+def initial_model(config: RunConfig, images: Images, processes: Alone = ALONE) -> VAE:
     """The model before its first step.
 
     Args:
         config: the run's configuration.
         images: the training images, for the output bias.
+        processes: those that train together, of which each looks at its share of the images.
     """
     model = build(config.model, seed=derive_seed(config.training.seed, "weights"))
     distribution = LIKELIHOODS[config.model.likelihood]
     if config.training.output_bias == "mean":
-        bias = distribution.output_bias(images.mean_image().flatten(), len(images))
+        mean = images.mean_image(processes).flatten()
+        bias = distribution.output_bias(mean, len(images))
     else:
         bias = torch.zeros(config.model.pixels)
     with torch.no_grad():

@@ -370,7 +370,8 @@ def _agree(common: options.Common, group: Alone, make_plan: Callable[[], Plan]) 
         if group.first:
             plan = make_plan()
     told = group.share_value(None if plan is None or group.count == 1 else plan.to_json())
-    source = Source(common.data_dir, common.download)
+    checked = launch.local_rank() > 0  # by the one whose turn is first
+    source = Source(common.data_dir, common.download, checked=checked)
     for turn in (launch.local_rank() == 0, True):
         with group.agreed(preparing=True):
             if plan is None and turn:

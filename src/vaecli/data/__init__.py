@@ -36,6 +36,7 @@ def load(
     folder: Path | None = None,
     download: bool = True,
     memory: int | None = None,
+    checked: bool = False,
     report: Report = nobody,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -49,6 +50,7 @@ def load(
         folder: where named sets and prepared images are kept; `default_folder()` for None.
         download: whether the network may be used.
         memory: bytes of the user's images held in memory; None: as the machine has.
+        checked: whether another process has just read the user's images, prepared and undamaged.
         report: told what a person should know, such as a fallback.
         progress: told (what, done, total) during long work.
 
@@ -65,6 +67,7 @@ def load(
             data_dir=folder,
             preparation=preparation,
             memory=memory,
+            checked=checked,
             report=report,
             progress=progress,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
 from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window, permutation
+from vaecli.processes import ALONE, Alone
 
 _HELD_OUT_SEED = 1
 _PART = 8 * 2**20  # bytes looked at together in passes over a whole set
@@ -75,14 +77,20 @@ class Images:
 
     def parts(self) -> Iterator[Tensor]:
         """All pixels in order, in parts of bounded size."""
-        step = max(1, _PART // max(1, self.pixels[:1].numel()))
+        step = max(1, _PART // max(1, math.prod(self.pixels.shape[1:])))
         for start in range(0, len(self), step):
             yield self.pixels[start : start + step]
 
-    def mean_image(self) -> Tensor:
-        """Mean over the images in [0, 1], exact: (C, H, W) float64."""
-        total = sum(part.sum(0, dtype=torch.int64) for part in self._small_parts())
-        assert isinstance(total, Tensor)
+    def mean_image(self, processes: Alone = ALONE) -> Tensor:
+        """Mean over the images in [0, 1], exact: (C, H, W) float64.
+
+        Args:
+            processes: those that hold the same set, of which each reads a share.
+        """
+        total = torch.zeros(self.pixels.shape[1:], dtype=torch.int64, device=self.pixels.device)
+        for part in self[processes.share(len(self))]._small_parts():
+            total += part.sum(0, dtype=torch.int64)
+        processes.add(total)
         return total.double() / (255 * len(self))
 
     def _small_parts(self) -> Iterator[Tensor]:
@@ -142,6 +150,12 @@ class Dataset:
         """The same images, said to come from `origin`; a fingerprint that is known stays so."""
         copy = replace(self, origin=origin)
         vars(copy).update({k: v for k, v in vars(self).items() if k == "_fingerprint"})
+        return copy
+
+    def known_as(self, fingerprint: str) -> Dataset:
+        """The same images with a fingerprint that somebody else has computed."""
+        copy = replace(self)
+        vars(copy)["_fingerprint"] = fingerprint
         return copy
 
     def fingerprint(self) -> str:

@@ -56,6 +56,7 @@ def load(
     data_dir: Path,
     preparation: Preparation | None = None,
     memory: int | None = None,
+    checked: bool = False,
     report: Report = nobody,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -67,6 +68,7 @@ def load(
         data_dir: where what was prepared is kept.
         preparation: the shape and so on of a model; None finds a shape that suits the images.
         memory: bytes of images held in memory, larger sets are mapped; None: as the machine has.
+        checked: whether another process has just read what is prepared, and found it undamaged.
         report: told what a person should know.
         progress: told (what, done, total).
 
@@ -95,7 +97,7 @@ def load(
         data_dir / "vaecli" / "own" / f"{name}-{store.key_of(os.fspath(location), settings)[:12]}"
     )
     try:
-        contents, dataset = _prepared(slot, key, name, memory, source, whole, report)
+        contents, dataset = _prepared(slot, key, name, memory, checked, source, whole, report)
     except OSError as error:
         raise EnvironmentFailure(
             f"prepared images: {error.filename or slot}: {error.strerror or error}",
@@ -219,12 +221,13 @@ def _prepared(
     key: str,
     name: str,
     memory: int,
+    checked: bool,
     source: _Folder | _Array,
     whole: bool,
     report: Report,
 ) -> tuple[store.Contents, Dataset]:
     """What is stored for `key`, made first where it is not there."""
-    if found := _stored(slot, key, name, memory, report):
+    if found := _stored(slot, key, name, memory, report, checked):
         return found
     files.make_folder(slot)
     with store.turn(slot, report):
@@ -237,10 +240,10 @@ def _prepared(
 
 
 def _stored(
-    slot: Path, key: str, name: str, memory: int, report: Report
+    slot: Path, key: str, name: str, memory: int, report: Report, checked: bool = False
 ) -> tuple[store.Contents, Dataset] | None:
     try:
-        return store.read(slot, key, name, memory)
+        return store.read(slot, key, name, memory, checked)
     except DataError as error:
         report(f"{error.message}; preparing the images again")
         return None
