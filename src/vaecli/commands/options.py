@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ from vaecli.limits import MAX_CONFIG_BYTES
 from vaecli.ui import Terminal
 
 MACHINE, OUTPUT = "Machine", "Output and messages"
+DATA_NAMES = ("auto", "digits", "mnist", "fashion-mnist", "kmnist", "cifar10")
+"""As `vaecli.data` has them, which imports torch: too slow for a shell that completes a word."""
 DEFAULT_FILE = Path("vaecli.toml")
 SHORT_VARIABLES = {
     "data_dir": "VAECLI_DATA_DIR",
@@ -36,6 +39,26 @@ SHORT_VARIABLES = {
 def with_default(text: str, default: object) -> str:
     r"""Help text that names the default of an option whose value is None when not given."""
     return rf"{text} \[default: {default}]"
+
+
+def _starting(incomplete: str, words: Iterable[str]) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
+
+
+def complete_data(incomplete: str) -> list[str]:
+    """Named sets, for a shell; where none fits, the shell goes on with files."""
+    return _starting(incomplete, DATA_NAMES)
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """`latest` and the numbered runs, the newest first."""
+    runs = sorted((str(path.parent) for path in Path("runs").glob("*/config.json")), reverse=True)
+    return _starting(incomplete, ["latest", *runs])
+
+
+def complete_devices(incomplete: str) -> list[str]:
+    """What --device takes."""
+    return _starting(incomplete, ["auto", "cpu", "cuda"])
 
 
 def read_defaults(ctx: typer.Context, file: str | None) -> str | None:
@@ -102,6 +125,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
+        autocompletion=complete_devices,
         help=with_default("auto, cpu, cuda or cuda:N. Also VAECLI_DEVICE.", "auto"),
         rich_help_panel=MACHINE,
     ),
@@ -153,6 +177,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
+        autocompletion=complete_runs,
         help=with_default(
             "A run directory, a .safetensors file, latest, or hf://OWNER/NAME. Also VAECLI_MODEL.",
             "latest",
@@ -165,6 +190,7 @@ EvalData = Annotated[
         "--data",
         "-d",
         metavar="DATA",
+        autocompletion=complete_data,
         help=with_default(
             "digits, mnist, fashion-mnist, kmnist, a folder of images, or an .npy or .npz file.",
             "the run's own",

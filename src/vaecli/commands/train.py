@@ -60,6 +60,7 @@ def train(
             "--data",
             "-d",
             metavar="DATA",
+            autocompletion=options.complete_data,
             help=options.with_default(
                 "auto, digits, mnist, fashion-mnist, kmnist, cifar10, a folder of images, or an"
                 " .npy or .npz file. auto takes MNIST if it can be had, else the built-in digits.",
@@ -122,6 +123,7 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN",
+            autocompletion=options.complete_runs,
             help="Continue this run exactly; latest is the newest unfinished one.",
             rich_help_panel=options.OUTPUT,
         ),
@@ -130,6 +132,7 @@ def train(
         str | None,
         typer.Option(
             metavar="MODEL",
+            autocompletion=options.complete_runs,
             help="Start a new run from the weights of this run or .safetensors file; model"
             " settings that are not given are taken from there too.",
             rich_help_panel=options.OUTPUT,
