@@ -55,8 +55,8 @@ a file, and for bash and zsh a line in `.bashrc` or `.zshrc`; open a new shell a
 
 
 def help_text(command: str) -> str:
-    """The help of one command, 100 columns wide and without colour."""
-    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    """The help of one command, 90 columns wide and without colour."""
+    environment = {**os.environ, "COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}
     for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
         environment.pop(name, None)
     arguments = [sys.executable, "-m", "vaecli", *command.split(), "--help"]
