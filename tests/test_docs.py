@@ -15,7 +15,7 @@ import pytest
 
 import vaecli
 from conftest import REPOSITORY
-from pages import PAGES, anchors, blocks, prose
+from pages import PAGES, anchors, blocks, other_blocks, prose
 from vaecli import cli, limits
 
 README = (REPOSITORY / "README.md").read_text()
@@ -57,6 +57,12 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
             file = page.parent / path if path else page
             assert file.exists(), target
             assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = REPOSITORY / "docs/index.md"
+    listed = set("\n".join(other_blocks(index, "sh")).splitlines())
+    assert {page.stem for page in PAGES if page.parent == index.parent} <= {"index", *listed}
 
 
 def test_every_picture_is_shown() -> None:
