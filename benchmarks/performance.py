@@ -257,7 +257,8 @@ and every evaluation stay in float32.
 
 A step is recorded once as a CUDA graph and replayed, so that its cost is no longer that of
 launching its kernels one by one; a short last batch runs as it is, and so does every step where
-recording fails. `python benchmarks/speed.py --device cuda` measures it.
+recording fails. `python benchmarks/speed.py --data-dir DATA --device cuda` measures
+it.
 
 {cuda}
 

@@ -227,9 +227,9 @@ def value(words: list[str], option: str, default: str) -> str:
 
 TEMPLATE = """# Published numbers
 
-Made by `python benchmarks/published.py`. One plain command per row, seed 0, no code for it in the
-product; the raw figures, with the digest of the weights, are in `benchmarks/results/published/`,
-and `published.py --check` judges kept weights again.
+Made by `python benchmarks/published.py --data-dir DATA --keep FOLDER`. One plain command per row,
+seed 0, no code for it in the product; the raw figures, with the digest of the weights, are in
+`benchmarks/results/published/`, and with `--check` it judges kept weights again.
 
 Protocol: dynamically binarized MNIST, all 60,000 training images, one stochastic layer. The figure
 is the negative log-likelihood in nats per image, by importance sampling with K = 5,000 from q(z|x),
@@ -244,7 +244,7 @@ Published: 784-200-200-50 is table 1 of Burda et al. 2016 (tanh, batches of 20, 
 split). Both binarize dynamically and use 5,000 importance samples. The rows here use GELU and
 shorter trainings. Training times are the median epoch's, of a busy machine, times the epochs.
 
-```bash
+```sh
 {commands}
 vaecli eval -m RUN --importance-samples 5000
 ```

@@ -34,6 +34,11 @@ stdout carries data only: `train` prints the run directory, `eval` the metrics,
 goes to stderr. With `--json` the data is one JSON object, and so are errors:
 `{"error": {"code", "message", "hint"}}`.
 
+`vaecli --install-completion` teaches bash, zsh, fish or PowerShell to complete commands, options
+and values: likelihoods, architectures, formats, data sets, devices, the runs under `runs/`. It adds
+a file, and for bash and zsh a line in `.bashrc` or `.zshrc`; open a new shell afterwards.
+`--show-completion` prints that file instead. Tried in bash 5.2, zsh 5.9 and fish 3.6.
+
 | exit code | meaning |
 | --- | --- |
 | 0 | done |
@@ -50,8 +55,8 @@ goes to stderr. With `--json` the data is one JSON object, and so are errors:
 
 
 def help_text(command: str) -> str:
-    """The help of one command, 100 columns wide and without colour."""
-    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    """The help of one command, 90 columns wide and without colour."""
+    environment = {**os.environ, "COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}
     for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
         environment.pop(name, None)
     arguments = [sys.executable, "-m", "vaecli", *command.split(), "--help"]

@@ -14,6 +14,13 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"vaecli {__version__}"
+html_show_copyright = False
+html_theme_options = {
+    "source_repository": "https://github.com/vaecli/vaecli",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+smartquotes = False  # they make a dash of the two of an option
 napoleon_use_ivar = True
 myst_heading_anchors = 3
 myst_enable_extensions = ["dollarmath"]

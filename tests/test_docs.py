@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import vaecli
 from conftest import REPOSITORY
+from pages import PAGES, anchors, blocks, other_blocks, prose
 from vaecli import cli, limits
 
 README = (REPOSITORY / "README.md").read_text()
@@ -36,19 +38,37 @@ def test_the_tree_in_the_readme_is_the_one_on_disk() -> None:
         elif match := re.match(r"^(  |    )(\S+)  +\S", line):
             base = "src/vaecli/" if match[1] == "  " else folder
             listed.add(base + match[2])
-    tracked = {
-        str(path.relative_to(REPOSITORY))
-        for path in (REPOSITORY / "src/vaecli").rglob("*")
+    package = Path(vaecli.__file__).parent
+    found = {
+        f"src/vaecli/{path.relative_to(package).as_posix()}"
+        for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert listed == tracked
+    assert listed == found
 
 
-def test_every_relative_link_leads_somewhere() -> None:
-    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"^\[.+?\]: *(\S+)", text, re.M)
+    for target in targets:
+        if not re.match(r"https?:|mailto:", target):
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = REPOSITORY / "docs/index.md"
+    listed = set("\n".join(other_blocks(index, "sh")).splitlines())
+    assert {page.stem for page in PAGES if page.parent == index.parent} <= {"index", *listed}
+
+
+def test_every_picture_is_shown() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    for picture in (REPOSITORY / "docs/images").iterdir():
+        assert f"images/{picture.name})" in text, picture.name
 
 
 def test_no_local_path_is_committed() -> None:
@@ -74,11 +94,7 @@ def test_the_python_example_in_the_readme_runs(
 
 PICTURES = (REPOSITORY / "docs/pictures.md").read_text()
 LIMIT_ROW = re.compile(r"^\| `(MAX_\w+)`.*\| ([\d,]+) \|$", re.MULTILINE)
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", PICTURES, re.S)
-    for line in block.strip().splitlines()
-]
+COMMANDS = "".join(blocks(REPOSITORY / "docs/pictures.md", "sh")).splitlines()
 
 
 @pytest.mark.timeout(300)
@@ -111,10 +127,6 @@ def test_the_limits_on_the_page_are_those_in_the_code() -> None:
     assert listed == {name: value for name, value in vars(limits).items() if name[:4] == "MAX_"}
 
 
-def shell_blocks(page: str) -> list[str]:
-    return re.findall(r"```sh\n(.*?)```", (REPOSITORY / "docs" / page).read_text(), re.S)
-
-
 def test_the_quickstart_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
@@ -123,7 +135,7 @@ def test_the_quickstart_runs(
     monkeypatch.setenv("VAECLI_DATA_DIR", str(data_dir))
     monkeypatch.setenv("VAECLI_TRAIN_EPOCHS", "1")
     monkeypatch.setenv("VAECLI_TRAIN_LIMIT", "200")
-    *typed, script = shell_blocks("quickstart.md")
+    *typed, script = blocks(REPOSITORY / "docs/quickstart.md", "sh")
     for line in "".join(typed).splitlines():
         if "digit.png" in line:
             assert cli.run(["sample", "-n", "1", "-o", "digit.png", "-q"]) == 0

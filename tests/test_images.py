@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -222,6 +223,8 @@ GOLDEN: dict[str, tuple[bytes, Any, Any]] = {
 
 @pytest.mark.parametrize("row", GOLDEN)
 def test_every_mode_has_its_pixel_values(row: str) -> None:
+    if row == "YCbCr TIFF" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 cannot read the YCbCr TIFFs it writes")
     data, pixels, alpha = GOLDEN[row]
     picture = read(data)
     assert picture.pixels.tolist() == [pixels]

@@ -55,7 +55,7 @@ LADDER = [
     ["ui"],
     ["training_view"],
     ["commands"],
-    ["commands.config_file"],
+    ["commands.completion", "commands.config_file"],
     ["commands.options"],
     ["commands.loading", "commands.preview", "commands.summary"],
     ["commands.walks", "commands.watching"],

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, ContinuousBernoulli, Normal
 
-from vaecli.config import Likelihood
+from vaecli import protocol
+from vaecli.config import Likelihood, ModelConfig
 from vaecli.likelihood import LEVELS, LIKELIHOODS, bounded, learned_scale
 
 NAMES: list[Likelihood] = list(LIKELIHOODS)
@@ -143,6 +144,11 @@ def test_against_torch_distributions() -> None:
         found = LIKELIHOODS[name].log_prob(pixels, output, scale_parameter(name, 0.3))  # type: ignore[index,arg-type]
         # torch's continuous Bernoulli is a Taylor series over a wide range around 1/2
         torch.testing.assert_close(found, oracle.log_prob(pixels), atol=1e-5, rtol=0)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_its_loss_means_is_said(name: Likelihood) -> None:
+    assert protocol.describe(ModelConfig(image_shape=(1, 28, 28), likelihood=name)).endswith(".")
 
 
 def test_grey_pixels_under_a_bernoulli_are_the_expectation_over_binarized_ones() -> None:

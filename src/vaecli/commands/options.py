@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vaecli.commands import config_file
+from vaecli.commands import completion, config_file
 from vaecli.errors import UsageError
 from vaecli.ui import Terminal
 
@@ -76,6 +76,7 @@ Device = Annotated[
         "auto, cpu, cuda or cuda:N. Also VAECLI_DEVICE.",
         default="auto",
         metavar="NAME",
+        autocompletion=completion.devices,
         panel=MACHINE,
     ),
 ]
@@ -109,6 +110,7 @@ Model = Annotated[
         "-m",
         default="latest",
         metavar="MODEL",
+        autocompletion=completion.runs,
     ),
 ]
 EvalData = Annotated[
@@ -119,6 +121,7 @@ EvalData = Annotated[
         "-d",
         default="the run's own",
         metavar="DATA",
+        autocompletion=completion.data,
     ),
 ]
 SkipBad = Annotated[

@@ -178,7 +178,7 @@ def _latents(common: options.Common, loaded: LoadedModel, given: dict[str, Any])
     if given["latents"] is not None:
         from vaecli.latents import read_latents
 
-        return read_latents(given["latents"], latent_dim)
+        return read_latents(Path(given["latents"]), latent_dim)
     if given["prior"] == "normal":
         return generation.draw(loaded.model, count, seed=seed, temperature=given["temperature"])
     from vaecli import latent_space, mixture

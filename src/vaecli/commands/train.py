@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaecli import launch, outputs
-from vaecli.commands import options, summary
+from vaecli.commands import completion, options, summary
 from vaecli.commands.options import option
 from vaecli.commands.watching import Watch
 from vaecli.config import (
@@ -62,6 +62,7 @@ def train(
             "-d",
             default="auto",
             metavar="DATA",
+            autocompletion=completion.data,
             panel=DATA,
         ),
     ] = None,
@@ -109,6 +110,7 @@ def train(
         option(
             "Continue this run exactly; latest is the newest unfinished one.",
             metavar="RUN",
+            autocompletion=completion.runs,
             panel=options.OUTPUT,
         ),
     ] = None,
@@ -118,6 +120,7 @@ def train(
             "Start a new run from the weights of this run or .safetensors file; model"
             " settings that are not given are taken from there too.",
             metavar="MODEL",
+            autocompletion=completion.runs,
             panel=options.OUTPUT,
         ),
     ] = None,
