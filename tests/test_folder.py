@@ -573,13 +573,9 @@ import json, os, sys
 from pathlib import Path
 from typing import Any
 import numpy as np
-# imported once, not in each of the processes that are forked below
-import matplotlib.backends.backend_agg, matplotlib.figure, matplotlib.ticker
 from vaecli import cli, plots, training
 from vaecli.data import store
 from vaecli.export import html
-if sys.argv[1] == "mixture":
-    import sklearn.mixture
 
 SIDE = 128
 store.memory_for_images = lambda: 1 << 20
