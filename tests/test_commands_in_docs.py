@@ -23,7 +23,7 @@ import typer
 
 from conftest import REPOSITORY, Vaecli
 from pages import PAGES, blocks, other_blocks, prose
-from vaecli import cli, data, planning, run
+from vaecli import cli, data, loaded, planning, run
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import ModelError
 
@@ -143,7 +143,8 @@ def stop(*_: object, **__: object) -> NoReturn:
 def test_every_command_is_one_its_program_takes(
     page: Path, vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "load_model", stop)
+    monkeypatch.setattr(loaded, "load_model", stop)
+    monkeypatch.setattr(planning, "load_model", stop)
     monkeypatch.setattr(run, "open_run", stop)
     monkeypatch.setattr(planning, "latest_unfinished", stop)
     monkeypatch.setattr(data, "load", small)

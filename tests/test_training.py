@@ -227,6 +227,8 @@ def test_schedules() -> None:
         assert values[peak:] == sorted(values[peak:], reverse=True)
         assert 0 < values[-1] < 0.05
         assert len(rates(schedule, 1)) == 1
+        for total, warmup in ((40, 10), (1000, 100), (10_000, 500)):
+            assert rates(schedule, total).index(max(rates(schedule, total))) == warmup - 1
     assert all(math.isfinite(value) for total in (1, 2, 3) for value in rates("cosine", total))
 
 

@@ -45,6 +45,7 @@ from vaecli.stepping import Stepper
 from vaecli.weights import Shapes
 
 WARMUP_FRACTION = 0.05
+WARMUP_STEPS = 100
 COMMIT_EVERY = 50
 """A commit may cost one part in this many of the time since the last: with the first and the last
 of a run, which nothing bounds, that stays below 3 %."""
@@ -136,11 +137,12 @@ class _StopRequested(Exception):
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """The learning rate of step 0 <= step < total.
 
-    `linear` and `cosine` rise linearly over the first twentieth of the steps, then fall to zero.
+    `linear` and `cosine` rise linearly over the first twentieth of the steps, or over 100 of them
+    where that is longer and no more than a quarter, then fall to zero.
     """
     if config.schedule == "constant":
         return config.lr
-    warmup = max(1, round(WARMUP_FRACTION * total))
+    warmup = max(1, round(WARMUP_FRACTION * total), min(WARMUP_STEPS, total // 4))
     if step < warmup:
         return config.lr * (step + 1) / warmup
     left = (total - step) / (total - warmup + 1)
