@@ -179,14 +179,14 @@ PAGE = """\
 `vaecli train` without options trains 784-400-20-400-784 for 20 epochs with Adam (its usual decays,
 0.9 and 0.999), batches of 128 and a learning rate that rises to 6e-3 over the first twentieth of
 the steps and then falls to zero in a straight line. Where there are few steps, the rise takes 100
-of them, at most a quarter: on 300 generated photos of 64x64 a rise over a twentieth ended at a loss of
-68,240 nats, this at 65,472, and on 59 the first epochs were ten times worse. The decoder's output
-bias starts at the mean training image. All of it but those 100 steps was chosen on MNIST's training
-images alone: trained on the first 50,000, judged on the last 10,000. A test set was never looked at
-for it.
+of them, at most a quarter: on 300 generated photos of 64x64 a rise over a twentieth ended at a loss
+of 68,240 nats, this at 65,472, and on 59 the first epochs were ten times worse. The decoder's
+output bias starts at the mean training image. All of it but those 100 steps was chosen on MNIST's
+training images alone: trained on the first 50,000, judged on the last 10,000. A test set was never
+looked at for it.
 
-Made by `python benchmarks/sweep.py --data-dir DIR`; a row names what it changes, seed 0. Losses are of the
-held-out images, in nats per image.
+Made by `python benchmarks/sweep.py --data-dir DIR`; a row names what it changes, seed 0. Losses are
+of the held-out images, in nats per image.
 
 {table}
 
