@@ -207,7 +207,7 @@ def curves_picture(curves: Rounds) -> Any:
     axes.set_xlabel("training time in seconds, test passes included (log scale)")
     axes.set_ylabel("test loss, nats/image")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, loc="outside upper center", ncols=3)
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
     return figure
 
 
