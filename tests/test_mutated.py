@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -205,13 +206,14 @@ def _sound_pictures() -> list[tuple[str, bytes]]:
         ("TIFF", colour, {"compression": "jpeg"}),
         ("TIFF", colour.convert("1"), {"compression": "group4"}),
         ("TIFF", grey16, {"compression": "tiff_adobe_deflate"}),
-        ("TIFF", colour.convert("YCbCr"), {}),
         ("GIF", frames[0], {"save_all": True, "append_images": frames[1:]}),
         ("GIF", colour.quantize(9), {"transparency": 3}),
         ("PPM", colour, {}),
         ("PPM", colour.convert("1"), {}),
         ("PPM", grey16.convert("I"), {}),
     ]
+    if int(PIL.__version__.partition(".")[0]) >= 13:  # earlier ones cannot read the one they write
+        kinds.append(("TIFF", colour.convert("YCbCr"), {}))
     result = []
     for form, image, options in kinds:
         file = io.BytesIO()

@@ -26,7 +26,7 @@ from vaecli.listeners import Progress, Report, nobody
 _CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 CIFAR10 = "cifar10"
 NAMES = (*_CLASSES, CIFAR10)
-# torchvision's first mirrors, repeated because the probe must not wait for its import
+# mirrors of torchvision's, repeated because the probe must not wait for its import
 PROBES = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "fashion-mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -202,7 +202,7 @@ def _advice(name: str, data_dir: Path) -> str:
 
 
 def reachable(name: str, timeout: float = 5.0, *, mirror: str | None = None) -> bool:
-    """Whether the first mirror of `name` sends gzip data within `timeout` seconds in all."""
+    """Whether a mirror of `name` sends gzip data within `timeout` seconds in all."""
     address = _address(mirror or PROBES[name], _IDX.download_name(idx.FILES[1]))
     try:
         with contextlib.closing(fetch.stream(address, timeout, timeout)) as stream:
