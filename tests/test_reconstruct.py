@@ -103,6 +103,11 @@ def test_compare_and_grid(vaecli: Vaecli, trained: Path, png: Path) -> None:
     assert (both[:, 28:] == pixels("plain.png")).all()
     same = vaecli("reconstruct", png, "-m", trained, "-o", "x.png", "--grid", "x.png")
     assert same.code == ExitCode.USAGE
+    for inputs in ([png], []):
+        outcome = vaecli("reconstruct", *inputs, "-m", trained, "--grid", "grid.jpg")
+        assert outcome.code == ExitCode.USAGE
+        assert ".png" in outcome.err
+        assert not Path("grid.jpg").exists()
     outcome = vaecli("reconstruct", png, png, "-m", trained, "--grid", "grid.png")
     assert outcome.out == "grid.png\n"
     grid = pixels("grid.png")

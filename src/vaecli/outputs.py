@@ -45,7 +45,7 @@ def require_new_file(option: str, path: Path, suffix: str, *, force: bool) -> No
     Raises:
         UsageError: its name does not end in `suffix` either.
     """
-    if path.suffix != suffix:
+    if path.suffix.lower() != suffix:
         raise UsageError(
             f"{option} {path}: not a name ending in {suffix}", f"Name a {suffix} file."
         )

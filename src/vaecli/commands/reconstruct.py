@@ -272,7 +272,7 @@ def _plan(
 ) -> list[Job]:
     """Inputs and their outputs; every contradiction is found before any work."""
     if grid is not None:
-        outputs.require_new([grid], force=common.force)
+        outputs.require_new_file("--grid", grid, ".png", force=common.force)
     found = list(_expand(inputs))
     if to_stdout and len(found) > 1:
         raise UsageError(
@@ -329,9 +329,8 @@ def _grid_of_test_images(
     if output is None and grid is None:
         default = Path("reconstructions.png")
         return default if common.force else outputs.free_name(default)
-    named = Path(output) if output is not None else grid
-    assert named is not None
-    outputs.require_new([named], force=common.force)
+    option, named = ("--grid", grid) if grid is not None else ("--output", Path(output or ""))
+    outputs.require_new_file(option, named, ".png", force=common.force)
     return named
 
 
