@@ -122,6 +122,16 @@ def test_curves_of_one_epoch() -> None:
     assert size(plots.curves([EpochMetrics(1, *[100.0] * 9)]))[0] > 1000
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.1, 10.0])
+def test_class_names_do_not_cover_each_other(spread: float) -> None:
+    places = np.random.Generator(np.random.PCG64(0)).normal(0, spread, (10, 2))
+    moved = plots.apart(places, 0.5)
+    pairs = [np.hypot(*(one - other)) for one, other in itertools.combinations(moved, 2)]
+    assert min(pairs) > 0.499
+    assert np.hypot(*(moved - places).T).max() < (1.5 if spread < 1 else 1e-3)
+    assert np.isfinite(plots.apart(np.zeros((3, 2)), 0.0)).all()
+
+
 # colour blindness as matrices on linear RGB (Machado, Oliveira and Fernandes 2009, severity 1)
 SIGHT = {
     "normal": np.eye(3),

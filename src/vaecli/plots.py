@@ -113,13 +113,15 @@ def _scatter(axes: Axes, seen: Plane, classes: NDArray[Any] | None) -> None:
 def _name_classes(
     axes: Axes, across: NDArray[Any], up: NDArray[Any], classes: Any, names: list[int]
 ) -> None:
-    """Each class number at the median of its points, and all of them in a legend."""
-    for name, colour in zip(names, LABEL_COLOURS, strict=False):
-        mine = classes == name
+    """Each class number near the median of its points, and all of them in a legend."""
+    points = np.column_stack([across, up])
+    medians = np.stack([np.median(points[classes == name], 0) for name in names])
+    places = apart(medians, 0.065 * float(np.ptp(points, 0).max()))
+    for name, colour, (x, y) in zip(names, LABEL_COLOURS, places, strict=False):
         axes.scatter([], [], s=60, color=colour, label=str(name))
         axes.text(
-            float(np.median(across[mine])),
-            float(np.median(up[mine])),
+            x,
+            y,
             str(name),
             fontsize=11,
             fontweight="bold",
@@ -138,6 +140,22 @@ def _name_classes(
         handletextpad=0.1,
         borderaxespad=0,
     )
+
+
+def apart(places: NDArray[Any], distance: float) -> NDArray[Any]:
+    """Places (N, 2) moved no further than needed to be `distance` from each other."""
+    turns = np.arange(len(places))
+    # places that coincide have no direction to leave in
+    places = places + 1e-3 * distance * np.column_stack([np.cos(turns), np.sin(turns)])
+    for _ in range(200):
+        gaps = places[:, None] - places
+        lengths = np.hypot(*np.moveaxis(gaps, -1, 0))
+        np.fill_diagonal(lengths, np.inf)
+        missing = np.clip(distance - lengths, 0, None)
+        if missing.max(initial=0) <= 1e-3 * distance:
+            break
+        places = places + (gaps * (missing / lengths / 4)[..., None]).sum(1)
+    return places
 
 
 def _is_dark(colour: str) -> bool:
