@@ -248,8 +248,8 @@ images. Training ran on one thread each, two side by side on two cores.
 Published: 784-200-200-50 is table 1 of Burda et al. 2016 (tanh, batches of 20, 3,280 epochs);
 784-300-300-40 is the VAE of Norouzi et al. 2020 (gated layers, early stopping on a validation
 split). Both binarize dynamically and use 5,000 importance samples. The rows here use GELU and
-shorter trainings: where one is behind the published number, it is by epochs not trained, and K = 50
-shows it most, at 80 s an epoch on one core and losses still falling when it ended. Training times are the median epoch's, of a busy machine, times the epochs.
+far shorter trainings; an epoch of K = 50 takes 80 s and more on one core, so that it had 40.
+Training times are the median epoch's, of a busy machine, times the epochs.
 
 ```sh
 {commands}
