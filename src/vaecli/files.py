@@ -292,13 +292,14 @@ def lock(path: Path, *, what: str) -> Iterator[None]:
 
     guard: filelock.BaseFileLock = filelock.FileLock(path)
     holder = path.with_name(LOCK_FILES[1])
+    no_locks = OSError(errno.ENOLCK, "the file system has no locks", str(path))
     try:
         guard.acquire(timeout=0)
         if isinstance(guard, filelock.SoftFileLock):  # it would outlive a process that is killed
             guard.release()
-            raise NotImplementedError
+            raise no_locks
     except NotImplementedError:
-        raise OSError(errno.ENOLCK, "the file system has no locks", str(path)) from None
+        raise no_locks from None
     except filelock.Timeout:
         who = "another process"
         with contextlib.suppress(OSError, ValueError):

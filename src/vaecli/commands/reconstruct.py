@@ -329,8 +329,8 @@ def _grid_of_test_images(
     if output is None and grid is None:
         default = Path("reconstructions.png")
         return default if common.force else outputs.free_name(default)
-    option, named = ("--grid", grid) if grid is not None else ("--output", Path(output or ""))
-    outputs.require_new_file(option, named, ".png", force=common.force)
+    given, named = ("--grid", grid) if grid is not None else ("--output", Path(output or ""))
+    outputs.require_new_file(given, named, ".png", force=common.force)
     return named
 
 
