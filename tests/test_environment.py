@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
@@ -250,3 +252,30 @@ def test_a_run_cannot_name_a_place_on_this_machine(vaecli: Vaecli, trained: Path
     outcome = vaecli("eval", "-m", "run")
     assert outcome.code == ExitCode.MODEL
     assert "no data set is called" in outcome.err
+
+
+# -------------------------------------------------------------------------- locks
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_file_system_without_locks(
+    vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    """filelock used to raise NotImplementedError; now it goes over to a lock that stays behind."""
+    if old:
+        monkeypatch.setattr(filelock.FileLock, "acquire", _not_implemented)
+    else:
+        fcntl = pytest.importorskip("fcntl", reason="Windows always has locks")
+        monkeypatch.setattr(fcntl, "flock", _no_such_call)
+    outcome = vaecli(*TRAIN, "-o", "run")
+    assert outcome.code == ExitCode.ENVIRONMENT, outcome.err
+    assert "no locks" in outcome.err
+    assert not list(Path("run").rglob("*.safetensors"))
+
+
+def _not_implemented(*_: object, **__: object) -> None:
+    raise NotImplementedError
+
+
+def _no_such_call(*_: object) -> None:
+    raise OSError(errno.ENOSYS, "not there")

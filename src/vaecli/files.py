@@ -17,6 +17,7 @@ import platform
 import shutil
 import stat
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -294,13 +295,17 @@ def lock(path: Path, *, what: str) -> Iterator[None]:
     holder = path.with_name(LOCK_FILES[1])
     no_locks = OSError(errno.ENOLCK, "the file system has no locks", str(path))
     try:
-        guard.acquire(timeout=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it goes over to a soft lock
+            guard.acquire(timeout=0)
         if isinstance(guard, filelock.SoftFileLock):  # it would outlive a process that is killed
             guard.release()
             raise no_locks
     except NotImplementedError:
         raise no_locks from None
     except filelock.Timeout:
+        if isinstance(guard, filelock.SoftFileLock):  # it takes a file that is there for a holder
+            raise no_locks from None
         who = "another process"
         with contextlib.suppress(OSError, ValueError):
             who = read_capped(holder, 200).decode("utf-8", "replace").strip() or who
