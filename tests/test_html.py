@@ -21,9 +21,9 @@ from vaecli.config import Likelihood, ModelConfig, from_json
 from vaecli.data.dataset import Images
 from vaecli.export import html
 from vaecli.generation import mean_pixels
-from vaecli.loss import kl_to_prior
 from vaecli.model import build
 from vaecli.pictures import to_uint8
+from vaecli.prior import kl_to_prior
 
 HOSTILE = "</script><img src=x onerror=document.title='owned'>"
 

@@ -33,6 +33,7 @@ LADDER = [
     ],
     ["convolution"],
     ["model", "likelihood", "noise", "device", "precision", "capture", "adam", "hub", "processes"],
+    ["prior"],
     ["loss", "data.mapped", "weights"],
     ["data.dataset"],
     ["objective", "protocol", "digit_fit", "pictures", "checkpoint", "latents"],

@@ -7,16 +7,15 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from vaecli.loss import (
-    Weights,
+    ImportanceWeights,
     beta_objective,
     elbo_terms,
     importance_bound,
     importance_objective,
-    kl_to_prior,
     log_likelihood,
-    log_prior_ratio,
     warm_up,
 )
+from vaecli.prior import kl_to_prior, log_prior_ratio
 
 torch.manual_seed(0)
 SHAPE = (6, 1, 4, 3)
@@ -87,7 +86,7 @@ def test_importance_bound_by_hand_and_far_from_one() -> None:
 @pytest.mark.parametrize("part", [1, 3, 8, 20])
 def test_weights_in_parts_are_weights_at_once(part: int) -> None:
     log_weights = 30 * torch.randn(5, 20, dtype=torch.float64) - 500
-    weights = Weights(5)
+    weights = ImportanceWeights(5)
     for piece in log_weights.split(part, 1):
         weights.add(piece)
     torch.testing.assert_close(weights.bound(), importance_bound(log_weights))
@@ -96,7 +95,7 @@ def test_weights_in_parts_are_weights_at_once(part: int) -> None:
 
 
 def test_equal_weights_are_all_effective_and_one_heavy_one_is_alone() -> None:
-    weights = Weights(2)
+    weights = ImportanceWeights(2)
     weights.add(torch.tensor([[-700.0] * 6, [-700.0] * 5 + [-100.0]]))
     torch.testing.assert_close(
         weights.effective_samples(), torch.tensor([6.0, 1.0], dtype=torch.float64)

@@ -11,7 +11,8 @@ import torch
 from conftest import Vaecli
 from vaecli.errors import ExitCode
 from vaecli.latent_space import Embedding
-from vaecli.mixture import Mixture, fit
+from vaecli.mixture import fit
+from vaecli.prior import Mixture
 
 TWO = Mixture(
     weights=torch.tensor([0.25, 0.75]),

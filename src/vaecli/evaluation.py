@@ -12,9 +12,10 @@ from torch import Tensor
 from vaecli.data.dataset import Images, as_float
 from vaecli.data.mapped import Mapped
 from vaecli.listeners import Progress, unseen
-from vaecli.loss import Weights, elbo_terms, kl_to_prior, log_likelihood, log_prior_ratio
+from vaecli.loss import ImportanceWeights, elbo_terms, log_likelihood
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
+from vaecli.prior import kl_to_prior, log_prior_ratio
 from vaecli.processes import ALONE, Alone
 
 BATCH_SIZE = 256
@@ -201,7 +202,7 @@ def estimate(
     rows = max(1, batch_size // width)
     for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
         mean, log_variance = model.encoder(x)
-        weights = Weights(len(x), device)
+        weights = ImportanceWeights(len(x), device)
         for column in range(math.ceil(samples / width)):
             count = min(width, samples - column * width)
             block = noise.block(band, column)[: len(x), :count]

@@ -1,9 +1,9 @@
-"""KL divergence, the evidence lower bound, the importance-weighted bound, and what is optimised.
+"""The evidence lower bound, the importance-weighted bound, and what training minimises.
 
-Everything here sees tensors, never models, and is in nats per image.  B is the batch, K the
-importance samples, L the latent dimension, `...` the pixel axes (C, H, W).  The name carries
-the sign: `elbo` is maximised, `loss = -elbo`, `distortion`, `rate` and `objective` are
-minimised.  `loss` always means beta = 1 and one draw; docs/maths.md has every formula.
+These functions take tensors, not models, and return nats per image.  B batch, K importance
+samples, L latent dimension, D = C*H*W pixels; `...` stands for the pixel axes (C, H, W).  The
+name carries the sign: `elbo` is maximised, `loss = -elbo`, `distortion`, `rate` and `objective`
+are minimised.  `loss` always means beta = 1 and one draw of z.
 """
 
 from __future__ import annotations
@@ -16,14 +16,26 @@ from torch import Tensor
 
 from vaecli.config import Likelihood
 from vaecli.likelihood import LIKELIHOODS
+from vaecli.prior import kl_to_prior
 
 
 class Terms(NamedTuple):
-    """The two terms of the bound, each (B,) nats per image; loss = distortion + rate.
+    """The two terms of the evidence lower bound, in nats per image.
+
+    At one draw z ~ q(z|x)::
+
+        elbo = log p(x|z) - KL(q(z|x) || p(z)) = -(distortion + rate) = -loss
+
+    Source: Kingma & Welling 2014, equation 3, with one draw for the expectation,
+    https://arxiv.org/abs/1312.6114
 
     Attributes:
-        distortion: -log p(x|z) at one draw z ~ q(z|x), summed over pixels.
-        rate: KL(q(z|x) || p(z)), summed over latents.
+        distortion: -log p(x|z), summed over pixels, (B,).
+        rate: KL(q(z|x) || p(z)), summed over latents, (B,).
+
+    Example:
+        >>> Terms(distortion=torch.tensor([70.0]), rate=torch.tensor([25.0])).loss
+        tensor([95.])
     """
 
     distortion: Tensor
@@ -41,30 +53,34 @@ def log_likelihood(
     likelihood: Likelihood = "bernoulli",
     log_scale: Tensor | None = None,
 ) -> Tensor:
-    """Log p(x|z) of each image, summed over its pixels.
+    """Log likelihood of each image, for pixels that are independent given z.
+
+    ::
+
+        log p(x|z) = sum over D pixels of log p(x_d|z)
+
+    The log p(x_d|z) of a pixel is in `LIKELIHOODS`, with its source.
 
     Args:
         images: (B, ...) in [0, 1].
         parameters: decoder output, (B, ...), or (B, K, ...) for K latents per image.
-        likelihood: which distribution p(x|z) is.
-        log_scale: the decoder's learned log scale where the likelihood has one.
+        likelihood: the distribution p(x|z).
+        log_scale: the decoder's learned log scale, for a likelihood that has one.
 
     Returns:
         (B,) or (B, K) nats.
+
+    Example:
+        At logit 0 each of six pixels costs log 2:
+
+        >>> log_likelihood(torch.ones(1, 1, 2, 3), torch.zeros(1, 1, 2, 3)) / math.log(2)
+        tensor([-6.])
     """
     pixel_axes = images.ndim - 1
     if parameters.ndim > images.ndim:
         images = images.unsqueeze(1)
     each = LIKELIHOODS[likelihood].log_prob(images, parameters, log_scale)
     return each.flatten(-pixel_axes).sum(-1)
-
-
-def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each latent dimension, same shape, in nats.
-
-    0.5 * (mean^2 + exp(log_variance) - 1 - log_variance); Kingma & Welling 2014, appendix B.
-    """
-    return 0.5 * (mean.square() + torch.exp(log_variance) - 1.0 - log_variance)
 
 
 def elbo_terms(
@@ -75,57 +91,63 @@ def elbo_terms(
     likelihood: Likelihood = "bernoulli",
     log_scale: Tensor | None = None,
 ) -> Terms:
-    """Distortion and rate of each image at the one latent that `parameters` was decoded from.
+    """Distortion and rate of each image, as `Terms`.
 
     Args:
         images: (B, C, H, W) in [0, 1].
-        parameters: (B, C, H, W) decoder output.
-        mean: (B, L) of q(z|x).
-        log_variance: (B, L) of q(z|x).
-        likelihood: which distribution p(x|z) is.
-        log_scale: the decoder's learned log scale where the likelihood has one.
+        parameters: (B, C, H, W), decoded from one draw of q(z|x) per image.
+        mean: mean of q(z|x), (B, L).
+        log_variance: log variance of q(z|x), (B, L).
+        likelihood: the distribution p(x|z).
+        log_scale: the decoder's learned log scale, for a likelihood that has one.
+
+    Example:
+        >>> pixels, latents = torch.ones(1, 1, 2, 3), torch.zeros(1, 4)
+        >>> elbo_terms(pixels, torch.zeros(1, 1, 2, 3), latents + 1, latents)
+        Terms(distortion=tensor([4.1589]), rate=tensor([2.]))
     """
     distortion = -log_likelihood(images, parameters, likelihood, log_scale)
     return Terms(distortion, kl_to_prior(mean, log_variance).sum(1))
 
 
-def log_prior_ratio(latents: Tensor, noise: Tensor, log_variance: Tensor) -> Tensor:
-    """Log p(z) - log q(z|x) at z = mean + exp(log_variance / 2) * noise, summed over latents.
-
-    0.5 * (noise^2 + log_variance - z^2): the constants of the two normals cancel.
-
-    Args:
-        latents: z, (B, K, L).
-        noise: (B, K, L).
-        log_variance: (B, L).
-
-    Returns:
-        (B, K) nats; its mean over draws is -rate.
-    """
-    noise = noise.to(latents.dtype)  # or its square is rounded before it meets float64
-    return 0.5 * (noise.square() + log_variance.unsqueeze(1) - latents.square()).sum(-1)
-
-
 def importance_bound(log_weights: Tensor) -> Tensor:
-    """Log of the mean weight p(x|z_k) p(z_k) / q(z_k|x) of each image; Burda et al. 2016, eq. 8.
+    """Importance-weighted bound of each image.
 
-    A lower bound of log p(x) in expectation, the tighter the larger K; the ELBO at K = 1.
+    ::
+
+        log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x)
+        bound   = log (1/K) sum over k of w_k
+
+    Its expectation is at most log p(x), grows with K, and is the ELBO at K = 1.
+
+    Source: Burda et al. 2016, equation 8, https://arxiv.org/abs/1509.00519
 
     Args:
-        log_weights: (B, K).
+        log_weights: log w_k, (B, K).
 
     Returns:
         (B,) nats.
+
+    Example:
+        >>> importance_bound(torch.tensor([[1.0, 3.0]]).log())
+        tensor([0.6931])
     """
     return torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
 
 
-class Weights:
-    """The importance weights of a set of images, met a few samples at a time, in float64.
+class ImportanceWeights:
+    """The importance weights of a set of images, added a few samples at a time, in float64.
 
     Args:
         count: number of images N.
         device: where the sums are kept.
+
+    Example:
+        >>> weights = ImportanceWeights(1)
+        >>> weights.add(torch.tensor([[1.0, 3.0]]).log())
+        >>> weights.add(torch.tensor([[2.0]]).log())
+        >>> round(weights.bound().exp().item(), 4), round(weights.effective_samples().item(), 4)
+        (2.0, 2.5714)
     """
 
     def __init__(self, count: int, device: torch.device | str = "cpu") -> None:
@@ -135,42 +157,77 @@ class Weights:
         self._squares = self._sum.clone()
 
     def add(self, log_weights: Tensor) -> None:
-        """Take in some more samples, log weights (N, k)."""
+        """Add the log weights of more samples, (N, any number)."""
         log_weights = log_weights.double()
         self._sum = torch.logaddexp(self._sum, torch.logsumexp(log_weights, 1))
         self._squares = torch.logaddexp(self._squares, torch.logsumexp(2 * log_weights, 1))
         self.samples += log_weights.shape[1]
 
     def bound(self) -> Tensor:
-        """The importance-weighted bound of each image, as `importance_bound`; (N,) nats."""
+        """The bound of each image, as `importance_bound` defines it; (N,) nats."""
         return self._sum - math.log(self.samples)
 
     def effective_samples(self) -> Tensor:
-        """(Sum of weights)^2 / sum of squares: 1 to K for each image (N,); Kish 1965."""
+        """Effective sample size of each image, (N,), between 1 and K.
+
+        ::
+
+            ess = (sum over k of w_k)^2 / (sum over k of w_k^2)
+
+        Source: Kish 1965, Survey Sampling; for importance samples, Owen 2013, section 9.3,
+        https://artowen.su.domains/mc/Ch-var-is.pdf
+        """
         return torch.exp(2 * self._sum - self._squares)
 
 
 def warm_up(step: int, steps: int) -> float:
-    """The share of beta at step 0, 1, ... : rises from 0 to 1 over `steps`, then stays."""
+    """Share of beta at a step, rising linearly from 0 to 1.
+
+    ::
+
+        share = min(1, step / steps)
+
+    Source: Sønderby et al. 2016, https://arxiv.org/abs/1602.02282
+
+    Args:
+        step: 0, 1, ...
+        steps: length of the warm-up; 0 for none.
+
+    Example:
+        >>> [warm_up(step, 4) for step in range(6)]
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
     return min(1.0, step / steps) if steps else 1.0
 
 
 def beta_objective(
     distortion: Tensor, kl: Tensor, *, beta: Tensor | float = 1.0, free_bits: float = 0.0
 ) -> Tensor:
-    """Distortion + beta * sum over latents of max(KL, free_bits), for each image.
+    """Objective of each image for beta-VAE and free bits.
 
-    beta: Higgins et al. 2017.  Free bits: Kingma et al. 2016, eq. 15, taken image by image, so
-    that the batch size does not change what is optimised.
+    ::
+
+        objective = distortion + beta * sum over L of max(kl_l, free_bits)
+
+    The maximum is taken image by image, where the paper takes it on the mean of a batch: so the
+    batch size does not change what is optimised.
+
+    Sources: beta, Higgins et al. 2017, equation 4, https://openreview.net/forum?id=Sy2fzU9gl;
+    free bits, Kingma et al. 2016, equation 15, https://arxiv.org/abs/1606.04934
 
     Args:
         distortion: (B,).
-        kl: (B, L) rate of each latent dimension.
+        kl: rate of each latent dimension, (B, L).
         beta: weight of the rate.
         free_bits: nats per dimension below which a smaller KL gains nothing.
 
     Returns:
         (B,) nats, to be minimised.
+
+    Example:
+        >>> kl = torch.tensor([[0.5, 3.0]])
+        >>> beta_objective(torch.tensor([70.0]), kl, beta=2.0, free_bits=1.0)
+        tensor([78.])
     """
     penalised = kl.clamp(min=free_bits) if free_bits else kl
     return distortion + beta * penalised.sum(1)
@@ -179,7 +236,13 @@ def beta_objective(
 def importance_objective(
     log_likelihoods: Tensor, prior_ratios: Tensor, *, beta: Tensor | float = 1.0
 ) -> Tensor:
-    """Negative importance-weighted bound of each image, its log prior ratio weighted by beta.
+    """Objective of each image for the importance-weighted bound.
+
+    ::
+
+        objective = -log (1/K) sum over k of p(x|z_k) (p(z_k) / q(z_k|x))^beta
+
+    Source: Burda et al. 2016, equation 8, https://arxiv.org/abs/1509.00519, at beta = 1
 
     Args:
         log_likelihoods: log p(x|z_k), (B, K).
@@ -188,5 +251,9 @@ def importance_objective(
 
     Returns:
         (B,) nats, to be minimised.
+
+    Example:
+        >>> importance_objective(torch.tensor([[-70.0]]), torch.tensor([[-25.0]]))
+        tensor([95.])
     """
     return -importance_bound(log_likelihoods + beta * prior_ratios)

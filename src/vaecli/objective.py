@@ -13,13 +13,12 @@ from vaecli.data.dataset import as_float
 from vaecli.loss import (
     beta_objective,
     importance_objective,
-    kl_to_prior,
     log_likelihood,
-    log_prior_ratio,
     warm_up,
 )
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import LevelNoise, NormalNoise, SampleNoise
+from vaecli.prior import kl_to_prior, log_prior_ratio
 
 PASS_VALUES = 1 << 21
 """Pixel values decoded at once when K samples per image are drawn."""

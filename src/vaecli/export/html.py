@@ -24,8 +24,8 @@ from vaecli.data.dataset import Images
 from vaecli.evaluation import BATCH_SIZE, floats
 from vaecli.export import half_difference, round_to_half
 from vaecli.generation import mean_image, mean_pixels
-from vaecli.loss import kl_to_prior
 from vaecli.model import ACTIVATIONS, VAE
+from vaecli.prior import kl_to_prior
 
 TABLE_SIZE = 4097
 TABLE_REACH = 9.0
