@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vaecli.checkpoint import MANIFEST, Checkpoints
+from vaecli.checkpoint import Checkpoints
 from vaecli.errors import ModelError
+from vaecli.run import MANIFEST
 
 SHAPES = {"a": (torch.float32, (3,))}
 

@@ -20,10 +20,10 @@ from broken_disk import CALLS, BreakingSystem, PowerLoss, RecordingSystem, disk
 from command import bug_expected
 from test_training import DATASET
 from vaecli import cli, files, planning, sources, training
-from vaecli.checkpoint import MANIFEST
+from vaecli.checkpoint import Checkpoints
 from vaecli.data.dataset import Dataset
 from vaecli.errors import ExitCode
-from vaecli.run import METRICS, OWN_FILES, STATE, WEIGHTS, open_run
+from vaecli.run import MANIFEST, METRICS, OWN_FILES, STATE, WEIGHTS, open_run
 
 FEWEST_POINTS = 60
 GIVEN = {"hidden": (4,), "latent_dim": 2, "batch_size": 16, "epochs": 2, "patience": 2}
@@ -84,7 +84,7 @@ def assert_whole(run: Path) -> None:
     # a process that was killed while it left may leave the name of the holder
     assert {MANIFEST} < state - generations <= {MANIFEST, *files.LOCK_FILES}
     assert len(generations) == 2
-    assert open_run(run).finished
+    assert Checkpoints.of(open_run(run)).finished
 
 
 def newest(run: Path) -> int:

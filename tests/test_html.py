@@ -18,11 +18,10 @@ from browser import Browser, chromium, needs_chromium
 from conftest import Vaecli
 from vaecli import cli
 from vaecli.config import Likelihood, ModelConfig, from_json
-from vaecli.data.dataset import Images
+from vaecli.data.dataset import Images, to_uint8
 from vaecli.export import html
 from vaecli.generation import mean_pixels
 from vaecli.model import build
-from vaecli.pictures import to_uint8
 from vaecli.prior import kl_to_prior
 
 HOSTILE = "</script><img src=x onerror=document.title='owned'>"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from vaecli import images, pictures
+from vaecli.data.dataset import to_uint8
 from vaecli.errors import DataError
 
 Array = NDArray[Any]
@@ -634,4 +635,4 @@ def test_png_bytes_are_read_back(channels: int) -> None:
 
 def test_to_uint8_rounds_clamps_and_takes_nan() -> None:
     values = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0, 1.5, -1.0, float("nan"), float("inf")])
-    assert pictures.to_uint8(values).tolist() == [0, 0, 1, 255, 255, 0, 0, 255]
+    assert to_uint8(values).tolist() == [0, 0, 1, 255, 255, 0, 0, 255]

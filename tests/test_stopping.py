@@ -20,6 +20,7 @@ import pytest
 from conftest import TRAIN, Vaecli
 from test_crash import result
 from vaecli import files, run
+from vaecli.checkpoint import Checkpoints
 from vaecli.errors import ExitCode
 from vaecli.run import METRICS, WEIGHTS, open_run
 
@@ -109,7 +110,7 @@ def test_the_second_signal_leaves_at_once(tmp_path: Path, data_dir: Path) -> Non
     code, err, _ = stop(process, signal.SIGINT)
     assert code in (130, -signal.SIGINT)  # the latter when Python itself is ending
     assert "Traceback" not in err
-    open_run(tmp_path / "out").checkpoints()
+    Checkpoints.of(open_run(tmp_path / "out"))
     quick = start("eval", "-m", "out", "--data-dir", data_dir, "--no-download", cwd=tmp_path)
     assert stop(quick)[0] == 0
 

@@ -6,10 +6,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from vaecli._version import __version__
+
 if TYPE_CHECKING:
     from vaecli.api import Model, load, train
 
-__version__ = "0.1.0"
 __all__ = ["Model", "__version__", "load", "train"]
 
 

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from vaecli import files, weights
 from vaecli.config import FORMAT, refuse_newer
-from vaecli.errors import ModelError
+from vaecli.errors import EnvironmentFailure, ModelError
 from vaecli.limits import MAX_CONFIG_BYTES
 from vaecli.listeners import Report, nobody
+from vaecli.run import MANIFEST, STATE, Run
 from vaecli.strict_json import canonical_json, parse_json
 
-MANIFEST = "manifest.json"
-GENERATIONS = "generation-*.safetensors"
 KEPT = 2
+ROOM = KEPT + 1
+"""Generations there must be room for: those that are kept, and the one being written."""
 _NAME = re.compile(r"generation-(\d{6,12})\.safetensors")
 
 
@@ -53,6 +54,40 @@ class Checkpoints:
         self.finished = False
         """Whether nothing is left to do: the end is committed, and all that follows from it."""
         self._read_manifest()
+
+    @classmethod
+    def of(cls, run: Run) -> Checkpoints:
+        """The state of `run`.
+
+        Raises:
+            ModelError: its manifest is damaged, or of another configuration or other data.
+        """
+        identity: dict[str, Any] = {**run.config.to_json(), "environment": None}
+        if run.config.training.schedule == "constant":  # such a run may be given more epochs
+            identity["training"] = {**identity["training"], "epochs": None}
+        return cls(run.path / STATE, files.sha256(canonical_json(identity).encode()))
+
+    def require_room(self, state_bytes: int) -> None:
+        """Check, before any training, that the run can be written and its disk has room.
+
+        Args:
+            state_bytes: size of one generation.
+
+        Raises:
+            EnvironmentFailure: there is too little free space.
+            OSError: nothing can be written.
+        """
+        run = self.folder.parent
+        for folder in (run, self.folder):
+            files.probe(folder)
+        needed = ROOM * state_bytes - self.size
+        free = files.free_space(self.folder)
+        if free < needed:
+            raise EnvironmentFailure(
+                f"{run}: {free / 1e6:,.1f} MB of disk space are free, and"
+                f" {needed / 1e6:,.1f} MB are needed",
+                "Free some space, or write elsewhere with -o.",
+            )
 
     def commit(self, tensors: Mapping[str, Tensor], info: dict[str, Any]) -> None:
         """Make this state the newest, durably."""

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from vaecli import __version__, launch, ui
+from vaecli import launch, ui
+from vaecli._version import __version__
 from vaecli.commands.eval import evaluate
 from vaecli.commands.export import export
 from vaecli.commands.reconstruct import reconstruct

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vaecli.data.dataset import as_float
+from vaecli.data.dataset import as_float, to_uint8
 from vaecli.likelihood import LIKELIHOODS
 from vaecli.loss import elbo_terms
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
-from vaecli.pictures import to_uint8
 
 
 def mean_image(model: VAE, latents: Tensor) -> Tensor:

@@ -59,11 +59,6 @@ def encode_png(pixels: Tensor) -> bytes:
     return file.getvalue()
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Round images from [0, 1] to 0-255 of the same shape; NaN becomes 0."""
-    return images.nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
-
-
 def make_pairs(originals: Tensor, reconstructions: Tensor, *, columns: int) -> Tensor:
     """A grid of rows of originals, each above the row of their reconstructions.
 

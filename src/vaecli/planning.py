@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from vaecli import __version__, data, precision, run, settings, sources, weights
+from vaecli import data, precision, run, settings, sources, weights
+from vaecli._version import __version__
+from vaecli.checkpoint import Checkpoints
 from vaecli.config import ModelConfig, RunConfig, option_name
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
@@ -97,7 +99,7 @@ class Plan:
                 target.write_config()
             elif self.grows:
                 # the other order could leave more epochs under a manifest that says finished
-                target.checkpoints().finish(finished=False)
+                Checkpoints.of(target).finish(finished=False)
                 target.write_config()
             if self.status == "continued":
                 self._write_source(target)
@@ -175,7 +177,7 @@ def latest_unfinished() -> Path:
         ModelError: there is none.
     """
     for path in run.numbered():
-        if run.is_run(path) and not run.open_run(path).finished:
+        if run.is_run(path) and not Checkpoints.of(run.open_run(path)).finished:
             return path
     raise ModelError(
         f"no unfinished run under {run.ROOT}/", "Start one with `vaecli train`, or name its folder."
@@ -188,7 +190,7 @@ def unfinished_twin(config: RunConfig) -> Path | None:
         if run.is_run(path):
             try:
                 found = run.open_run(path)
-                if not found.finished and not found.config.differences(config):
+                if not Checkpoints.of(found).finished and not found.config.differences(config):
                     return path
             except ModelError:
                 continue  # a damaged run is nobody's twin
@@ -309,7 +311,7 @@ def _existing(
     """The plan to go on with `found` as `grown`, which is the same run or one of more epochs."""
     sources.require_unchanged(found, dataset)
     precision.require(found.config.training.precision, torch.device(request.device))
-    if grown is found and found.finished and found.intact:
+    if grown is found and Checkpoints.of(found).finished and found.intact:
         return Plan(found.config, dataset, found.path, "finished")
     now, then = _environment(request), found.config.environment
     differing = [

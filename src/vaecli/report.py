@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vaecli import __version__
+from vaecli._version import __version__
 from vaecli.data.dataset import Images
 from vaecli.evaluation import evaluate
 from vaecli.generation import reconstruct, sample

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vaecli import files, metrics, weights
-from vaecli.checkpoint import GENERATIONS, MANIFEST, Checkpoints
 from vaecli.config import CONFIG_KEYS, RunConfig
-from vaecli.errors import EnvironmentFailure, ModelError, UsageError
+from vaecli.errors import ModelError, UsageError
 from vaecli.limits import MAX_CONFIG_BYTES, MAX_METRICS_BYTES, MAX_SOURCE_BYTES
 from vaecli.metrics import EpochMetrics
 from vaecli.model import VAE
@@ -33,11 +32,11 @@ SAMPLES = "samples.png"
 CURVES = "curves.png"
 LATENTS = "latents.png"
 STATE = "state"
+MANIFEST = "manifest.json"
+GENERATIONS = "generation-*.safetensors"
+"""In `state`, with the manifest: what training resumes from; see checkpoint.py."""
 SOURCE = "source.json"
-"""In `state`: where the images of a run lie, when they are the user's own."""
-COMMITS_ROOM = 3
-"""Two generations, and the one being written."""
-
+"""In `state`, too: where the images of a run lie, when they are the user's own."""
 _NUMBERED = re.compile(r"(\d{3,9})-.+")
 
 
@@ -48,22 +47,10 @@ class Run:
     path: Path
     config: RunConfig
 
-    def checkpoints(self) -> Checkpoints:
-        """The state this run resumes from."""
-        identity: dict[str, Any] = {**self.config.to_json(), "environment": None}
-        if self.config.training.schedule == "constant":  # such a run may be given more epochs
-            identity["training"] = {**identity["training"], "epochs": None}
-        return Checkpoints(self.path / STATE, files.sha256(canonical_json(identity).encode()))
-
     @property
     def committed(self) -> bool:
         """Whether it holds weights."""
         return (self.path / WEIGHTS).is_file()
-
-    @property
-    def finished(self) -> bool:
-        """Whether training has reached its end, and all that follows from it is written."""
-        return self.checkpoints().finished
 
     @property
     def intact(self) -> bool:
@@ -83,25 +70,6 @@ class Run:
         with files.lock(self.path / STATE / files.LOCK_FILES[0], what=f"the run {self.path}"):
             files.remove_leftovers(self.path)
             yield
-
-    def require_room(self, state_bytes: int) -> None:
-        """See that `state_bytes` per commit can be written here, before work is spent.
-
-        Raises:
-            EnvironmentFailure: there is too little free space.
-            OSError: nothing can be written.
-        """
-        state = self.path / STATE
-        for folder in (self.path, state):
-            files.probe(folder)
-        needed = COMMITS_ROOM * state_bytes - self.checkpoints().size
-        free = files.free_space(state)
-        if free < needed:
-            raise EnvironmentFailure(
-                f"{self.path}: {free / 1e6:,.1f} MB of disk space are free, and"
-                f" {needed / 1e6:,.1f} MB are needed",
-                "Free some space, or write elsewhere with -o.",
-            )
 
     def write_config(self) -> None:
         """Write config.json, in an order and form a person can read."""

@@ -90,8 +90,8 @@ def train(
         loop = _Loop(run, dataset, torch.device(device), initial, processes, dtype)
         yield from loop.restore()
         with processes.agreed():
-            if processes.first:
-                run.require_room(loop.state_bytes)
+            if loop.checkpoints is not None:
+                loop.checkpoints.require_room(loop.state_bytes)
         if processes.first_says(initial is not None and not loop.committed):
             yield loop.commit()  # from here on the run needs nothing but itself
         yield loop.started()
@@ -210,7 +210,7 @@ class _Loop:
         """The weights of `best_epoch`."""
         self.stepper = Stepper(self.model, self.config, device, dtype, processes)
         self.state = _State()
-        self.checkpoints = run.checkpoints() if processes.first else None
+        self.checkpoints = Checkpoints.of(run) if processes.first else None
         self._place_committed: tuple[int, int] | None = None
         self._began = time.perf_counter()
         self._refreshed = self._committed = self._began

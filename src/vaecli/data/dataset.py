@@ -208,3 +208,8 @@ def static_binarized(dataset: Dataset) -> Dataset:
 def as_float(pixels: Tensor) -> Tensor:
     """Pixels uint8 0..255 as float32 in [0, 1], same shape."""
     return pixels.to(torch.float32).div_(255)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Round images from [0, 1] to 0-255 of the same shape; NaN becomes 0."""
+    return images.nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)

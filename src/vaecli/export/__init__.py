@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vaecli import __version__
+from vaecli._version import __version__
 from vaecli.config import to_json
 from vaecli.errors import VaecliError
 from vaecli.generation import mean_image

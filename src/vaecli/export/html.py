@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaecli import __version__, convolution
+from vaecli import convolution
+from vaecli._version import __version__
 from vaecli.data.dataset import Images
 from vaecli.evaluation import BATCH_SIZE, floats
 from vaecli.export import half_difference, round_to_half

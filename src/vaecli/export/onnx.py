@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaecli import __version__
+from vaecli._version import __version__
 from vaecli.errors import VaecliError
 from vaecli.export import Part, Runner
 
