@@ -78,7 +78,7 @@ def test_names_of_every_kind_are_found_and_hidden_ones_are_not(tmp_path: Path) -
     picture(root / ".hidden.png")
     picture(root / ".git/x.png")
     (root / "notes.txt").write_text("no image")
-    found = folder.list_entries(root)
+    found = folder.list_entries(root).entries
     assert [entry.path for entry in found] == sorted(f"deep/er/{name}" for name in names)
     assert all(entry.size > 0 and entry.time > 0 for entry in found)
 
@@ -93,7 +93,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (root / "a-again").symlink_to(root / "real")
     (root / "outside").symlink_to(tmp_path / "elsewhere")
     (root / "file.png").symlink_to(root / "real/1.png")
-    paths = [entry.path for entry in folder.list_entries(root)]
+    paths = [entry.path for entry in folder.list_entries(root).entries]
     assert paths == ["file.png", "outside/2.png", "real/1.png"]
 
 
@@ -132,11 +132,11 @@ def test_split_folders_are_honoured(load: Load, tmp_path: Path, held_out: str) -
 def test_the_split_is_the_hash_of_the_path_alone() -> None:
     """10,000 paths: a tenth held out, in order of the hash; no earlier one moves for 10 more."""
     entries = [Entry(f"photos/{index}.jpg") for index in range(10_000)]
-    order, n_test = folder.split_order(entries, 0.1)
+    order, n_test, _ = folder.split_order(entries, 0.1)
     assert abs(n_test - 1000) < 4 * 30  # four standard deviations
     held_out = {entry.path for entry in order[:n_test]}
     more = [*(Entry(f"new/{index}.jpg") for index in range(10)), *reversed(entries)]
-    order_2, n_test_2 = folder.split_order(more, 0.1)
+    order_2, n_test_2, _ = folder.split_order(more, 0.1)
     old = {entry.path for entry in order_2[:n_test_2] if entry.path.startswith("photos/")}
     assert old == held_out
     shares = [entry.share for entry in order]
@@ -151,7 +151,7 @@ def test_an_empty_side_gets_the_smallest_hash(load: Load, photos: Path, fraction
     said: list[str] = []
     dataset = load(photos, test_fraction=fraction, report=said.append)
     lonely = min(dataset.train, dataset.test, key=len)
-    smallest = min(folder.list_entries(photos), key=lambda entry: entry.share).path
+    smallest = min(folder.list_entries(photos).entries, key=lambda entry: entry.share).path
     assert lonely.paths == (smallest,)
     assert smallest in said[0]
     assert len(dataset.train) + len(dataset.test) == 30
@@ -169,7 +169,7 @@ def test_limit_takes_hash_order(vaecli: Vaecli, photos: Path) -> None:
     assert vaecli(*command, "--limit", "5", "-o", "run").code == 0
     config = json.loads(Path("run/config.json").read_text())
     assert (config["data"]["n_train"], config["data"]["kind"]) == (5, "folder")
-    order, n_test = folder.split_order(folder.list_entries(photos), 0.1)
+    order, n_test, _ = folder.split_order(folder.list_entries(photos).entries, 0.1)
     full = data.load(str(photos), folder=Path("cache"))
     assert full.train.paths is not None
     assert full.train.paths[:5] == tuple(entry.path for entry in order[n_test : n_test + 5])

@@ -29,6 +29,7 @@ LADDER = [
         "outputs",
         "extras",
         "screen",
+        "data.layout",
         "data.origin",
     ],
     ["convolution"],

@@ -184,7 +184,9 @@ def test_a_folder_walk_is_not_trapped_by_links(tmp_path: Path) -> None:
     os.symlink(tmp_path, tmp_path / "a/up")
     os.symlink(tmp_path / "a/self", tmp_path / "a/self")
     os.symlink(tmp_path / "a", tmp_path / "b")
-    assert [path.name for path in find_images(tmp_path)] == ["one.PNG"]
+    found, left_out = find_images(tmp_path)
+    assert [path.name for path in found] == ["one.PNG"]
+    assert list(left_out.values()) == [1]  # the hidden one
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"\.png"):
         find_images(tmp_path / "empty")

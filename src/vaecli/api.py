@@ -155,7 +155,7 @@ def train(
     folder = None if data_dir is None else Path(data_dir)
     told: list[str] = []
     plan = planning.plan(request, Source(folder, download, report=told.append))
-    yield from map(Notice, told)
+    yield from map(Notice, told + plan.dataset.account.warnings)
     with plan.opened() as run:
         yield from training.train(
             run, plan.dataset, device=where, initial=plan.initial, dtype=dtype

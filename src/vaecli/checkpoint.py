@@ -26,6 +26,8 @@ from vaecli.strict_json import canonical_json, parse_json
 KEPT = 2
 ROOM = KEPT + 1
 """Generations there must be room for: those that are kept, and the one being written."""
+_LATER_DATA_FIELDS = ("classes", "n_validation")
+"""Fields of DataConfig that older runs do not have: empty, they are no part of the identity."""
 _NAME = re.compile(r"generation-(\d{6,12})\.safetensors")
 
 
@@ -63,6 +65,11 @@ class Checkpoints:
             ModelError: its manifest is damaged, or of another configuration or other data.
         """
         identity: dict[str, Any] = {**run.config.to_json(), "environment": None}
+        identity["data"] = {
+            name: value
+            for name, value in identity["data"].items()
+            if value or name not in _LATER_DATA_FIELDS
+        }
         if run.config.training.schedule == "constant":  # such a run may be given more epochs
             identity["training"] = {**identity["training"], "epochs": None}
         return cls(run.path / STATE, files.sha256(canonical_json(identity).encode()))

@@ -144,9 +144,13 @@ class TrainConfig:
     init_from: str | None = None
     """Digest of the weights training starts from, instead of fresh ones; never a path."""
 
-    def fitted(self, images: int) -> int:
-        """How many of `images` training images are trained on; patience watches the others."""
-        return images - max(1, images // HELD_OUT) if self.patience else images
+    def fitted(self, images: int, validation: int = 0) -> int:
+        """How many of `images` training images are trained on.
+
+        With patience and no `validation` images to watch, a part of them is held out.
+        """
+        held_out = self.patience and not validation
+        return images - max(1, images // HELD_OUT) if held_out else images
 
     @property
     def optimises_loss(self) -> bool:
@@ -187,6 +191,10 @@ class DataConfig:
     """Training images."""
     n_test: int
     """Test images."""
+    n_validation: int = 0
+    """Images of a validation split, which are not trained on."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in order of their labels; other data is matched by them."""
     kind: Literal["named", "folder", "array"] = "named"
     """A set known by its name, or the user's own images, whose place `state/source.json` keeps."""
     n_skipped: int = 0
@@ -356,7 +364,8 @@ def _value_problem(value: object, hint: Any, low: float, high: float) -> str | N
         elements = get_args(hint)
         length = None if elements[-1] is Ellipsis else len(elements)
         if not isinstance(value, tuple) or (length is not None and len(value) != length):
-            return f"must be a list of {length or 'whole'} numbers, not {value!r:.80}"
+            kind = "texts" if elements[0] is str else f"{length or 'whole'} numbers"
+            return f"must be a list of {kind}, not {value!r:.80}"
         sentences = (_value_problem(item, elements[0], low, high) for item in value)
         return next((sentence for sentence in sentences if sentence), None)
     if type(value) is not hint:

@@ -31,7 +31,11 @@ MAX_HEADER_BYTES = 2**20
 MAX_JSON_DEPTH = 32
 """Brackets within brackets; vaecli writes at most 5."""
 MAX_CONFIG_BYTES = 2**16
-"""Of config.json, of a manifest, and of a configuration file in TOML."""
+"""Of a manifest, and of a configuration file in TOML."""
+MAX_RUN_CONFIG_BYTES = 2**20
+"""Of config.json, which may name many classes."""
+MAX_CLASS_NAMES_BYTES = 2**19
+"""Of the names of a run's classes, which config.json keeps."""
 MAX_METRICS_BYTES = 2**23
 """Of metrics.csv: some 60,000 epochs."""
 MAX_SOURCE_BYTES = 2**23

@@ -24,11 +24,16 @@ _HEADER = re.compile(
 )
 
 
+class NotNumbersError(ValueError):
+    """The array holds something else than plain numbers or texts, such as Python objects."""
+
+
 def read_header(file: BinaryIO | Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether the first axis runs fastest, and type; the file is then at its numbers.
 
     Raises:
-        ValueError: it is no array, or one of something else than plain numbers.
+        NotNumbersError: it is an array of something else than plain numbers or texts.
+        ValueError: it is no array, or damaged.
     """
     start = file.read(8)
     if len(start) < 8 or start[:6] != MAGIC:
@@ -44,7 +49,8 @@ def read_header(file: BinaryIO | Any) -> tuple[tuple[int, ...], bool, np.dtype[A
         raise ValueError(f"its header has {length:,} bytes, more than {MAX_ARRAY_HEADER_BYTES:,}")
     match = _HEADER.fullmatch(file.read(length).decode("latin-1"))
     if match is None:
-        raise ValueError("its header is damaged, or is not that of an array of plain numbers")
+        reason = "its header is damaged, or is not that of an array of plain numbers"
+        raise NotNumbersError(reason)
     shape = tuple(map(int, re.findall(r"\d+", match["shape"])))
     if prod(shape) > 2**48:
         raise ValueError(f"its header asks for {prod(shape):,} numbers")
@@ -53,9 +59,9 @@ def read_header(file: BinaryIO | Any) -> tuple[tuple[int, ...], bool, np.dtype[A
 
 def _dtype(text: str) -> np.dtype[Any]:
     if text.endswith("O"):
-        raise ValueError("it holds Python objects, which are never loaded")
+        raise NotNumbersError("it holds Python objects, which are never loaded")
     if not re.fullmatch(r"[<>|=][biufcSU]\d{1,6}", text):
-        raise ValueError(f"its type {text!r} is not one of plain numbers")
+        raise NotNumbersError(f"its type {text!r} is not one of plain numbers")
     try:
         return np.dtype(text)
     except TypeError:

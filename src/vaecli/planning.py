@@ -260,8 +260,10 @@ def _taken_up(
 ) -> Plan:
     """The plan to go on with the run at --output, which must be one of `config`."""
     # the machine may have another memory than the one the run was started on
-    window = found.config.data.shuffle_window
-    config = replace(config, data=replace(config.data, shuffle_window=window))
+    then = found.config.data
+    window = then.shuffle_window
+    classes = config.data.classes if then.classes else ()  # older runs did not keep them
+    config = replace(config, data=replace(config.data, shuffle_window=window, classes=classes))
     same_limit = found.config.training.limit == config.training.limit
     if same_limit and sources.same_source(found, dataset):
         sources.require_unchanged(found, dataset)

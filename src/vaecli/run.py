@@ -17,7 +17,7 @@ from typing import Any
 from vaecli import files, metrics, weights
 from vaecli.config import CONFIG_KEYS, RunConfig
 from vaecli.errors import ModelError, UsageError
-from vaecli.limits import MAX_CONFIG_BYTES, MAX_METRICS_BYTES, MAX_SOURCE_BYTES
+from vaecli.limits import MAX_METRICS_BYTES, MAX_RUN_CONFIG_BYTES, MAX_SOURCE_BYTES
 from vaecli.metrics import EpochMetrics
 from vaecli.model import VAE
 from vaecli.strict_json import canonical_json, parse_json
@@ -148,7 +148,7 @@ def open_run(path: Path) -> Run:
     config = path / CONFIG
     try:
         return Run(
-            path, RunConfig.from_json(parse_json(files.read_capped(config, MAX_CONFIG_BYTES)))
+            path, RunConfig.from_json(parse_json(files.read_capped(config, MAX_RUN_CONFIG_BYTES)))
         )
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
@@ -172,7 +172,7 @@ def is_run(path: Path) -> bool:
 
 def _has_keys(path: Path, keys: frozenset[str]) -> bool:
     try:
-        content = parse_json(files.read_capped(path, MAX_CONFIG_BYTES))
+        content = parse_json(files.read_capped(path, MAX_RUN_CONFIG_BYTES))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.keys() >= keys

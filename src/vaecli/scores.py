@@ -12,13 +12,16 @@ from typing import Any
 from torch import Tensor
 
 from vaecli.data.dataset import Images
+from vaecli.data.layout import is_known
 from vaecli.evaluation import Evaluation
 
 Row = dict[str, int | float | str | None]
 
 
 def rows(result: Evaluation, images: Images, *, latents: bool) -> Iterator[Row]:
-    """One row per image: index, path, label, loss, distortion and rate in nats, and more.
+    """One row per image: index, path, label, class, loss, distortion and rate in nats, and more.
+
+    The label is empty where the model does not know the class.
 
     Args:
         result: of the evaluation.
@@ -29,7 +32,9 @@ def rows(result: Evaluation, images: Images, *, latents: bool) -> Iterator[Row]:
     if images.paths is not None:
         columns["path"] = [_shown(path) for path in images.paths]
     if images.labels is not None:
-        columns["label"] = images.labels.tolist()
+        labels = images.labels.tolist()
+        columns["label"] = [label if is_known(label) else None for label in labels]
+        columns["class"] = [_shown(images.class_name(label)) for label in labels]
     columns["loss"] = _rounded(result.losses)
     columns["distortion"] = _rounded(result.distortions)
     columns["rate"] = _rounded(result.rates)

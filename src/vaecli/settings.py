@@ -7,6 +7,7 @@ not given.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -25,6 +26,7 @@ from vaecli.config import (
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, UsageError
+from vaecli.limits import MAX_CLASS_NAMES_BYTES
 from vaecli.sources import OWN_FIELDS, options_given
 
 MODEL_FIELDS = {field.name for field in fields(ModelConfig)}
@@ -65,7 +67,7 @@ def configuration(
     """
     if not len(dataset.train) or not len(dataset.test):
         raise DataError(f"--data {dataset.name}: it has no images")
-    if given.get("patience") and len(dataset.train) < 2:
+    if given.get("patience") and dataset.validation is None and len(dataset.train) < 2:
         raise DataError(
             f"--data {dataset.name}: it has one training image, and --patience needs one to train"
             " on and one to hold out",
@@ -110,10 +112,19 @@ def _data(dataset: Dataset) -> DataConfig:
         fingerprint=dataset.fingerprint(),
         n_train=len(dataset.train),
         n_test=len(dataset.test),
+        classes=_classes(dataset),
+        n_validation=0 if dataset.validation is None else len(dataset.validation),
         kind="named" if dataset.origin is None else dataset.origin.kind,
         n_skipped=0 if dataset.origin is None else dataset.origin.skipped,
         shuffle_window=0 if dataset.origin is None else dataset.origin.window,
     )
+
+
+def _classes(dataset: Dataset) -> tuple[str, ...]:
+    """Names of the classes in order of their labels; none where they are too long to keep."""
+    names = tuple(name for _, name in sorted(dataset.train.classes.items()))
+    size = len(json.dumps(names, indent=6))  # as config.json is written
+    return names if size <= MAX_CLASS_NAMES_BYTES else ()
 
 
 def _of(names: set[str], given: Mapping[str, Any]) -> dict[str, Any]:

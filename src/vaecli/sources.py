@@ -108,11 +108,15 @@ def is_own(found: run.Run, name: str | None) -> bool:
 
 
 def preparation(model: ModelConfig, found: run.Run | None, *, whole: bool) -> Preparation:
-    """How other images are brought to a model's shape: as the run's own, where it has a folder."""
+    """How other images are brought to a model's shape: as the run's own, where it has a folder.
+
+    Their classes are matched by name with those of the run.
+    """
+    classes = () if found is None else found.config.data.classes
     if found is not None and found.config.data.kind != "named":
-        return Preparation(model.image_shape, whole=whole)
+        return Preparation(model.image_shape, whole=whole, classes=classes)
     fitting = Fitting(border=model.border, digits=model.digits, fit="auto", invert="auto")
-    return Preparation(model.image_shape, fitting, whole)
+    return Preparation(model.image_shape, fitting, whole, classes)
 
 
 def origin_of(found: run.Run) -> Origin | None:

@@ -134,6 +134,16 @@ class _StopRequested(Exception):
     """Raised where training can be left and nothing is lost."""
 
 
+def watched_split(dataset: Dataset, config: TrainConfig) -> tuple[Images, Images]:
+    """The images to train on, and those whose loss patience watches.
+
+    These are the validation split of the data, or else a part of the training images.
+    """
+    if dataset.validation is not None:
+        return dataset.train, dataset.validation
+    return dataset.train.split(config.fitted(len(dataset.train)))
+
+
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """The learning rate of step 0 <= step < total.
 
@@ -192,7 +202,7 @@ class _Loop:
             dataset = static_binarized(dataset)
         train, held_out = dataset.train, None
         if self.config.patience:
-            train, held_out = train.split(self.config.fitted(len(train)))
+            train, held_out = watched_split(dataset, self.config)
         self.train = train.to(device)
         self.held_out = None if held_out is None else held_out.to(device)
         self.test = dataset.test.to(device)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from vaecli.config import Binarize
     from vaecli.data.dataset import Dataset, Images
+    from vaecli.data.layout import Split
     from vaecli.digit_fit import Invert
     from vaecli.images import Fit
     from vaecli.loaded import LoadedModel
@@ -39,7 +40,7 @@ def load_images(
     common: Common,
     loaded: LoadedModel,
     data: str | None,
-    split: Literal["test", "train", "all"] | None,
+    split: Split | Literal["all"] | None,
     limit: int | None,
     binarize: Binarize = "none",
     skip_bad: bool = False,
@@ -48,7 +49,7 @@ def load_images(
 
     Only static binarization is done here: it belongs to a place in the whole set.
     """
-    from vaecli.data.dataset import join, static_binarized
+    from vaecli.data.dataset import static_binarized
 
     dataset, own = _dataset(common, loaded, data, split, skip_bad)
     shape = loaded.model.config.image_shape
@@ -61,17 +62,38 @@ def load_images(
     if binarize == "static":
         dataset = static_binarized(dataset)
     split = split or ("test" if own else "all")
-    parts = {"test": [dataset.test], "train": [dataset.train]}
-    images = join(parts.get(split, [dataset.train, dataset.test])).first(limit)
+    images = _part(dataset, split, loaded if own else None).first(limit)
     device = loaded.model.device
     return images.to(device), f"{dataset.name}, {split} split"
+
+
+def _part(dataset: Dataset, split: Split | Literal["all"], own: LoadedModel | None) -> Images:
+    """The images of a split; `own` is the model if it was trained on this data.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    from vaecli.data.dataset import join
+    from vaecli.training import watched_split
+
+    if split == "all":
+        return join(list(dataset.splits.values()))
+    if split in dataset.splits:
+        return dataset.splits[split]
+    run = None if own is None else own.run
+    if run is not None and run.config.training.patience:
+        return watched_split(dataset, run.config.training)[1]
+    raise DataError(
+        f"--split {split}: {dataset.name} has no {split} split",
+        "Choose another split; training with --patience makes one.",
+    )
 
 
 def _dataset(
     common: Common,
     loaded: LoadedModel,
     data: str | None,
-    split: Literal["test", "train", "all"] | None,
+    split: Split | Literal["all"] | None,
     skip_bad: bool,
 ) -> tuple[Dataset, bool]:
     """The data named, and whether they are those the model was trained on."""
@@ -95,10 +117,15 @@ def _dataset(
             if is_path(data):
                 preparation = sources.preparation(loaded.model.config, run, whole=split is None)
             options = Options(skip_bad=skip_bad)
-            return source.load(data, None, options, preparation), False
+            dataset = source.load(data, None, options, preparation)
+            for warning in dataset.account.warnings:
+                common.terminal.warning(f"{dataset.name}: {warning}")
+            return dataset, False
         name, options = sources.whereabouts(run, {})
         options = replace(options, skip_bad=options.skip_bad or skip_bad)
         dataset = source.load(name, run.config.training.limit, options)
+    for text in dataset.account.left_out_texts:
+        common.terminal.warning(f"{dataset.name}: left out: {text}")
     if dataset.fingerprint() != run.config.data.fingerprint:
         common.terminal.warning(f"the data {dataset.name} changed since {run.path} was trained")
     return dataset, True

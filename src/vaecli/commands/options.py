@@ -128,8 +128,12 @@ SkipBad = Annotated[
     bool | None, option("Leave unreadable images out, list them, go on.", "--skip-bad")
 ]
 Split = Annotated[
-    Literal["test", "train", "all"] | None,
-    option("Which images.", default="test; all for another set than the run's own"),
+    Literal["test", "train", "validation", "all"] | None,
+    option(
+        "Which images; validation are those of a validation split, or those that --patience"
+        " watched.",
+        default="test; all for another set than the run's own",
+    ),
 ]
 Limit = Annotated[int | None, option("Use only the first N images.", default="all", metavar="N")]
 BINARIZE_HELP = (

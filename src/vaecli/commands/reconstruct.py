@@ -273,7 +273,7 @@ def _plan(
     """Inputs and their outputs; every contradiction is found before any work."""
     if grid is not None:
         outputs.require_new_file("--grid", grid, ".png", force=common.force)
-    found = list(_expand(inputs))
+    found = list(_expand(common, inputs))
     if to_stdout and len(found) > 1:
         raise UsageError(
             "--output -: several images do not fit on stdout", "Name a folder with -o."
@@ -299,7 +299,7 @@ def _plan(
     return [Job(source, target) for (source, _), target in zip(found, targets, strict=True)]
 
 
-def _expand(inputs: list[str]) -> Iterator[tuple[str, Path]]:
+def _expand(common: options.Common, inputs: list[str]) -> Iterator[tuple[str, Path]]:
     """Every image named or found in a folder, with its path relative to that folder."""
     from vaecli.data.listing import find_images
 
@@ -310,7 +310,10 @@ def _expand(inputs: list[str]) -> Iterator[tuple[str, Path]]:
         if name == STDIN:
             yield name, Path("stdin")
         elif path.is_dir():
-            for found in find_images(path):
+            images, left_out = find_images(path)
+            for reason, count in left_out.items():
+                common.terminal.warning(f"{name}: left out: {count:,} {reason}")
+            for found in images:
                 yield str(found), found.relative_to(path)
         else:
             yield name, Path(path.name)

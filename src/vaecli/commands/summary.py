@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vaecli.config import ModelConfig, TrainConfig, option_name, to_json
 from vaecli.ui import Terminal
@@ -11,8 +11,12 @@ from vaecli.ui import Terminal
 if TYPE_CHECKING:
     import torch
 
+    from vaecli.data.dataset import Dataset
+    from vaecli.data.layout import Values
     from vaecli.events import Started
     from vaecli.planning import Plan
+
+NAMED_CLASSES = 20
 
 
 def introduction(plan: Plan, path: Path, event: Started, device: torch.device) -> str:
@@ -45,7 +49,7 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
         "status": plan.status,
         "model": {"parameters": parameters, **to_json(model)},
         "training": {"steps_per_epoch": steps, **to_json(training)},
-        "data": to_json(data),
+        "data": {**to_json(data), **_account(plan)},
         "memory_bytes": memory,
     }
     texts = {
@@ -53,8 +57,7 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
         "status": plan.status,
         "model": f"{model.arch} {_widths(model)}, {model.activation}, {model.likelihood},"
         f" {parameters:,} parameters",
-        "data": f"{data.name}: {data.n_train:,} training and {data.n_test:,} test images of"
-        f" {'x'.join(map(str, model.image_shape))}",
+        **data_rows(plan),
         "steps": f"{training.epochs} epochs of {steps:,} steps of {batch} images",
         "recipe": f"lr {training.lr:g}, {training.schedule}, output bias {training.output_bias},"
         f" seed {training.seed}",
@@ -62,6 +65,77 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
         "memory": f"about {memory / 1e6:,.0f} MB besides torch itself",
     }
     terminal.values(value, texts)
+
+
+def show_data(terminal: Terminal, plan: Plan) -> None:
+    """The table of what was found in the data and what it was taken for."""
+    rows = data_rows(plan)
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        terminal.note(f"{name:<{width}}  {text}")
+
+
+def data_rows(plan: Plan) -> dict[str, str]:
+    """What was found in the data and what it was taken for, for a person."""
+    dataset, data, account = plan.dataset, plan.config.data, plan.dataset.account
+    channels, height, width = plan.config.model.image_shape
+    own = "the data set's own"
+    rows = {
+        "data": f"{data.name}: {data.n_train:,} training and {data.n_test:,} test images of"
+        f" {channels}x{height}x{width}",
+        "data: training": f"{data.n_train:,}: {account.sources.get('train', own)}",
+        "data: test": f"{data.n_test:,}: {account.sources.get('test', own)}",
+        "data: classes": _class_list(dataset) or "none",
+        "data: size": f"{height}x{width}, {'grey' if channels == 1 else 'colour'}",
+        "data: values": "; ".join(map(_values_text, account.values)),
+        "data: left out": "; ".join(account.left_out_texts) or "nothing",
+        "data: notes": "; ".join(account.notes),
+    }
+    if dataset.validation is not None:
+        rows["data: validation"] = (
+            f"{data.n_validation:,}: {account.sources.get('validation', own)}; not trained on"
+        )
+    order = ("data", "data: training", "data: validation", *rows)
+    return {name: rows[name] for name in order if rows.get(name)}
+
+
+def _account(plan: Plan) -> dict[str, Any]:
+    """The same for --json, besides the configuration of the data."""
+    account = plan.dataset.account
+    return {
+        "sources": account.sources,
+        "classes": _class_names(plan.dataset),
+        "image_shape": plan.config.model.image_shape,
+        "values": [vars(values) for values in account.values],
+        "left_out": [
+            {"reason": reason, "count": count} for reason, count in account.left_out.items()
+        ],
+        "notes": account.notes,
+    }
+
+
+def _class_names(dataset: Dataset) -> list[str]:
+    labels = {
+        label
+        for images in dataset.splits.values()
+        if images.labels is not None
+        for label in images.labels.unique().tolist()
+    }
+    return [name for label in sorted(labels) if (name := dataset.train.class_name(label))]
+
+
+def _class_list(dataset: Dataset) -> str:
+    names = _class_names(dataset)
+    more = f", and {len(names) - NAMED_CLASSES:,} more" if len(names) > NAMED_CLASSES else ""
+    return f"{len(names):,}: {', '.join(names[:NAMED_CLASSES])}{more}" if names else ""
+
+
+def _values_text(values: Values) -> str:
+    black = f"{values.black:,g} is black and " if values.black else ""
+    return (
+        f"{values.samples} values from {values.lowest:,g} to {values.highest:,g}, {black}"
+        f"{values.white:,g} is white"
+    )
 
 
 def _objective(training: TrainConfig) -> str:

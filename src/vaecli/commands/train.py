@@ -440,6 +440,7 @@ def _run(
         return
     if numbered and (twin := planning.unfinished_twin(plan.config)):
         terminal.note(f"An unfinished run of these settings exists: vaecli train --resume {twin}")
+    summary.show_data(terminal, plan)
     with group.agreed():
         require_working(device)
     with ExitStack() as stack:

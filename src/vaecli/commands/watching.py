@@ -55,7 +55,8 @@ class Watch:
         """
         terminal, config = self._common.terminal, self._plan.config.training
         last = None
-        n_train = config.fitted(len(self._plan.dataset.train))
+        data = self._plan.config.data
+        n_train = config.fitted(data.n_train, data.n_validation)
         with training_view(terminal, config.epochs, n_train) as view:
             for event in events:
                 match event:

@@ -5,26 +5,25 @@ from __future__ import annotations
 import lzma
 import math
 import os
-import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaecli import files, npy
-from vaecli.data.folder import Entry, Split
+from vaecli.data import layout
+from vaecli.data.folder import Entry
+from vaecli.data.layout import Account, ArrayPart, Split
 from vaecli.errors import DataError
 from vaecli.limits import MAX_ARCHIVE_MEMBERS, MAX_ARRAY_IMAGES
 
 SUFFIXES = (".npy", ".npz")
-_PAIRS = {"x": "y", "images": "labels"}
-"""Names of images and labels in a .npz, alone or with a split before or behind."""
 _BATCH = 32
 """Images read together: each brings its neighbours on the disk into memory."""
 # what zipfile and its decompressors raise; a password needed is a RuntimeError
@@ -50,14 +49,14 @@ class _Part:
 
     Attributes:
         array: (N, H, W), (N, H, W, C) or (N, C, H, W); of a .npy it stays on the disk.
-        labels: (N,) whole numbers, or None.
+        labels: the name of each image's class, or None.
         split: what its name says.
         unmap: gives the memory of what was read from the disk back.
     """
 
     name: str
     array: NDArray[Any]
-    labels: NDArray[Any] | None
+    labels: list[str] | None
     split: Split | None = None
     unmap: Callable[[], None] = lambda: None
 
@@ -68,13 +67,13 @@ class ArrayFile:
 
     Attributes:
         entries: one for each image, in order.
-        notes: what a person should know.
+        account: what became of everything in the file.
     """
 
     location: Path
     parts: Mapping[str, _Part]
     entries: list[Entry]
-    notes: tuple[str, ...]
+    account: Account
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -118,8 +117,11 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
     Raises:
         DataError: it is damaged, holds objects, or no array has the shape of images.
     """
+    notes: list[str] = []
+    left_out: dict[str, int] = {}
     try:
-        read = _npy(path) if path.suffix.lower() == ".npy" else _parts(_npz(path, memory))
+        npz = path.suffix.lower() != ".npy"
+        read = _npz(path, memory, notes, left_out) if npz else _npy(path)
         parts = {part.name: part for part in read}
         _check(list(parts.values()))
     except _DAMAGE as error:
@@ -135,7 +137,7 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
             f"{part.name}[{place}]",
             status.st_size,
             status.st_mtime_ns,
-            None if part.labels is None else str(part.labels[place]),
+            None if part.labels is None else part.labels[place],
             part.split,
         )
         for part in parts.values()
@@ -143,9 +145,10 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
     ]
     if not entries:
         raise DataError(f"--data {path}: there are no images in it", _HINT)
-    floats = any(part.array.dtype != np.uint8 for part in parts.values())
-    notes = ("floats from 0 to 1 were rounded to 256 levels",) if floats else ()
-    return ArrayFile(path, parts, entries, notes)
+    if any(part.array.dtype != np.uint8 for part in parts.values()):
+        notes.append("floats from 0 to 1 were rounded to 256 levels")
+    sources = {part.split: part.name for part in parts.values() if part.split is not None}
+    return ArrayFile(path, parts, entries, Account(sources, left_out, tuple(notes)))
 
 
 def _npy(path: Path) -> list[_Part]:
@@ -161,44 +164,113 @@ def _npy(path: Path) -> list[_Part]:
     return [_Part(path.stem, array, None, None, unmap)]
 
 
-def _npz(path: Path, memory: int) -> dict[str, NDArray[Any]]:
-    named = {}
+@dataclass(frozen=True)
+class _Member:
+    """An array in a .npz whose header was read: name of the file, shape, order and type."""
+
+    file: str
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+
+def _npz(path: Path, memory: int, notes: list[str], left_out: dict[str, int]) -> list[_Part]:
+    """The images and labels of a .npz; nothing else in it is read beyond its header."""
     with files.open_regular(path) as raw, zipfile.ZipFile(raw) as archive:
         if len(archive.infolist()) > MAX_ARCHIVE_MEMBERS:
             raise ValueError(f"it holds more than {MAX_ARCHIVE_MEMBERS:,} files")
-        for member in archive.infolist():
-            if not member.filename.endswith(".npy"):
-                continue
-            with archive.open(member) as file:
-                shape, fortran, dtype = npy.read_header(file)
-                size = math.prod(shape) * dtype.itemsize
-                if size > memory:
-                    raise ValueError(
-                        f"{member.filename} has {size:,} bytes, more than the {memory:,} that are"
-                        " held in memory: save it as .npy"
-                    )
-                data = file.read(size)
-                if len(data) != size or file.read(1):
-                    raise ValueError(f"damaged: {member.filename} does not have {size:,} bytes")
-            array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-            named[member.filename.removesuffix(".npy")] = array
-    return named
+        members: dict[str, _Member] = {}
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            try:
+                if name == info.filename:
+                    raise npy.NotNumbersError("it is no array")
+                with archive.open(info) as file:
+                    members[name] = _Member(info.filename, *npy.read_header(file))
+            except npy.NotNumbersError as error:
+                if layout.is_image_name(name):
+                    raise ValueError(f"{info.filename}: {error}") from None
+                left_out[f"member {name}: {error}"] = 1
+        chosen = _chosen(members)
+        used = {name for part in chosen for name in (part.images, part.labels)}
+        for name in members.keys() - used:
+            left_out[f"array {name}: neither images nor their labels"] = 1
+        return [
+            _Part(
+                part.images,
+                _read(archive, members[part.images], memory),
+                None
+                if part.labels is None
+                else _classes(part.labels, _read(archive, members[part.labels], memory), notes),
+                part.split,
+            )
+            for part in chosen
+        ]
 
 
-def _parts(named: dict[str, NDArray[Any]]) -> list[_Part]:
-    """Arrays of images with what belongs to them, by the names that are in use.
+def _read(archive: zipfile.ZipFile, member: _Member, memory: int) -> NDArray[Any]:
+    with archive.open(member.file) as file:
+        npy.read_header(file)
+        size = math.prod(member.shape) * member.dtype.itemsize
+        if size > memory:
+            raise ValueError(
+                f"{member.file} has {size:,} bytes, more than the {memory:,} that are held in"
+                " memory: save it as .npy"
+            )
+        data = file.read(size)
+        if len(data) != size or file.read(1):
+            raise ValueError(f"damaged: {member.file} does not have {size:,} bytes")
+    order: Literal["F", "C"] = "F" if member.fortran else "C"
+    return np.frombuffer(data, member.dtype).reshape(member.shape, order=order)
+
+
+def _chosen(members: Mapping[str, _Member]) -> list[ArrayPart]:
+    """The arrays of images with their labels, by the names that are in use.
 
     Raises:
         ValueError: none is found.
     """
-    chosen = list(_by_name(named))
-    if chosen:
+    numbers = {
+        name: member.shape for name, member in members.items() if member.dtype.kind in "buif"
+    }
+    images = {name for name, shape in numbers.items() if len(shape) in (3, 4)}
+    images |= {
+        name for name, shape in numbers.items() if len(shape) == 2 and layout.is_image_name(name)
+    }
+    if chosen := layout.understand_arrays(members, images):
         return chosen
-    pictures = [name for name, array in named.items() if array.ndim in (3, 4)]
-    if len(pictures) != 1:
-        known = ", ".join(list(named)[:10]) or "nothing"
-        raise ValueError(f"it holds {known}: no array is named images, x, x_train or the like")
-    return [_Part(pictures[0], named[pictures[0]], None)]
+    known = ", ".join(list(members)[:10]) or "nothing"
+    raise ValueError(f"it holds {known}: no array is named images, x, x_train or the like")
+
+
+def _classes(name: str, labels: NDArray[Any], notes: list[str]) -> list[str] | None:
+    """The name of each image's class: from numbers, texts, or rows with a single 1 (one-hot).
+
+    Args:
+        name: of the array.
+        labels: (N,), (N, 1), or (N, K) one-hot.
+        notes: told why labels cannot be used.
+    """
+    rows = labels.reshape(len(labels), -1)
+    if rows.dtype.kind in "SU" and rows.shape[1] == 1:
+        texts = rows[:, 0]
+        return [
+            text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+            for text in texts.tolist()
+        ]
+    if rows.dtype.kind in "buif" and bool((rows == np.trunc(rows)).all()):  # NaN is unequal
+        if rows.shape[1] == 1 and bool((abs(rows) < 10**18).all()):
+            return [str(int(label)) for label in rows[:, 0].tolist()]
+        if rows.shape[1] > 1 and bool(
+            ((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all()
+        ):
+            return [str(label) for label in rows.argmax(1).tolist()]
+    shape = "x".join(map(str, labels.shape))
+    notes.append(
+        f"{name} ({shape} {labels.dtype}) cannot be used as labels: neither one whole number or"
+        " text for each image, nor rows of zeros with a single 1"
+    )
+    return None
 
 
 def _check(parts: list[_Part]) -> None:
@@ -213,28 +285,8 @@ def _check(parts: list[_Part]) -> None:
     for part in parts:
         if part.array.dtype != np.uint8 and part.array.dtype.kind != "f":
             raise ValueError(f"{part.name} has the type {part.array.dtype}, not uint8 or float")
-        if part.labels is not None and part.labels.shape != part.array.shape[:1]:
+        if part.labels is not None and len(part.labels) != len(part.array):
             raise ValueError(f"{part.name} has {len(part.array):,} images, but not as many labels")
-
-
-def _by_name(named: dict[str, NDArray[Any]]) -> Iterator[_Part]:
-    """`images` and `labels`, `x_train` and `y_train`, `train_images` and `train_labels`, ..."""
-    splits: dict[str, Split] = {"train": "train", "test": "test"}
-    if not any("test" in name for name in named):
-        splits["val"] = "test"
-    for name, array in named.items():
-        stem, split = name, None
-        if match := re.fullmatch(r"(x|images)_(\w+)|(\w+)_(x|images)", name):
-            stem, word = (match[1], match[2]) if match[1] else (match[4], match[3])
-            if word not in splits:
-                continue
-            split = splits[word]
-        if stem in _PAIRS:
-            partner = named.get(name.replace(stem, _PAIRS[stem]))
-            labels = None if partner is None else partner.reshape(len(partner), -1)
-            if labels is not None and (labels.shape[1] != 1 or labels.dtype.kind not in "iu"):
-                labels = None
-            yield _Part(name, array, None if labels is None else labels[:, 0], split)
 
 
 def _image_shape(array: NDArray[Any]) -> tuple[int, int, int]:

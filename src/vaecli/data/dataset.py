@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from vaecli.data.layout import Account, Split, is_known
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
 from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window, permutation
@@ -28,11 +29,13 @@ class Images:
         pixels: (N, C, H, W) uint8.
         labels: (N,) uint8 or int64 class numbers, or None.
         paths: where each image came from, relative to its folder, or None.
+        classes: names of the classes, by label; a label without one is called by its number.
     """
 
     pixels: Tensor | Mapped
     labels: Tensor | None = None
     paths: tuple[str, ...] | None = None
+    classes: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -47,6 +50,10 @@ class Images:
             paths=None if self.paths is None else self.paths[chosen],
         )
 
+    def class_name(self, label: int) -> str:
+        """What the class of a label is called; empty for an image without one."""
+        return self.classes.get(label, str(label) if is_known(label) else "")
+
     def first(self, count: int | None) -> Images:
         """The first `count` images, all of them for None."""
         return self[:count]
@@ -57,6 +64,7 @@ class Images:
             self.pixels[places],
             None if self.labels is None else self.labels[places],
             None if self.paths is None else tuple(self.paths[place] for place in places.tolist()),
+            self.classes,
         )
 
     def split(self, count: int) -> tuple[Images, Images]:
@@ -110,6 +118,7 @@ def join(parts: Sequence[Images]) -> Images:
         _joined([images.pixels for images in filled]),
         torch.cat(labels) if len(labels) == len(filled) else None,
         tuple(path for part in paths for path in part) if len(paths) == len(filled) else None,
+        filled[0].classes,
     )
 
 
@@ -126,19 +135,23 @@ def _joined(parts: Sequence[Tensor | Mapped]) -> Tensor | Mapped:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named set with its two splits.
+    """A named set with its splits.
 
     Attributes:
         name: what it is called, never a path.
         train: images to train on.
         test: held-out images.
+        validation: images of a validation split, which `--patience` watches; or None.
         origin: where a user's own images lie; None for a named set.
+        account: what became of everything that was given.
     """
 
     name: str
     train: Images
     test: Images
+    validation: Images | None = None
     origin: Origin | None = None
+    account: Account = field(default_factory=Account)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -146,9 +159,9 @@ class Dataset:
         channels, height, width = self.train.pixels.shape[1:]
         return channels, height, width
 
-    def with_origin(self, origin: Origin) -> Dataset:
+    def with_origin(self, origin: Origin, account: Account) -> Dataset:
         """The same images, said to come from `origin`; a fingerprint that is known stays so."""
-        copy = replace(self, origin=origin)
+        copy = replace(self, origin=origin, account=account)
         vars(copy).update({k: v for k, v in vars(self).items() if k == "_fingerprint"})
         return copy
 
@@ -159,13 +172,13 @@ class Dataset:
         return copy
 
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, pixels and labels of both splits."""
+        """SHA-256 over shapes, pixels and labels of all splits."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for images in (self.train, self.test):
+        for images in self.splits.values():
             _describe(digest, images.pixels)
             for part in images.parts():
                 digest.update(part.flatten().numpy().data)
@@ -173,6 +186,21 @@ class Dataset:
                 _describe(digest, images.labels)
                 digest.update(images.labels.numpy().data)
         return digest.hexdigest()
+
+    @property
+    def splits(self) -> dict[Split, Images]:
+        """The splits it has, by name."""
+        splits: dict[Split, Images] = {"train": self.train, "test": self.test}
+        return splits if self.validation is None else {**splits, "validation": self.validation}
+
+    def shared_with_training(self, images: Images | None) -> int:
+        """How many of `images` are training images too, pixel by pixel."""
+        if images is None:
+            return 0
+        hashes = [value for part in images.parts() for value in _hashes(part)]
+        wanted = {*hashes}
+        shared = {value for part in self.train.parts() for value in _hashes(part)} & wanted
+        return sum(value in shared for value in hashes)
 
     def border(self) -> int:
         """Median grey level (0-255) along the border of the first 1,000 training images."""
@@ -183,6 +211,10 @@ class Dataset:
 
 def _describe(digest: hashlib._Hash, tensor: Tensor | Mapped) -> None:
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+
+
+def _hashes(pixels: Tensor) -> Iterator[int]:
+    return (hash(image.tobytes()) for image in pixels.numpy())
 
 
 def static_binarized(dataset: Dataset) -> Dataset:
@@ -201,8 +233,10 @@ def static_binarized(dataset: Dataset) -> Dataset:
             return replace(images, pixels=images.pixels.binarized(levels))
         return replace(images, pixels=levels.binarize(images.pixels, 0))
 
-    train, test = draw(dataset.train, "train"), draw(dataset.test, "test")
-    return replace(dataset, train=train, test=test)
+    drawn = {split: draw(images, split) for split, images in dataset.splits.items()}
+    return replace(
+        dataset, train=drawn["train"], test=drawn["test"], validation=drawn.get("validation")
+    )
 
 
 def as_float(pixels: Tensor) -> Tensor:

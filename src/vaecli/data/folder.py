@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from vaecli.data import listing
-
-Split = Literal["train", "test"]
-TEST_FOLDERS = ("test", "val")
+from vaecli.data import layout, listing
+from vaecli.data.layout import Account, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class Entry:
         size: bytes of the file; 0 where it cannot be asked.
         time: modification time in ns.
         label: name of its class, or None.
-        split: what the folder says about it; None leaves it to the hash.
+        split: what the layout says about it; None leaves it to the hash.
     """
 
     path: str
@@ -39,55 +38,65 @@ class Entry:
         return int.from_bytes(digest[:7], "big") / 2**56
 
 
-def list_entries(root: Path) -> list[Entry]:
+@dataclass(frozen=True)
+class Found:
+    """The images that count, and the account of everything that is there."""
+
+    entries: list[Entry]
+    account: Account
+
+
+def list_entries(root: Path, known_classes: Collection[str] = ()) -> Found:
     """The images in a folder and its subfolders, in order of their paths.
 
-    With `train/` and `test/` (or `val/`) only the images in these two count.
+    Args:
+        root: the folder.
+        known_classes: names of a model's classes.
 
     Raises:
         DataError: a folder cannot be listed, or there is no image.
     """
-    found = dict(listing.walk(root))
-    paths = sorted(found)
-    top = {path.split("/", 1)[0] for path in paths if "/" in path}
-    held_out = next((name for name in TEST_FOLDERS if name in top), None)
-    splits: dict[str, Split] = {}
-    if "train" in top and held_out is not None:
-        splits = {"train": "train", held_out: "test"}
-        paths = [path for path in paths if path.split("/", 1)[0] in splits]
-    if not paths:
-        raise listing.no_images(root)
-    labels = _classes(paths, depth=1 if splits else 0)
-    return [
-        _entry(path, found[path], label, splits.get(path.split("/", 1)[0]))
-        for path, label in zip(paths, labels, strict=True)
-    ]
+    others = Counter[str]()
+    files = dict(listing.walk(root, others))
+    if not files:
+        raise listing.no_images(root, others)
+    entries = (
+        Entry(path) if status is None else Entry(path, status.st_size, status.st_mtime_ns)
+        for path, status in sorted(files.items())
+    )
+    return arrange(entries, known_classes, layout.others_by_suffix(others))
 
 
-def _entry(
-    path: str, status: os.stat_result | None, label: str | None, split: Split | None
-) -> Entry:
-    if status is None:
-        return Entry(path, label=label, split=split)
-    return Entry(path, status.st_size, status.st_mtime_ns, label, split)
+def arrange(
+    entries: Iterable[Entry], known_classes: Collection[str], left_out: Mapping[str, int]
+) -> Found:
+    """Give entries the split and class that their paths speak of, and drop those outside.
 
-
-def _classes(paths: list[str], depth: int) -> list[str | None]:
-    """The subfolder at `depth` each image lies in; None for all unless every one lies in one."""
-    parents = [path.split("/")[depth:-1] for path in paths]
-    names = [parts[0] if parts else None for parts in parents]
-    return names if None not in names and len(set(names)) > 1 else [None] * len(paths)
-
-
-def split_order(entries: list[Entry], fraction: float) -> tuple[list[Entry], int]:
-    """All entries in the order they are stored in, and how many of them are held out.
-
-    Held-out images come first, by falling hash, then the others by rising hash: so the smallest
-    hash, the one that moves when a side is empty, lies at the border of the two.
+    Args:
+        entries: of all images, in order of their paths.
+        known_classes: names of a model's classes.
+        left_out: what else is there, by reason.
     """
-    held_out, kept = list[Entry](), list[Entry]()
-    for share, path, entry in sorted((entry.share, entry.path, entry) for entry in entries):
-        del path  # only there to order equal hashes
-        test = entry.split == "test" if entry.split else share < fraction
-        (held_out if test else kept).append(entry)
-    return [*reversed(held_out), *kept], len(held_out)
+    by_path = {entry.path: entry for entry in entries}
+    found = layout.understand(list(by_path), known_classes)
+    account = replace(found.account, left_out={**left_out, **found.account.left_out})
+    placed = [
+        replace(by_path[path], label=place.label, split=place.split)
+        for path, place in found.places.items()
+    ]
+    return Found(placed, account)
+
+
+def split_order(entries: list[Entry], fraction: float) -> tuple[list[Entry], int, int]:
+    """All entries in the order they are stored in, and how many are for test and validation.
+
+    Test images come first, by falling hash, then training images by rising hash: so the smallest
+    hash, the one that moves when a side is empty, lies at the border of the two.  Validation
+    images come last.
+    """
+    sides: dict[Split, list[Entry]] = {"test": [], "train": [], "validation": []}
+    for entry in sorted(entries, key=lambda entry: (entry.share, entry.path)):
+        drawn: Split = "test" if entry.share < fraction else "train"
+        sides[entry.split or drawn].append(entry)
+    order = [*reversed(sides["test"]), *sides["train"], *sides["validation"]]
+    return order, len(sides["test"]), len(sides["validation"])

@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from vaecli.data.layout import HIDDEN, others_by_suffix
 from vaecli.errors import DataError
 from vaecli.images import SUFFIXES
 
+MAC_METADATA = "__MACOSX"
+"""The folder that macOS adds to its archives; no file in it is an image."""
 
-def find_images(folder: Path) -> list[Path]:
-    """Every file under `folder` with the suffix of an image, in the order of their paths.
+
+def find_images(folder: Path) -> tuple[list[Path], dict[str, int]]:
+    """The images under `folder` in the order of their paths, and what else is there, by reason.
 
     Raises:
-        DataError: there is none, or a folder cannot be listed.
+        DataError: there is no image, or a folder cannot be listed.
     """
-    found = sorted(folder / path for path, _ in walk(folder))
+    others = Counter[str]()
+    found = sorted(folder / path for path, _ in walk(folder, others))
     if not found:
-        raise no_images(folder)
-    return found
+        raise no_images(folder, others)
+    return found, others_by_suffix(others)
 
 
-def no_images(folder: Path) -> DataError:
-    """The refusal of a folder without images, with what was looked for."""
+def no_images(folder: Path, others: Mapping[str, int]) -> DataError:
+    """The refusal of a folder without images, with what was looked for and what is there."""
     endings = ", ".join(sorted(SUFFIXES))
+    there = "; ".join(f"{count:,} {reason}" for reason, count in others_by_suffix(others).items())
     return DataError(
-        f"no images in {folder}: no file there or in its subfolders ends in {endings}",
+        f"no images in {folder}: no file there or in its subfolders ends in {endings}"
+        + (f"; it holds {there}" if there else ""),
         "Check the folder.",
     )
 
 
-def walk(root: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+def walk(root: Path, others: Counter[str]) -> Iterator[tuple[str, os.stat_result | None]]:
     """Every file below `root` with the suffix of an image: its path from there, and its status.
 
-    Hidden files and folders are left out.  Links are followed, but no folder is entered twice;
-    links come after all real folders, so that the real path of a folder is the one that counts.
+    Other files are counted in `others` by suffix, hidden images under `HIDDEN`; hidden folders are
+    not entered.  Links are followed, but no folder is entered twice; links come after all real
+    folders, so that the real path of a folder is the one that counts.
     The status is None where it cannot be asked: reading the file will tell why.
 
     Raises:
@@ -61,14 +70,19 @@ def walk(root: Path) -> Iterator[tuple[str, os.stat_result | None]]:
             ) from None
         for child in children:
             path = f"{folder}/{child.name}" if folder else child.name
+            suffix = os.path.splitext(child.name)[1].lower()
             if child.name.startswith("."):
+                others[HIDDEN] += suffix in SUFFIXES and child.is_file()
+            elif child.name == MAC_METADATA:
                 continue
-            if child.is_dir(follow_symlinks=False):
+            elif child.is_dir(follow_symlinks=False):
                 real.append(path)
             elif _leads_to_folder(child):
                 linked.append(path)
-            elif os.path.splitext(child.name)[1].lower() in SUFFIXES:
+            elif suffix in SUFFIXES:
                 yield path, _status(child)
+            else:
+                others[suffix] += 1
 
 
 def _leads_to_folder(child: os.DirEntry[str]) -> bool:

@@ -6,16 +6,18 @@ import contextlib
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from vaecli import files
 from vaecli.config import as_options
-from vaecli.data import arrays, decode, folder, store
+from vaecli.data import arrays, decode, folder, layout, store
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.decode import Fitting, ShapeRule
 from vaecli.data.folder import Entry
+from vaecli.data.layout import Account
 from vaecli.data.origin import Options, Origin
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.limits import MAX_PIXELS
@@ -36,11 +38,13 @@ class Preparation:
         image_shape: channels, height, width.
         fitting: crop, polarity and the like.
         whole: all images together, in the order of the listing, instead of two splits.
+        classes: names of the model's classes, in order of their labels.
     """
 
     image_shape: tuple[int, int, int]
     fitting: Fitting = field(default_factory=Fitting)
     whole: bool = False
+    classes: tuple[str, ...] = ()
 
 
 def name_of(location: Path) -> str:
@@ -89,7 +93,14 @@ def load(
     entries = source.entries
     listing = tuple((entry.path, entry.size, entry.time) for entry in entries)
     whole = preparation is not None and preparation.whole
-    settings = {**asdict(options), "skip_bad": None, "version": decode.VERSION}
+    known_classes = () if preparation is None else preparation.classes
+    if not whole and {entry.split for entry in entries} <= {"test", "validation"}:
+        raise DataError(
+            f"--data {location}: it has a test and a validation split, and no images to train on",
+            "Name one of them, or call the folder or array of training images train.",
+        )
+    settings = {**asdict(options), "skip_bad": None}
+    settings["version"] = decode.VERSION, layout.VERSION
     settings["preparation"] = None if preparation is None else asdict(preparation)
     key = store.key_of(listing, settings)
     name = name_of(location)
@@ -97,15 +108,15 @@ def load(
         data_dir / "vaecli" / "own" / f"{name}-{store.key_of(os.fspath(location), settings)[:12]}"
     )
     try:
-        contents, dataset = _prepared(slot, key, name, memory, checked, source, whole, report)
+        contents, dataset = _prepared(
+            slot, key, name, memory, checked, source, whole, known_classes, report
+        )
     except OSError as error:
         raise EnvironmentFailure(
             f"prepared images: {error.filename or slot}: {error.strerror or error}",
             "Make room, or choose a folder that can be written with --data-dir.",
         ) from None
     _refuse_bad(location, contents, options.skip_bad, report)
-    for note in source.notes:
-        report(f"{name}: {note}")
     origin = Origin(
         kind=source.kind,
         location=os.fspath(location),
@@ -114,8 +125,26 @@ def load(
         skipped=len(contents.bad),
         window=_window(contents, memory),
     )
-    dataset = dataset.with_origin(origin)
+    dataset = dataset.with_origin(origin, _account(source.account, contents, options))
     return dataset if whole else _both_sides(dataset, report)
+
+
+def _account(account: Account, contents: store.Contents, options: Options) -> Account:
+    """The account of the listing, with what came of preparing the images."""
+    sources = dict(account.sources) or {
+        "train": "what is not held out",
+        "test": f"{options.test_fraction:g} of all, held out by a hash of the path",
+    }
+    left_out = dict(account.left_out)
+    if bad := len(contents.bad):
+        left_out[f"image{'s' * (bad != 1)} that cannot be read"] = bad
+    counts = {"test": contents.n_test, "validation": contents.n_validation}
+    shared = tuple(
+        f"{shared:,} of the {count:,} {split} images are training images too"
+        for (split, count), shared in zip(counts.items(), contents.shared, strict=True)
+        if shared
+    )
+    return replace(account, sources=sources, left_out=left_out, notes=account.notes + shared)
 
 
 def _window(contents: store.Contents, memory: int) -> int:
@@ -133,11 +162,11 @@ class _Folder:
     preparation: Preparation | None
     progress: Progress | None
     kind: ClassVar[Literal["folder"]] = "folder"
-    notes: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         size, fixed = self.options.image_size, self.preparation
-        self.entries = folder.list_entries(self.location)
+        found = folder.list_entries(self.location, fixed.classes if fixed else ())
+        self.entries, self.account = found.entries, found.account
         self.rule = ShapeRule(None if size is None else (size, size), self.options.channels)
         if fixed is not None:
             self.rule = ShapeRule(fixed.image_shape[1:], fixed.image_shape[0])
@@ -191,7 +220,7 @@ class _Array:
 
     def __post_init__(self) -> None:
         self.entries = self.file.entries
-        self.notes = self.file.notes
+        self.account = self.file.account
         self.shape = self.file.shape
         channels, height, width = self.shape
         if self.options.image_size not in (None, height) or self.options.channels not in (
@@ -224,6 +253,7 @@ def _prepared(
     checked: bool,
     source: _Folder | _Array,
     whole: bool,
+    known_classes: tuple[str, ...],
     report: Report,
 ) -> tuple[store.Contents, Dataset]:
     """What is stored for `key`, made first where it is not there."""
@@ -233,7 +263,7 @@ def _prepared(
     with store.turn(slot, report):
         found = _stored(slot, key, name, memory, nobody)  # by the process we waited for
         if not found:
-            _make(slot, key, source, whole, memory)
+            _make(slot, key, source, whole, known_classes, memory)
             found = store.read(slot, key, name, memory)
             assert found is not None
     return found
@@ -249,21 +279,33 @@ def _stored(
         return None
 
 
-def _make(slot: Path, key: str, source: _Folder | _Array, whole: bool, memory: int) -> None:
+def _make(
+    slot: Path,
+    key: str,
+    source: _Folder | _Array,
+    whole: bool,
+    known_classes: tuple[str, ...],
+    memory: int,
+) -> None:
     """Prepare the images and commit them."""
-    order, n_test = source.entries, 0
+    order, n_test, n_validation = source.entries, 0, 0
     if not whole:
-        order, n_test = folder.split_order(source.entries, source.options.test_fraction)
+        order, n_test, n_validation = folder.split_order(order, source.options.test_fraction)
+    first_validation = len(order) - n_validation
     bad = source.write(order, store.raw_path(slot, key))
     kept = [entry for place, entry in enumerate(order) if place not in bad]
+    names = sorted({entry.label for entry in order if entry.label is not None})
+    classes = layout.number_classes(names, known_classes)
     store.commit(
         slot,
         store.Contents(
             key=key,
             shape=(len(kept), *source.shape),
             n_test=n_test - sum(place < n_test for place in bad),
+            n_validation=n_validation - sum(place >= first_validation for place in bad),
             paths=tuple(entry.path for entry in kept),
-            labels=_numbers([entry.label for entry in kept]),
+            labels=_labels(kept, classes),
+            classes=classes,
             bad=tuple((order[place].path, why) for place, why in sorted(bad.items())),
             total=len(order),
         ),
@@ -271,15 +313,13 @@ def _make(slot: Path, key: str, source: _Folder | _Array, whole: bool, memory: i
     )
 
 
-def _numbers(labels: list[str | None]) -> tuple[int, ...] | None:
-    """Class names as numbers: their own value where all are numbers, else their place by name."""
-    names = [label for label in labels if label is not None]
-    if len(names) != len(labels):
+def _labels(entries: list[Entry], classes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """The label of each image; None if no image has a class."""
+    if all(entry.label is None for entry in entries):
         return None
-    if all(re.fullmatch(r"-?\d{1,18}", name) for name in set(names)):
-        return tuple(map(int, names))
-    places = {name: place for place, name in enumerate(sorted(set(names)))}
-    return tuple(places[name] for name in names)
+    return tuple(
+        layout.UNKNOWN if entry.label is None else classes[entry.label] for entry in entries
+    )
 
 
 def _refuse_bad(location: Path, contents: store.Contents, skip: bool, report: Report) -> None:

@@ -12,8 +12,8 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vaecli import files
 from vaecli.data.dataset import Dataset, Images
+from vaecli.data.layout import UNKNOWN
 from vaecli.data.mapped import Mapped
 from vaecli.errors import DataError
 from vaecli.listeners import Report
@@ -41,10 +42,14 @@ class Contents:
 
     Attributes:
         key: what it was made from: files, their sizes and times, settings.
-        shape: (N, C, H, W), held-out images first.
-        n_test: how many are held out.
+        shape: (N, C, H, W): test images, training images, validation images.
+        n_test: how many of them are for testing, the first.
+        n_validation: how many are for validation, the last.
         paths: of each image.
         labels: of each image, or None.
+        classes: label of each class, by name.
+        shared: identical pictures on both sides: how many images of the test and validation
+            splits are training images too.
         bad: path and reason of each unreadable file.
         total: files looked at.
     """
@@ -52,10 +57,13 @@ class Contents:
     key: str
     shape: tuple[int, int, int, int]
     n_test: int
+    n_validation: int
     paths: tuple[str, ...]
     labels: tuple[int, ...] | None
+    classes: Mapping[str, int]
     bad: tuple[tuple[str, str], ...]
     total: int
+    shared: tuple[int, int] = (0, 0)
 
 
 def memory_for_images() -> int:
@@ -90,7 +98,8 @@ def commit(folder: Path, contents: Contents, memory: int) -> None:
         OSError: it cannot be read back, or the index cannot be written.
     """
     dataset = _open(folder, contents, memory, name="")
-    content = {**vars(contents), "fingerprint": dataset.fingerprint()}
+    shared = [dataset.shared_with_training(part) for part in (dataset.test, dataset.validation)]
+    content = {**vars(contents), "shared": shared, "fingerprint": dataset.fingerprint()}
     text = canonical_json(content)
     index = {"format": FORMAT, "sha256": files.sha256(text.encode()), "content": content}
     files.atomic_write(folder / INDEX, canonical_json(index).encode())
@@ -147,8 +156,11 @@ def _contents(content: dict[str, Any]) -> Contents:
         key=content["key"],
         shape=(count, channels, height, width),
         n_test=content["n_test"],
+        n_validation=content["n_validation"],
         paths=tuple(content["paths"]),
         labels=None if labels is None else tuple(labels),
+        classes=content["classes"],
+        shared=tuple(content["shared"]),
         bad=tuple((path, why) for path, why in content["bad"]),
         total=content["total"],
     )
@@ -165,8 +177,19 @@ def _open(folder: Path, contents: Contents, memory: int, name: str) -> Dataset:
     else:
         pixels = _mapped(path, contents.shape)
     labels = None if contents.labels is None else torch.tensor(contents.labels, dtype=torch.int64)
-    whole = Images(pixels, labels, contents.paths)
-    return Dataset(name, whole[contents.n_test :], whole[: contents.n_test])
+    names = {label: name for name, label in contents.classes.items()}
+    whole = Images(pixels, labels, contents.paths, names)
+    n_test, end = contents.n_test, len(whole) - contents.n_validation
+    splits = map(_without_unknown, (whole[n_test:end], whole[:n_test], whole[end:]))
+    train, test, validation = splits
+    return Dataset(name, train, test, validation if contents.n_validation else None)
+
+
+def _without_unknown(images: Images) -> Images:
+    """The same images, without labels if no image has a class."""
+    if images.labels is not None and bool((images.labels == UNKNOWN).all()):
+        return replace(images, labels=None)
+    return images
 
 
 def _into_memory(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,372 @@
+"""What a layout of files or arrays means: the split and the class of each image.
+
+Folders, archives and array files all ask here, by names alone; nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+VERSION = 1
+"""Of the meaning: raised when the same names would mean something else."""
+
+Split = Literal["train", "test", "validation"]
+UNKNOWN = -(2**63)
+"""Label of an image without a class; classes that a model does not know count up from here."""
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "validation"),
+}
+_IMAGES = r"(?P<images>x|images?|imgs?|data|pictures?|pixels?|samples?|inputs?)"
+_LABELS = r"(?P<labels>y|labels?|targets?|class(?:es)?)"
+_SPLIT = rf"(?P<split>{'|'.join(sorted(_SPLIT_WORDS, key=len, reverse=True))})s?"
+_CONTENT = rf"(?:{_IMAGES}|{_LABELS})"
+_ARRAY_NAMES = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        _CONTENT,
+        rf"{_CONTENT}[\W_]*{_SPLIT}",
+        rf"{_SPLIT}[\W_]*{_CONTENT}",
+        rf"{_SPLIT}(?P<images>)",
+    )
+]
+HIDDEN = "hidden image"
+"""Counted in place of a suffix: image files whose name begins with a dot."""
+OUTSIDE_SPLITS = "beside the folders of the splits"
+
+
+@dataclass(frozen=True)
+class Values:
+    """The samples of one type in a set, before scaling, and what counts as black and white."""
+
+    samples: str
+    lowest: float
+    highest: float
+    black: float
+    white: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of everything that was given, for the table shown before training.
+
+    Attributes:
+        sources: where the images of a split came from, in words.
+        left_out: how many things were left out, by reason.
+        notes: choices that were made for the user.
+        values: the values of the samples, for each type that was found.
+    """
+
+    sources: Mapping[Split, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    values: tuple[Values, ...] = ()
+
+    @property
+    def left_out_texts(self) -> list[str]:
+        """`40 .heic files: not a format that is read`, and so on."""
+        return [f"{count:,} {reason}" for reason, count in self.left_out.items()]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know where there is no table."""
+        return [*self.notes, *(f"left out: {text}" for text in self.left_out_texts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image belongs: its split (None: to be drawn) and the name of its class, or None."""
+
+    split: Split | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of all images that count, by path, and the account of the rest."""
+
+    places: Mapping[str, Place]
+    account: Account
+
+
+@dataclass(frozen=True)
+class ArrayPart:
+    """An array of images, the array of their labels (or None), and their split (None: drawn)."""
+
+    images: str
+    labels: str | None
+    split: Split | None
+
+
+def number_classes(names: Sequence[str], known: Sequence[str] = ()) -> dict[str, int]:
+    """The label of each class: its own value if all names are numbers, else its place in `names`.
+
+    Args:
+        names: distinct.
+        known: names of a model's classes, in order of their labels: these keep their labels, and
+            all others are numbered from UNKNOWN + 1.
+    """
+    if known:
+        unknown = [name for name in names if name not in {*known}]
+        return number_classes(known) | {
+            name: UNKNOWN + 1 + place for place, name in enumerate(unknown)
+        }
+    if all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
+        labels = {name: int(name) for name in names}
+        if len({*labels.values()}) == len(names):  # not both "7" and "07"
+            return labels
+    return {name: place for place, name in enumerate(names)}
+
+
+def is_known(label: int) -> bool:
+    """Whether a label is a class, and one the model knows where there is one."""
+    return label > -(10**18)
+
+
+def others_by_suffix(suffixes: Mapping[str, int]) -> dict[str, int]:
+    """Reasons and counts for files that are not read, from their suffixes."""
+    reasons = {}
+    for suffix, count in sorted(suffixes.items()):
+        why = "its name begins with a dot" if suffix == HIDDEN else "not a format that is read"
+        if count:
+            reasons[f"{suffix or 'suffixless'} file{'s' * (count != 1)}: {why}"] = count
+    return reasons
+
+
+def understand(paths: Sequence[str], known_classes: Collection[str] = ()) -> Layout:
+    """What folders say about the images in them.
+
+    - A folder that only wraps another is looked through.
+    - Folders named train, test, validation or the like are splits: at the top, or inside each
+      class.  If there is no test folder, validation takes its place.
+    - The next folders are the classes, if there are two or more.
+
+    Args:
+        paths: of images, with `/` between parts.
+        known_classes: names of a model's classes: such a folder is never looked through.
+    """
+    parts = [path.split("/") for path in paths]
+    depth = 0
+    while (only := _only_folder(parts, depth)) is not None and only not in known_classes:
+        depth += 1
+    notes = []
+    root = "".join(f"{name}/" for name in parts[0][:depth]) if parts else ""
+    if root:
+        notes.append(f"looked through {root}, the only folder")
+    level, splits = _find_splits(parts, depth)
+    kept = [path for path in parts if not splits or _folder(path, level) in splits]
+    class_level = depth
+    if splits and level == depth:
+        class_level = _look_through_splits(kept, depth, known_classes)
+        if class_level > depth + 1:
+            notes.append(f"looked through the only folder in each of {_listed(splits, root)}")
+    else:
+        notes += _split_named_classes(parts, depth, splits)
+    labels = _labels(kept, level, class_level, splits, known_classes, notes)
+    sources: dict[Split, str] = {}
+    for split in dict.fromkeys(splits.values()):
+        folders = [name for name, its in splits.items() if its == split]
+        sources[split] = _listed(folders, root if level == depth else f"{root}*/")
+    left_out = len(parts) - len(kept)
+    return Layout(
+        {
+            "/".join(path): Place(splits.get(_folder(path, level) or ""), label)
+            for path, label in zip(kept, labels, strict=True)
+        },
+        Account(
+            sources,
+            {f"image{'s' * (left_out != 1)} {OUTSIDE_SPLITS}": left_out} if left_out else {},
+            tuple(notes),
+        ),
+    )
+
+
+def understand_arrays(names: Iterable[str], images: Collection[str]) -> list[ArrayPart]:
+    """What the names of arrays say: `x_train`, `train_labels`, `X`, `imgs`, `y_val`, `test`.
+
+    Args:
+        names: of all arrays.
+        images: those that have the shape of images.
+
+    Raises:
+        ValueError: two arrays claim to be the images of one split.
+    """
+    roles = {name: role for name in names if (role := _array_role(name))}
+    labels: dict[Split | None, str] = {}
+    found: dict[Split | None, str] = {}
+    for name, (kind, split) in roles.items():
+        if kind == "labels":
+            labels.setdefault(split, name)
+        elif name in images:
+            if split in found:
+                raise ValueError(
+                    f"{found[split]} and {name} both seem to be its {split or ''} images: keep one"
+                )
+            found[split] = name
+    if not found and len(images) == 1:
+        return [ArrayPart(next(iter(images)), labels.get(None), None)]
+    if "train" in found:
+        found.pop(None, None)
+    meaning: dict[Split | None, Split | None] = {split: split for split in found}
+    if len(found) == 1:
+        meaning = dict.fromkeys(found)  # one split alone is a whole set
+    else:
+        meaning |= {None: "train"}
+        meaning |= {} if "test" in found else {"validation": "test"}
+    return [ArrayPart(name, labels.get(split), meaning[split]) for split, name in found.items()]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether the name of an array says that it holds images."""
+    role = _array_role(name)
+    return role is not None and role[0] == "images"
+
+
+def _array_role(name: str) -> tuple[Literal["images", "labels"], Split | None] | None:
+    for pattern in _ARRAY_NAMES:
+        if match := pattern.fullmatch(name):
+            found = match.groupdict()
+            word = found.get("split")
+            split = None if word is None else _SPLIT_WORDS[word.lower()]
+            return "labels" if found.get("labels") else "images", split  # type: ignore[return-value]
+    return None
+
+
+def _folder(path: Sequence[str], depth: int) -> str | None:
+    """The folder at `depth` that a file lies in, directly or deeper."""
+    return path[depth] if len(path) > depth + 1 else None
+
+
+def _only_folder(parts: Sequence[Sequence[str]], depth: int) -> str | None:
+    """The folder at `depth` in which all images lie, or None."""
+    names = {_folder(path, depth) for path in parts}
+    return names.pop() if len(names) == 1 else None
+
+
+def _split_of(name: str) -> tuple[Split | None, tuple[str, ...]]:
+    """The split a folder's name speaks of, and the other words in it; numbers are ignored.
+
+    >>> _split_of("train2017"), _split_of("test_images"), _split_of("cats")
+    (('train', ()), ('test', ('images',)), (None, ('cats',)))
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()
+    words = re.findall(r"[^\W\d_]+", spaced)
+    found = [word for word in words if _as_split(word)]
+    if len(found) != 1:
+        return None, tuple(words)
+    return _as_split(found[0]), tuple(word for word in words if word != found[0])
+
+
+def _as_split(word: str) -> Split | None:
+    return _SPLIT_WORDS.get(word) or _SPLIT_WORDS.get(word.removesuffix("s"))  # type: ignore[return-value]
+
+
+def _splits(names: Collection[str]) -> dict[str, Split]:
+    """The split of each folder that is one; none unless train and another one are there.
+
+    Names of one word may have other folders beside them.  Names of more words, such as
+    `train_images` and `test_images`, must differ in that word alone.
+    """
+    found = {name: _split_of(name) for name in names}
+    plain = {name: split for name, (split, rest) in found.items() if split and not rest}
+    others: dict[Split | None, set[tuple[str, ...]]] = {}
+    for split, rest in found.values():
+        others.setdefault(split, set()).add(rest)
+    if len({*plain.values()}) > 1 and ("train" in plain.values() or len(plain) == len(names)):
+        splits = plain
+    elif "train" in others and None not in others and _all_equal(others.values()):
+        splits = {name: split for name, (split, _) in found.items() if split}
+    else:
+        return {}
+    if len({*splits.values()}) < 2:
+        return {}
+    if "test" in splits.values():
+        return splits
+    return {name: "test" if split == "validation" else split for name, split in splits.items()}
+
+
+def _all_equal(sets: Iterable[set[tuple[str, ...]]]) -> bool:
+    first, *others = sets
+    return all(other == first for other in others)
+
+
+def _find_splits(parts: Sequence[Sequence[str]], depth: int) -> tuple[int, dict[str, Split]]:
+    """The depth of the folders that are splits, and which is which; none are found as {}."""
+    names = {name for path in parts if (name := _folder(path, depth))}
+    if splits := _splits(names):
+        return depth, splits
+    inner = {_folder(path, depth + 1) for path in parts}
+    if None not in inner:
+        splits = _splits({name for name in inner if name})
+        if len(splits) == len(inner):
+            return depth + 1, splits
+    return depth, {}
+
+
+def _look_through_splits(
+    parts: Sequence[Sequence[str]], depth: int, known_classes: Collection[str]
+) -> int:
+    """The depth of the classes inside the splits at `depth`.
+
+    A folder that is alone in its split is looked through if every split has one of that name, or
+    of the split's own (`train/train`).
+    """
+    level = depth + 1
+    while True:
+        inner: dict[str, set[str | None]] = {}
+        for path in parts:
+            inner.setdefault(path[depth], set()).add(_folder(path, level))
+        names = {name for names in inner.values() for name in names}
+        own = all(names == {split} for split, names in inner.items())
+        if None in names or not (own or len(names) == 1) or names & {*known_classes}:
+            return level
+        level += 1
+
+
+def _labels(
+    parts: Sequence[Sequence[str]],
+    level: int,
+    class_level: int,
+    splits: Mapping[str, Split],
+    known_classes: Collection[str],
+    notes: list[str],
+) -> list[str | None]:
+    """The class of each image; a split where some image lies in no class folder has none."""
+    names = [_folder(path, class_level) for path in parts]
+    groups = [splits.get(_folder(path, level) or "") for path in parts]
+    outside = Counter(group for group, name in zip(groups, names, strict=True) if name is None)
+    found = {name for name in names if name is not None}
+    if len(found) < 2 and not found <= {*known_classes}:
+        return [None] * len(parts)
+    if found and outside:
+        for group, count in outside.items():
+            where = f" of the {group} split" if group else ""
+            notes.append(
+                f"{count:,} image{'s' * (count != 1)}{where} in no class folder: no image"
+                f"{where} has a class"
+            )
+    return [None if group in outside else name for group, name in zip(groups, names, strict=True)]
+
+
+def _split_named_classes(
+    parts: Sequence[Sequence[str]], depth: int, splits: Mapping[str, Split]
+) -> Iterator[str]:
+    """Notes on folders that are classes although they are named as a split is."""
+    if splits:
+        return
+    names = sorted({name for path in parts if (name := _folder(path, depth))})
+    for name in names:
+        split, rest = _split_of(name)
+        if split and not rest and len(names) > 1:
+            missing = "train folder" if split != "train" else "test or validation folder"
+            yield f"{name}/ is taken as a class, since there is no {missing} beside it"
+
+
+def _listed(folders: Iterable[str], root: str) -> str:
+    return ", ".join(f"{root}{name}/" for name in folders)
