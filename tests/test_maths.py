@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+import vaecli
 from conftest import REPOSITORY
 from vaecli import likelihood, loss, prior
 
@@ -64,8 +65,12 @@ def test_every_function_in_a_table_exists() -> None:
     names = [name for row in ROWS for name in re.findall(r"`([\w.]+)`", row.get("function", ""))]
     assert len(names) > 10
     for name in names:
-        module, _, path = name.partition(".")
-        value = importlib.import_module(f"vaecli.{module}")
-        for part in path.split("."):
-            fields = getattr(value, "__dataclass_fields__", {})
-            value = fields[part] if part in fields else getattr(value, part)
+        value, parts = vaecli, name.split(".")
+        while importlib.util.find_spec(f"{value.__name__}.{parts[0]}"):
+            value = importlib.import_module(f"{value.__name__}.{parts.pop(0)}")
+            if not hasattr(value, "__path__"):
+                break
+        found: object = value
+        for part in parts:
+            fields = getattr(found, "__dataclass_fields__", {})
+            found = fields[part] if part in fields else getattr(found, part)
