@@ -27,12 +27,14 @@ epochs = 50
 hidden = [300, 300]
 ```
 
-Option beats environment beats file beats default. An unknown key is an error.
+Option beats environment beats file beats default. An unknown key is an error. A path may begin
+with `~`, the home folder, in all of them; a folder that is called so is `./~`.
 
 stdout carries data only: `train` prints the run directory, `eval` the metrics,
 `reconstruct`, `sample` and `export` the paths written, or the bytes with `-o -`. Everything else
-goes to stderr. With `--json` the data is one JSON object, and so are errors:
-`{"error": {"code", "message", "hint"}}`.
+goes to stderr. With `--json` the data is one JSON object, for `reconstruct` one per input, each on
+a line of its own; so are errors: `{"error": {"code", "message", "hint"}}`. A path is printed as the
+bytes of its name, so that it opens again.
 
 `vaecli --install-completion` teaches bash, zsh, fish or PowerShell to complete commands, options
 and values: likelihoods, architectures, formats, data sets, devices, the runs under `runs/`. It adds

@@ -172,6 +172,23 @@ def test_names_of_any_kind_are_answered(name: str, vaecli: Vaecli, trained: Path
         assert "\x1b" not in outcome.err
 
 
+@linux
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_printed_path_opens_again(trained: Path, tmp_path: Path, encoding: str) -> None:
+    """Whatever its bytes, such as those of a Japanese Windows of old, and whatever the locale."""
+    names = ["写真".encode("shift_jis"), "写真".encode(), b"plain"]
+    (tmp_path / "s").mkdir()
+    for name in names:
+        picture = os.fsencode(tmp_path / "s") + b"/" + name + b".png"
+        Image.fromarray(np.zeros((28, 28), np.uint8)).save(os.fsdecode(picture))
+    command = [sys.executable, "-m", "vaecli", "reconstruct", "s", "-m", str(trained), "-o", "q"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=True)
+    printed = done.stdout.splitlines()
+    assert sorted(printed) == sorted(b"q/" + name + b".recon.png" for name in names)
+    assert all((tmp_path / os.fsdecode(path)).is_file() for path in printed)
+
+
 def sparse(path: Path, size: int, start: bytes = b"") -> Path:
     """A file of `size` bytes that takes no room."""
     with path.open("wb") as file:

@@ -117,6 +117,52 @@ def test_files_of_another_set_are_not_taken(tmp_path: Path) -> None:
         assert named.find("mnist", data_dir) is None
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
+@pytest.mark.parametrize("folder", ["mnist_data", "here"])
+def test_files_lying_in_the_folder_itself_are_those_of_the_set_named(
+    tmp_path: Path, name: str, folder: str
+) -> None:
+    fill(tmp_path / folder, PACKED, ".gz")
+    notes: list[str] = []
+    found = named.find(name, tmp_path / folder, report=notes.append)
+    assert same(found)
+    assert found is not None
+    assert found.name == name
+    assert [f"taken to be those of {name}" in note for note in notes] == [True]
+
+
+@pytest.mark.parametrize(
+    "folder", ["MNIST", "mnist", "fashion-mnist", "data/fashion", "KMNIST/raw"]
+)
+def test_a_folder_that_is_called_as_a_set_holds_that_set(tmp_path: Path, folder: str) -> None:
+    fill(tmp_path / folder, PLAIN)
+    names = {"M": "mnist", "m": "mnist", "f": "fashion-mnist", "d": "fashion-mnist", "K": "kmnist"}
+    for name in ("mnist", "fashion-mnist", "kmnist"):
+        found = named.find(name, tmp_path / folder, report=pytest.fail)
+        assert (found is not None) == (name == names[folder[0]])
+
+
+def test_kaggles_dotted_names_are_found(tmp_path: Path) -> None:
+    dotted = {name.replace("-idx", ".idx"): data for name, data in PLAIN.items()}
+    fill(tmp_path / "MNIST/raw", dotted)
+    assert same(named.find("mnist", tmp_path, report=pytest.fail))
+
+
+def test_files_nobody_named_are_mnist_only_if_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, PLAIN)
+    notes: list[str] = []
+    assert named.find("mnist", tmp_path, guess=True, report=notes.append) is None
+    assert ["say with --data which set they are" in note for note in notes] == [True]
+    labels = PLAIN[idx.FILES[3]][8:]
+    monkeypatch.setattr(named, "_MNIST_TEST_LABELS", hashlib.sha256(labels).hexdigest())
+    assert same(named.find("mnist", tmp_path, guess=True, report=pytest.fail))
+    notes.clear()
+    assert named.find("kmnist", tmp_path, report=notes.append) is None
+    assert ["they are those of mnist, not of kmnist" in note for note in notes] == [True]
+
+
 @pytest.mark.parametrize("file", idx.FILES)
 def test_a_damaged_file_gives_way_to_its_sound_sibling(tmp_path: Path, file: str) -> None:
     raw = fill(tmp_path / "MNIST" / "raw", PLAIN)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from conftest import REPOSITORY, Vaecli
 from pages import blocks
+from vaecli import formats
 
 PAGE = REPOSITORY / "docs/own-images.md"
 
@@ -45,8 +46,9 @@ def run(vaecli: Vaecli, line: str) -> None:
 
 
 def test_the_endings_are_those_that_are_looked_for() -> None:
-    from vaecli.images import SUFFIXES
-
     match = re.search(r"Files that end in (.*?) are taken", PAGE.read_text(), re.DOTALL)
     assert match is not None
-    assert {f".{word}" for word in re.findall(r"\b(?!or\b)\w+", match[1])} == SUFFIXES
+    always = {suffix for endings in formats.ALWAYS.values() for suffix in endings}
+    assert {f".{word}" for word in re.findall(r"\b(?!or\b)\w+", match[1])} == always
+    optional = set(re.findall(r"`(\.\w+)`", PAGE.read_text()))
+    assert {*formats.AVIF, *formats.HEIC} <= optional

@@ -13,10 +13,11 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "hub": ("huggingface_hub",),
     "gmm": ("sklearn",),
+    "heic": ("pillow_heif",),
 }
 """The packages of each extra in pyproject.toml, under the names they are imported by."""
 
-PROJECTS = {"sklearn": "scikit-learn"}
+PROJECTS = {"sklearn": "scikit-learn", "pillow_heif": "pillow-heif"}
 """Packages that are installed under another name."""
 
 

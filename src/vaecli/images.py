@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from vaecli import files
+from vaecli import files, formats
 from vaecli.digit_fit import Invert, digit_ink, edge_of
 from vaecli.errors import DataError
 from vaecli.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_PIXELS_PER_BYTE
@@ -22,31 +22,7 @@ from vaecli.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_PIXELS_PER_BYTE
 Bytes = NDArray[np.uint8]
 Fit = Literal["auto", "crop", "digit"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""The only readers of Pillow that ever see a byte; the content decides, never the name."""
-SUFFIXES = frozenset(
-    [
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    ]
-)
-
-_HINT = f"Give a picture in one of the formats {', '.join(FORMATS)}."
-_STRANGERS = {b"%!PS": "PostScript", b"%PDF": "PDF", b"<": "HTML or SVG", b"ftyp": "HEIC or AVIF"}
+_HINT = f"Give a picture in one of the formats {', '.join(formats.ALWAYS)}."
 
 
 @dataclass(frozen=True)
@@ -84,14 +60,15 @@ def read_image(source: Path | bytes, *, name: str) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked below, by us
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
+            with Image.open(BytesIO(data), formats=formats.readers(data)) as image:
                 too_large = excess(image, len(data))
                 if too_large is None:
                     return _decode(image)
     except MemoryError:
         raise
     except UnidentifiedImageError:
-        raise _refusal(name, _why_unknown(data)) from None
+        reason, advice = formats.why_unknown(data)
+        raise _refusal(name, reason, advice or _HINT) from None
     except Image.DecompressionBombError:
         limit = f"it has more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
         raise _refusal(name, limit, "Scale it down first.") from None
@@ -127,14 +104,6 @@ def _read_file(path: Path, name: str) -> bytes:
 
 def _refusal(name: str, reason: str, hint: str = _HINT) -> DataError:
     return DataError(f"cannot read the image: {name}: {reason}", hint)
-
-
-def _why_unknown(data: bytes) -> str:
-    start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
-    for mark, what in _STRANGERS.items():
-        if start.startswith(mark) or (mark == b"ftyp" and data[4:8] == mark):
-            return f"its content is {what}, which is not taken"
-    return "its content is no picture in a format that is taken, or its header is damaged"
 
 
 class _UnsupportedModeError(Exception):

@@ -5,6 +5,7 @@ The only file that imports rich, and only when something is drawn.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -32,10 +33,25 @@ def escape(text: str) -> str:
 
 
 def plain_streams() -> None:
-    """Let a stream that cannot show a character show an escape instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
+    """Let a stream that cannot show a character show an escape instead of failing.
+
+    On stdout a file name becomes its bytes instead, where names are bytes: a path printed there
+    opens again.
+    """
+    codecs.register_error("vaecli-path", _path_bytes)
+    on_stdout = "backslashreplace" if os.name == "nt" else "vaecli-path"
+    for stream, errors in ((sys.stdout, on_stdout), (sys.stderr, "backslashreplace")):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=errors)
+
+
+def _path_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What stands in the place of characters that a stream cannot encode."""
+    assert isinstance(error, UnicodeEncodeError)
+    try:
+        return os.fsencode(error.object[error.start : error.end]), error.end
+    except UnicodeError:  # no file name has such a character
+        return codecs.backslashreplace_errors(error)
 
 
 @dataclass

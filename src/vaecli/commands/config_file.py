@@ -33,7 +33,7 @@ def read_defaults(ctx: typer.Context, file: str | None) -> str | None:
     """Fill in defaults from the configuration file and the short environment variables."""
     known = _parameters(ctx)
     defaults = {}
-    path = file or os.environ.get(SHORT_VARIABLES["config"])
+    path = file or os.path.expanduser(os.environ.get(SHORT_VARIABLES["config"], ""))
     if path or DEFAULT_FILE.is_file():
         defaults = _read_file(Path(path or DEFAULT_FILE), ctx)
     for name, variable in SHORT_VARIABLES.items():

@@ -54,6 +54,7 @@ def evaluate(
         option(
             "Write loss, distortion and rate of each image as .csv or .jsonl; - is stdout.",
             metavar="FILE",
+            parser=options.home_text,
             panel=options.OUTPUT,
         ),
     ] = None,
@@ -70,6 +71,7 @@ def evaluate(
         option(
             "Draw the latent space: the images in two dimensions, and the KL of each.",
             metavar="FILE.png",
+            parser=options.home_path,
             panel=options.OUTPUT,
         ),
     ] = None,

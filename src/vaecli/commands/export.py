@@ -57,6 +57,7 @@ def export(
             "-o",
             default="RUN-onnx, RUN-pt2, RUN.html or RUN.safetensors here",
             metavar="OUT",
+            parser=options.home_path,
         ),
     ] = None,
     verify: Annotated[

@@ -5,6 +5,7 @@ They default to "not given", so that a resumed run and a configuration file can 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,19 @@ from vaecli.errors import UsageError
 from vaecli.ui import Terminal
 
 MACHINE, OUTPUT = "Machine", "Output and messages"
+
+
+def home_text(text: str) -> str:
+    """`text` with a leading `~` as the home folder.
+
+    A shell expands `--data ~/photos`, but not `--data=~/photos`, a variable or a TOML file.
+    """
+    return os.path.expanduser(text)
+
+
+def home_path(text: str) -> Path:
+    """As `home_text`, as a path."""
+    return Path(home_text(text))
 
 
 def option(
@@ -51,6 +65,7 @@ Config = Annotated[
         default="vaecli.toml, where present",
         metavar="FILE",
         panel=OUTPUT,
+        parser=home_text,
         is_eager=True,
         callback=config_file.read_defaults,
     ),
@@ -93,6 +108,7 @@ DataDir = Annotated[
         default="the user's cache folder",
         metavar="DIR",
         panel=MACHINE,
+        parser=home_path,
     ),
 ]
 NoDownload = Annotated[
@@ -110,6 +126,7 @@ Model = Annotated[
         "-m",
         default="latest",
         metavar="MODEL",
+        parser=home_text,
         autocompletion=completion.runs,
     ),
 ]
@@ -121,6 +138,7 @@ EvalData = Annotated[
         "-d",
         default="the run's own",
         metavar="DATA",
+        parser=home_text,
         autocompletion=completion.data,
     ),
 ]

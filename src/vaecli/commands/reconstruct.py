@@ -40,6 +40,7 @@ def reconstruct(
         list[str] | None,
         typer.Argument(
             metavar="INPUT",
+            parser=options.home_text,
             help="Image files, folders, or - for one image from stdin; test images without any.",
             show_default=False,
         ),
@@ -53,12 +54,15 @@ def reconstruct(
             "-o",
             default="STEM.recon.png here",
             metavar="OUT",
+            parser=options.home_text,
         ),
     ] = None,
     grid: Annotated[
         Path | None,
         option(
-            "Originals above reconstructions in one picture, as well or alone.", metavar="FILE.png"
+            "Originals above reconstructions in one picture, as well or alone.",
+            metavar="FILE.png",
+            parser=options.home_path,
         ),
     ] = None,
     compare: Annotated[
@@ -341,6 +345,12 @@ def _stdin() -> bytes:
     data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
     if not data:
         raise DataError("stdin: it is empty", "Pipe an image into vaecli, or name a file.")
+    from vaecli.second_picture import has_second
+
+    if has_second(data):
+        raise DataError(
+            "stdin: a second picture follows the first", "Pipe one at a time, or name files."
+        )
     return data
 
 

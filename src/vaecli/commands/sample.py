@@ -44,6 +44,7 @@ def sample(
             "-o",
             default=DEFAULT_NAME,
             metavar="OUT",
+            parser=options.home_text,
         ),
     ] = None,
     columns: Annotated[
@@ -64,6 +65,7 @@ def sample(
         option(
             "Decode these latents instead: .npy of (N, L), or .csv with columns z0, z1, ...",
             metavar="FILE",
+            parser=options.home_path,
         ),
     ] = None,
     interpolate: Annotated[
@@ -96,6 +98,7 @@ def sample(
             "The image file or test index --traverse starts from.",
             default="latents of 0",
             metavar="IMAGE",
+            parser=options.home_text,
             panel=WALKS,
         ),
     ] = None,
@@ -157,7 +160,8 @@ def sample(
     loaded = load_model(common, model)
     walker = Walker(common, loaded, data)
     if interpolate is not None:
-        result = walker.interpolate(*interpolate, steps=steps, path=path, columns=columns)
+        start, end = map(options.home_text, interpolate)
+        result = walker.interpolate(start, end, steps=steps, path=path, columns=columns)
     elif traverse:
         result = walker.traverse(around=around, steps=steps)
     elif manifold:

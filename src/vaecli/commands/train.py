@@ -62,6 +62,7 @@ def train(
             "-d",
             default="auto",
             metavar="DATA",
+            parser=options.home_text,
             autocompletion=completion.data,
             panel=DATA,
         ),
@@ -102,6 +103,7 @@ def train(
             "-o",
             default="runs/NNN-DATA-ARCH",
             metavar="DIR",
+            parser=options.home_path,
             panel=options.OUTPUT,
         ),
     ] = None,
@@ -110,6 +112,7 @@ def train(
         option(
             "Continue this run exactly; latest is the newest unfinished one.",
             metavar="RUN",
+            parser=options.home_text,
             autocompletion=completion.runs,
             panel=options.OUTPUT,
         ),
@@ -120,6 +123,7 @@ def train(
             "Start a new run from the weights of this run or .safetensors file; model"
             " settings that are not given are taken from there too.",
             metavar="MODEL",
+            parser=options.home_text,
             autocompletion=completion.runs,
             panel=options.OUTPUT,
         ),
@@ -263,6 +267,7 @@ def train(
         option(
             "An animation of the same latents decoded after each epoch.",
             metavar="FILE.gif",
+            parser=options.home_path,
             panel=options.OUTPUT,
         ),
     ] = None,

@@ -114,7 +114,7 @@ def _refuse(name: str, options: Options | None) -> None:
 
 
 def _auto(folder: Path, download: bool, report: Report, progress: Progress | None) -> Dataset:
-    found = named.find("mnist", folder, report=report)
+    found = named.find("mnist", folder, guess=True, report=report)
     if found is not None:
         return found
     reason = "it is not in the data folder, and downloads are off"

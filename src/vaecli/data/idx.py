@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -28,8 +29,12 @@ IMAGE = (28, 28)
 _MAGIC = {b"\0\0\x08\x01": 1, b"\0\0\x08\x03": 3}
 
 
-def read_idx(path: Path) -> Tensor:
+def read_idx(path: Path, limit: int = LIMIT) -> Tensor:
     """Read an idx1 or idx3 file of unsigned bytes; gzip is told by content, not by name.
+
+    Args:
+        path: the file.
+        limit: bytes it may have, and unpack to.
 
     Returns:
         uint8 tensor of the shape in the header, (N,) or (N, H, W).
@@ -39,28 +44,62 @@ def read_idx(path: Path) -> Tensor:
         OSError: it cannot be read.
     """
     try:
-        data = files.read_capped(path, LIMIT)
+        data = files.read_capped(path, limit)
     except ValueError as error:
         raise DataError(f"idx file: {path}: {error}") from None
-    return parse_idx(data, str(path))
+    return parse_idx(data, str(path), limit)
 
 
-def parse_idx(data: bytes, where: str) -> Tensor:
+def is_idx(path: Path) -> bool:
+    """Whether a file begins as an idx file of bytes does, gzipped or not."""
+    with contextlib.suppress(OSError, ValueError, EOFError, zlib.error):
+        with files.open_regular(path) as raw:
+            start = raw.read(4)
+            if start.startswith(b"\x1f\x8b"):
+                raw.seek(0)
+                with gzip.GzipFile(fileobj=raw) as stream:
+                    start = stream.read(4)
+        return start in _MAGIC
+    return False
+
+
+def labels_beside(path: Path, count: int) -> Tensor | None:
+    """The labels of the `count` images in `path`, from the file beside it that is called so.
+
+    Raises:
+        DataError: it is damaged, or has not one label for each image.
+    """
+    name = path.name.removesuffix(".gz")
+    if "images" not in name:
+        return None
+    for other in spellings(name.replace("images", "labels").replace("idx3", "idx1")):
+        with contextlib.suppress(FileNotFoundError):
+            labels = read_idx(path.with_name(other))
+            if labels.ndim != 1 or len(labels) != count:
+                raise DataError(
+                    f"idx files: {path.with_name(other)}: {len(labels):,} labels"
+                    f" for the {count:,} images of {path.name}"
+                )
+            return labels
+    return None
+
+
+def parse_idx(data: bytes, where: str, limit: int = LIMIT) -> Tensor:
     """Read the bytes of an idx file, plain or gzipped; `where` names them in errors.
 
     Raises:
         DataError: as for `read_idx`.
     """
     if not data.startswith(b"\x1f\x8b"):
-        return _parse(io.BytesIO(data), where)
+        return _parse(io.BytesIO(data), where, limit)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-            return _parse(stream, where)
+            return _parse(stream, where, limit)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"idx file: {where}: damaged gzip data ({error})") from None
 
 
-def _parse(stream: io.BufferedIOBase, where: str) -> Tensor:
+def _parse(stream: io.BufferedIOBase, where: str, limit: int) -> Tensor:
     rank = _MAGIC.get(stream.read(4))
     if rank is None:
         raise DataError(f"idx file: {where}: it does not start as an idx file of bytes does")
@@ -69,7 +108,7 @@ def _parse(stream: io.BufferedIOBase, where: str) -> Tensor:
         raise DataError(f"idx file: {where}: it ends inside its header")
     shape = [int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * rank, 4)]
     size = math.prod(shape)
-    if not 0 < size <= LIMIT:
+    if not 0 < size <= limit:
         raise DataError(f"idx file: {where}: its header asks for {size:,} bytes")
     # one byte more than allowed, never more: a gzip bomb stops here
     body = bytearray(stream.read(size + 1))
@@ -101,7 +140,7 @@ def _pair(images: Tensor, labels: Tensor, where: str) -> Images:
 
 
 def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:
-    """Read the four files of a set, each plain or `.gz`, whichever is sound.
+    """Read the four files of a set, each under any of its `spellings`, whichever is sound.
 
     Args:
         name: name of the set.
@@ -114,7 +153,7 @@ def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:
     tensors, missing = {}, []
     for file in FILES:
         try:
-            tensor = _read_either(folder / file, report)
+            tensor = _read_any(folder / file, report)
         except FileNotFoundError:
             missing.append(file)
             continue
@@ -132,14 +171,20 @@ def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:
         return None
 
 
-def _read_either(plain: Path, report: Report) -> Tensor | None:
-    """Read the plain file, which is faster, or else the `.gz`; None when what is there is bad.
+def spellings(name: str) -> Iterator[str]:
+    """What the file `name` of a set may be called, the plain ones first: they read faster."""
+    dashed, dotted = name.replace(".idx", "-idx"), name.replace("-idx", ".idx")  # Kaggle's
+    yield from (dashed, dotted, f"{dashed}.gz", f"{dotted}.gz")
+
+
+def _read_any(plain: Path, report: Report) -> Tensor | None:
+    """Read the first of the files that may be `plain`; None when what is there is bad.
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: none is there.
     """
     damaged = False
-    for path in (plain, plain.with_name(f"{plain.name}.gz")):
+    for path in map(plain.with_name, spellings(plain.name)):
         try:
             return read_idx(path)
         except (FileNotFoundError, NotADirectoryError):

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vaecli import formats
+
 VERSION = 1
 """Of the meaning: raised when the same names would mean something else."""
 
@@ -134,6 +136,8 @@ def others_by_suffix(suffixes: Mapping[str, int]) -> dict[str, int]:
     reasons = {}
     for suffix, count in sorted(suffixes.items()):
         why = "its name begins with a dot" if suffix == HIDDEN else "not a format that is read"
+        if advice := formats.advice(suffix):
+            why = f"{why}; {advice.rstrip('.')}"
         if count:
             reasons[f"{suffix or 'suffixless'} file{'s' * (count != 1)}: {why}"] = count
     return reasons

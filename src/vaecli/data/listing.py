@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from vaecli import formats
 from vaecli.data.layout import HIDDEN, others_by_suffix
 from vaecli.errors import DataError
-from vaecli.images import SUFFIXES
 
 MAC_METADATA = "__MACOSX"
 """The folder that macOS adds to its archives; no file in it is an image."""
@@ -30,12 +30,14 @@ def find_images(folder: Path) -> tuple[list[Path], dict[str, int]]:
 
 def no_images(folder: Path, others: Mapping[str, int]) -> DataError:
     """The refusal of a folder without images, with what was looked for and what is there."""
-    endings = ", ".join(sorted(SUFFIXES))
+    endings = ", ".join(sorted(formats.suffixes()))
     there = "; ".join(f"{count:,} {reason}" for reason, count in others_by_suffix(others).items())
     return DataError(
         f"no images in {folder}: no file there or in its subfolders ends in {endings}"
         + (f"; it holds {there}" if there else ""),
-        "Check the folder.",
+        f"Name the set with --data, and this folder with --data-dir {folder}."
+        if any(folder.glob("*-ubyte*"))
+        else "Check the folder.",
     )
 
 
@@ -52,6 +54,7 @@ def walk(root: Path, others: Counter[str]) -> Iterator[tuple[str, os.stat_result
     """
     real, linked = [""], list[str]()
     seen: set[tuple[int, int]] = set()
+    suffixes = formats.suffixes()
     while real or linked:
         folder = real.pop() if real else linked.pop()
         where = root / folder
@@ -72,14 +75,14 @@ def walk(root: Path, others: Counter[str]) -> Iterator[tuple[str, os.stat_result
             path = f"{folder}/{child.name}" if folder else child.name
             suffix = os.path.splitext(child.name)[1].lower()
             if child.name.startswith("."):
-                others[HIDDEN] += suffix in SUFFIXES and child.is_file()
+                others[HIDDEN] += suffix in suffixes and child.is_file()
             elif child.name == MAC_METADATA:
                 continue
             elif child.is_dir(follow_symlinks=False):
                 real.append(path)
             elif _leads_to_folder(child):
                 linked.append(path)
-            elif suffix in SUFFIXES:
+            elif suffix in suffixes:
                 yield path, _status(child)
             else:
                 others[suffix] += 1

@@ -24,6 +24,16 @@ from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.listeners import Progress, Report, nobody
 
 _CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+_FOLDERS = {
+    "mnist": "mnist",
+    "fashionmnist": "fashion-mnist",
+    "fashion": "fashion-mnist",
+    "kmnist": "kmnist",
+    "kuzushijimnist": "kmnist",
+}
+"""Which set a folder belongs to that is called so, without case and punctuation."""
+_MNIST_TEST_LABELS = "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"
+"""SHA-256 of the 10,000 bytes, which tells MNIST from sets that use the same file names."""
 CIFAR10 = "cifar10"
 NAMES = (*_CLASSES, CIFAR10)
 # mirrors of torchvision's, repeated because the probe must not wait for its import
@@ -126,15 +136,20 @@ def load(
     return found or download(name, data_dir, progress=progress, report=report, sources=sources)
 
 
-def find(name: str, data_dir: Path, *, report: Report = nobody) -> Dataset | None:
+def find(
+    name: str, data_dir: Path, *, guess: bool = False, report: Report = nobody
+) -> Dataset | None:
     """Read the set `name` from our cache or from its own files, without network and torchvision.
 
     A damaged cache is made anew when sound files are there.
 
     Args:
         name: one of `NAMES`.
-        data_dir: the folder of `--data-dir`; its `MNIST` and `MNIST/raw` do as well.
-        report: told of every damaged file.
+        data_dir: the folder of `--data-dir`; its `MNIST` and `MNIST/raw` do as well, and so does
+            any folder that holds the set's files.
+        guess: nobody named the set: files in a folder that does not name it either are only taken
+            for MNIST when they are.
+        report: told of every damaged file, and of files whose set only `name` tells.
 
     Returns:
         Pixels (N, C, H, W) and labels (N,), both uint8, or None.
@@ -152,27 +167,55 @@ def find(name: str, data_dir: Path, *, report: Report = nobody) -> Dataset | Non
         report(f"data cache: {path}: {error.strerror or error}")
     for folder in _raw_folders(name, data_dir):
         dataset = _format(name).read(name, folder, report)
-        if dataset is not None:
-            if rebuild:
-                _keep(path, dataset, report)
-            return dataset
+        if dataset is None or not _belongs(dataset, folder, guess, report):
+            continue
+        if rebuild:
+            _keep(path, dataset, report)
+        return dataset
     return None
 
 
 def _raw_folders(name: str, data_dir: Path) -> Iterator[Path]:
     """Where a set's own files may lie, first where a download puts them.
 
-    Sets of idx files use the same file names, so the name of the folder must tell them apart.
+    Sets of idx files use the same file names: a folder that is called as another set is left out.
     """
     if name == CIFAR10:
         yield data_dir
         return
     yield data_dir / _CLASSES[name] / "raw"
-    parts = data_dir.absolute().parts
-    if parts[-1:] == (_CLASSES[name],):
+    if data_dir.absolute().name == _CLASSES[name]:
         yield data_dir / "raw"
-    if parts[-2:] == (_CLASSES[name], "raw"):
+    if _set_of(data_dir) in (name, None):
         yield data_dir
+
+
+def _set_of(folder: Path) -> str | None:
+    """The set of idx files that a folder belongs to by its name, or None."""
+    parts = [part for part in folder.absolute().parts if part.lower() != "raw"]
+    word = "".join(filter(str.isalnum, parts[-1].lower())) if parts else ""
+    return _FOLDERS.get(word)
+
+
+def _belongs(dataset: Dataset, folder: Path, guess: bool, report: Report) -> bool:
+    """Whether files found in `folder` are those of the set, as far as can be told."""
+    if dataset.name == CIFAR10 or _set_of(folder) == dataset.name:
+        return True
+    labels = dataset.test.labels
+    assert labels is not None
+    is_mnist = files.sha256(labels.numpy().tobytes()) == _MNIST_TEST_LABELS
+    if is_mnist:
+        if dataset.name != "mnist":
+            report(f"idx files: {folder}: they are those of mnist, not of {dataset.name}")
+        return dataset.name == "mnist"
+    if guess:
+        report(
+            f"idx files: {folder}: they are not those of MNIST, and are left alone:"
+            " say with --data which set they are"
+        )
+        return False
+    report(f"idx files: {folder}: taken to be those of {dataset.name}, as --data says")
+    return True
 
 
 def _keep(path: Path, dataset: Dataset, report: Report) -> None:
