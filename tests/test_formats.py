@@ -104,7 +104,14 @@ def test_a_folder_lists_what_can_be_read(tmp_path: Path, monkeypatch: pytest.Mon
         "c.png",
     ]
     without(monkeypatch)
-    assert [path.name for path in listing.find_images(tmp_path)[0]] == ["c.png"]
+    found, left_out = listing.find_images(tmp_path)
+    assert [path.name for path in found] == ["c.png"]
+    assert [*left_out.values()] == [1, 1]
+    line = extras.install_line("heic", Path(sys.prefix))
+    assert [line in text for text in left_out] == [False, True]
+    (tmp_path / "c.png").unlink()
+    with pytest.raises(DataError, match=r"it holds 1 .avif file: .*; 1 .heic file: .*vaecli\[heic"):
+        listing.find_images(tmp_path)
 
 
 def test_pillow_heif_is_not_imported_for_other_formats() -> None:

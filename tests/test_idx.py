@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaecli.data import idx
+from vaecli.data import idx, own
+from vaecli.data.dataset import Dataset, join
+from vaecli.data.origin import Options
 from vaecli.errors import DataError
 
 REAL = Path(
@@ -135,6 +138,40 @@ def test_files_that_make_no_set_are_refused(images: Tensor, labels: Tensor, why:
     tensors = dict(zip(idx.FILES, (IMAGES, LABELS, images, labels), strict=True))
     with pytest.raises(DataError, match=why):
         idx.assemble("mnist", tensors, "here")
+
+
+def load(path: Path) -> Dataset:
+    return own.load(path, Options(), data_dir=path.parent / "cache")
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-images.idx3-ubyte", "x-images"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_one_file_is_a_set_with_the_labels_beside_it(
+    tmp_path: Path, name: str, suffix: str
+) -> None:
+    path = tmp_path / f"{name}{suffix}"
+    path.write_bytes(gzip.compress(encode(IMAGES)) if suffix else encode(IMAGES))
+    assert join([(found := load(path)).train, found.test]).labels is None
+    beside = name.replace("images", "labels").replace("idx3", "idx1")
+    (tmp_path / beside).write_bytes(encode(LABELS))
+    shutil.rmtree(tmp_path / "cache")
+    found = load(path)
+    whole = join([found.train, found.test])
+    order = [int(place.split("[")[1][:-1]) for place in whole.paths or ()]
+    assert torch.equal(whole.pixels[:], IMAGES[order].unsqueeze(1))
+    assert whole.labels is not None
+    assert [whole.class_name(int(label)) for label in whole.labels] == [
+        str(int(LABELS[i])) for i in order
+    ]
+
+
+def test_labels_of_other_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x-images").write_bytes(encode(IMAGES))
+    (tmp_path / "x-labels").write_bytes(encode(LABELS[:2]))
+    with pytest.raises(DataError, match="2 labels for the 3 images of x-images"):
+        load(tmp_path / "x-images")
+    with pytest.raises(DataError, match="it holds labels: give the file of the images"):
+        load(tmp_path / "x-labels")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real MNIST: set VAECLI_TEST_DATA")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def test_every_command_works(vaecli: Vaecli) -> None:
                 f"{folder}/{index}.jpg"
             )
     np.save("images.npy", rng.integers(0, 256, (30, 8, 8), dtype=np.uint8))
+    np.savetxt("digits.csv", rng.integers(0, 256, (30, 64)), "%d", ",")
+    shutil.make_archive("photos", "zip", "photos")
     Path("vaecli.toml").write_text('data-dir = "cache"\n[train]\nepochs = 1\nhidden = [8]\n')
     for line in "".join(blocks(PAGE, "sh")).splitlines():
         run(vaecli, line)

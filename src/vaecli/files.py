@@ -164,6 +164,35 @@ def release_folder(path: Path) -> None:
         system.rmdir(path)
 
 
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Callable[[bytes | memoryview], None]]:
+    """A new file in a folder that nobody reads yet: neither atomic nor synced.
+
+    Raises:
+        FileExistsError: there is one of that name.
+        OSError: it cannot be written.
+    """
+    with _created(path) as append:
+        yield append
+
+
+def make_plain_folder(path: Path) -> None:
+    """Create `path` and its parents, not synced."""
+    missing = list(itertools.takewhile(lambda folder: not folder.is_dir(), (path, *path.parents)))
+    for folder in reversed(missing):
+        system.mkdir(folder)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder of the cache with all that is in it, as far as that can be removed."""
+    for where, folders, names in os.walk(path, topdown=False):
+        for name in names:
+            discard(Path(where, name))
+        for name in folders:
+            release_folder(Path(where, name))
+    release_folder(path)
+
+
 def remove(path: Path) -> None:
     """Remove a file; one that is gone already is fine."""
     with contextlib.suppress(FileNotFoundError):

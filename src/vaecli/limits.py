@@ -20,10 +20,22 @@ MAX_ARRAY_IMAGES = 50_000_000
 """Images in one array file: each has an entry in memory."""
 MAX_ARCHIVE_MEMBERS = 1000
 """Files in a `.npz`."""
+MAX_TABLE_ROW_BYTES = 2**26
+"""Of a line of a `.csv` of pixels: an image of 3 million values takes 12 to 70 MB."""
 MAX_LATENTS_BYTES = 2**30
 """Of a `.npy` of latents, which numpy reads as it lies there."""
 MAX_LATENTS_CSV_BYTES = 2**28
 """Of a CSV of latents, which takes several times its size while it is read."""
+
+# archives of images
+MAX_ARCHIVE_IMAGES = 5_000_000
+"""Files in a `.zip` or `.tar` of images."""
+MAX_ARCHIVE_DIRECTORY_BYTES = 2**28
+"""Of the list of files in a `.zip`, which takes several times its size in memory."""
+MAX_ARCHIVE_RATIO = 200
+"""How many times its own size an archive of images may unpack to."""
+MIN_ARCHIVE_BYTES = 2**30
+"""What every archive of images may unpack to."""
 
 # weights, and the JSON beside them
 MAX_HEADER_BYTES = 2**20

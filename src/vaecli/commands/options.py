@@ -19,6 +19,12 @@ from vaecli.ui import Terminal
 MACHINE, OUTPUT = "Machine", "Output and messages"
 
 
+OWN_IMAGES = (
+    "a folder, .zip or .tar of images (.tar.gz, .xz and .bz2 too), an .npy or .npz file, a .csv of"
+    " pixels or an idx file"
+)
+
+
 def home_text(text: str) -> str:
     """`text` with a leading `~` as the home folder.
 
@@ -133,7 +139,7 @@ Model = Annotated[
 EvalData = Annotated[
     str | None,
     option(
-        "digits, mnist, fashion-mnist, kmnist, a folder of images, or an .npy or .npz file.",
+        f"digits, mnist, fashion-mnist, kmnist, or {OWN_IMAGES}.",
         "--data",
         "-d",
         default="the run's own",

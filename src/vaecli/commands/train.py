@@ -56,8 +56,8 @@ def train(
     data: Annotated[
         str | None,
         option(
-            "auto, digits, mnist, fashion-mnist, kmnist, cifar10, a folder of images, or an"
-            " .npy or .npz file. auto takes MNIST if it can be had, else the built-in digits.",
+            f"auto, digits, mnist, fashion-mnist, kmnist, cifar10, or {options.OWN_IMAGES}. auto"
+            " takes MNIST if it can be had, else the built-in digits.",
             "--data",
             "-d",
             default="auto",

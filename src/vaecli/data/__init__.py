@@ -10,7 +10,7 @@ import platformdirs
 import torch
 
 from vaecli.config import option_name
-from vaecli.data import arrays, cache, digits, named, own
+from vaecli.data import archives, arrays, cache, digits, named, own
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
@@ -88,13 +88,16 @@ def is_path(name: str) -> bool:
     if name in (AUTO, *NAMES):
         return False
     path = Path(name)
-    if path.is_dir() or (path.suffix.lower() in arrays.SUFFIXES and path.exists()):
+    if own.is_own(path):
         return True
-    what = "it is a file, but no array" if path.exists() else "no such data set, folder or file"
+    what = "no such data set, folder or file"
+    if path.exists():
+        what = "it is a file, but neither an archive nor one of numbers"
     raise UsageError(
         f"--data {name}: {what}",
-        f"Choose one of {', '.join((AUTO, *NAMES))}, or give the path of a folder of images or"
-        " of a .npy or .npz file.",
+        f"Choose one of {', '.join((AUTO, *NAMES))}, or give the path of a folder or a"
+        f" {', '.join(archives.SUFFIXES)} of images, or of a {', '.join(arrays.SUFFIXES[:5])} or"
+        " idx file of their pixels.",
     )
 
 

@@ -1,10 +1,12 @@
-"""Images in a `.npy` or `.npz` file, read after a look at the header, as plain numbers."""
+"""Images in one file of numbers: `.npy`, `.npz`, a table or an idx file, never as objects."""
 
 from __future__ import annotations
 
+import csv
 import lzma
 import math
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -17,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli import files, npy
-from vaecli.data import layout
+from vaecli.data import idx, layout, tables
 from vaecli.data.folder import Entry
 from vaecli.data.layout import Account, ArrayPart, Split
 from vaecli.errors import DataError
 from vaecli.limits import MAX_ARCHIVE_MEMBERS, MAX_ARRAY_IMAGES
 
-SUFFIXES = (".npy", ".npz")
+SUFFIXES = (".npy", ".npz", *tables.SUFFIXES)
 _BATCH = 32
 """Images read together: each brings its neighbours on the disk into memory."""
 # what zipfile and its decompressors raise; a password needed is a RuntimeError
@@ -34,6 +36,7 @@ _DAMAGE = (
     RuntimeError,
     OverflowError,
     zipfile.BadZipFile,
+    csv.Error,
     zlib.error,
     lzma.LZMAError,
     struct.error,
@@ -111,8 +114,8 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
     """Look at the arrays of a file.
 
     Args:
-        path: a `.npy` or `.npz` file.
-        memory: largest size in bytes of an array in a .npz, which cannot stay on the disk.
+        path: a file of which `is_arrays` is true.
+        memory: largest size in bytes of an array; a `.npy` stays on the disk and may be larger.
 
     Raises:
         DataError: it is damaged, holds objects, or no array has the shape of images.
@@ -120,9 +123,7 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
     notes: list[str] = []
     left_out: dict[str, int] = {}
     try:
-        npz = path.suffix.lower() != ".npy"
-        read = _npz(path, memory, notes, left_out) if npz else _npy(path)
-        parts = {part.name: part for part in read}
+        parts = {part.name: part for part in _open(path, memory, notes, left_out)}
         _check(list(parts.values()))
     except _DAMAGE as error:
         reason = str(error).strip("'\" ").rstrip(".") or type(error).__name__
@@ -149,6 +150,41 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
         notes.append("floats from 0 to 1 were rounded to 256 levels")
     sources = {part.split: part.name for part in parts.values() if part.split is not None}
     return ArrayFile(path, parts, entries, Account(sources, left_out, tuple(notes)))
+
+
+def is_arrays(path: Path) -> bool:
+    """Whether a file is one of numbers, by its suffix; an idx file by its first bytes."""
+    name = path.name.lower()
+    return name.endswith(SUFFIXES) or (path.is_file() and idx.is_idx(path))
+
+
+def stem_of(path: Path) -> str:
+    """The name of a file without the suffix that says what it is."""
+    return re.sub(r"(\.(npy|npz|csv|tsv|amat|gz))+$", "", path.name, flags=re.IGNORECASE)
+
+
+def _open(path: Path, memory: int, notes: list[str], left_out: dict[str, int]) -> list[_Part]:
+    name = path.name.lower()
+    if name.endswith(".npy"):
+        return _npy(path)
+    if name.endswith(".npz"):
+        return _npz(path, memory, notes, left_out)
+    if name.endswith(tables.SUFFIXES):
+        table = tables.read_table(path, memory)
+        notes += table.notes
+        return [_Part(stem_of(path), table.pixels, table.labels)]
+    return _idx(path, memory, notes)
+
+
+def _idx(path: Path, memory: int, notes: list[str]) -> list[_Part]:
+    pixels = idx.read_idx(path, memory)
+    if pixels.ndim != 3:
+        raise ValueError("it holds labels: give the file of the images, which is read with it")
+    labels = idx.labels_beside(path, len(pixels))
+    if labels is None:
+        notes.append("no file of labels lies beside it")
+    names = None if labels is None else [str(label) for label in labels.tolist()]
+    return [_Part(stem_of(path), pixels.numpy(), names)]
 
 
 def _npy(path: Path) -> list[_Part]:

@@ -46,20 +46,28 @@ class Found:
     account: Account
 
 
-def list_entries(root: Path, known_classes: Collection[str] = ()) -> Found:
+def list_entries(
+    root: Path,
+    known_classes: Collection[str] = (),
+    *,
+    archive: Path | None = None,
+    left_out: Counter[str] | None = None,
+) -> Found:
     """The images in a folder and its subfolders, in order of their paths.
 
     Args:
         root: the folder.
         known_classes: names of a model's classes.
+        archive: what was unpacked into the folder.
+        left_out: files of the archive that were not unpacked, by suffix.
 
     Raises:
         DataError: a folder cannot be listed, or there is no image.
     """
-    others = Counter[str]()
+    others = Counter(left_out or {})
     files = dict(listing.walk(root, others))
     if not files:
-        raise listing.no_images(root, others)
+        raise listing.no_images(archive or root, others)
     entries = (
         Entry(path) if status is None else Entry(path, status.st_size, status.st_mtime_ns)
         for path, status in sorted(files.items())

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import ClassVar, Literal
 
 from vaecli import files
 from vaecli.config import as_options
-from vaecli.data import arrays, decode, folder, layout, store
+from vaecli.data import archives, arrays, decode, folder, layout, store
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.decode import Fitting, ShapeRule
 from vaecli.data.folder import Entry
@@ -49,8 +50,16 @@ class Preparation:
 
 def name_of(location: Path) -> str:
     """What a set made from `location` is called: its last part, in harmless characters."""
-    base = location.stem if location.suffix.lower() in arrays.SUFFIXES else location.name
+    suffix = archives.suffix_of(location)
+    base = arrays.stem_of(Path(location.name[: -len(suffix)] if suffix else location.name))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.")[:40] or "images"
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path is one of the user's own images: a folder, an archive or a file of numbers."""
+    if path.is_dir():
+        return True
+    return path.exists() and (bool(archives.suffix_of(path)) or arrays.is_arrays(path))
 
 
 def load(
@@ -67,7 +76,7 @@ def load(
     """The images at `location`, from the cache where they were prepared before.
 
     Args:
-        location: a folder, or a `.npy` or `.npz` file.
+        location: a folder, an archive, or a file of numbers.
         options: how they were asked for.
         data_dir: where what was prepared is kept.
         preparation: the shape and so on of a model; None finds a shape that suits the images.
@@ -88,6 +97,8 @@ def load(
     source: _Folder | _Array
     if location.is_dir():
         source = _Folder(location, options, preparation, progress)
+    elif archives.suffix_of(location):
+        source = _unpacked(location, options, preparation, data_dir, report, progress)
     else:
         source = _Array(location, arrays.open_arrays(location, memory), options, preparation)
     entries = source.entries
@@ -161,11 +172,18 @@ class _Folder:
     options: Options
     preparation: Preparation | None
     progress: Progress | None
+    archive: Path | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
     kind: ClassVar[Literal["folder"]] = "folder"
 
     def __post_init__(self) -> None:
         size, fixed = self.options.image_size, self.preparation
-        found = folder.list_entries(self.location, fixed.classes if fixed else ())
+        found = folder.list_entries(
+            self.location,
+            fixed.classes if fixed else (),
+            archive=self.archive,
+            left_out=self.left_out,
+        )
         self.entries, self.account = found.entries, found.account
         self.rule = ShapeRule(None if size is None else (size, size), self.options.channels)
         if fixed is not None:
@@ -206,6 +224,25 @@ class _Folder:
     def _tell(self, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress("preparing images", done, total)
+
+
+def _unpacked(
+    archive: Path,
+    options: Options,
+    preparation: Preparation | None,
+    data_dir: Path,
+    report: Report,
+    progress: Progress | None,
+) -> _Folder:
+    """The folder of the cache that an archive was unpacked into."""
+    try:
+        found = archives.unpack(archive, data_dir, report, progress)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"images of {archive.name}: {error.filename or data_dir}: {error.strerror or error}",
+            "Make room, or choose a folder that can be written with --data-dir.",
+        ) from None
+    return _Folder(found.folder, options, preparation, progress, archive, found.others)
 
 
 @dataclass
