@@ -1,7 +1,7 @@
-"""Adam, with its state in plain sight; the arithmetic is torch's fused kernel.
+"""Adam with named state, computed by torch's fused kernel.
 
-`torch.optim.Adam` imports torch's compiler when it is made: 1.3 s at the start of every training,
-as much as torch itself.
+Why not `torch.optim.Adam`: creating one imports torch's compiler, which takes 1.3 s, as long as
+importing torch itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EPSILON = 1e-8
 class Adam:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) over named parameters, all on one device.
 
-    Its state is there from the start, so that a commit always has the same shape.
+    The state exists from the start, so every checkpoint has the same tensors.
 
     Args:
         parameters: what to optimise, by name.
@@ -37,19 +37,19 @@ class Adam:
         self._rate = torch.zeros((), device=device)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and tensor of everything that is remembered; the tensors themselves, not copies."""
+        """Yield each state tensor with its name; the tensors themselves, not copies."""
         kinds = {"step": self._steps, "exp_avg": self._means, "exp_avg_sq": self._squares}
         for kind, tensors in kinds.items():
             for name, tensor in zip(self._parameters, tensors, strict=True):
                 yield f"{kind}.{name}", tensor
 
     def forget_gradients(self) -> None:
-        """Start the next step without gradients."""
+        """Drop the gradients before the next step."""
         for value in self._parameters.values():
             value.grad = None
 
     def set_learning_rate(self, rate: float) -> None:
-        """Of the steps to come; a step recorded on a GPU takes note of it too."""
+        """Set the learning rate; also applies to recorded CUDA graphs."""
         self._rate.fill_(rate)
 
     @torch.no_grad()

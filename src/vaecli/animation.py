@@ -1,4 +1,4 @@
-"""What one set of latents decodes to while a model learns, as an animation."""
+"""The GIF of --animate: the same latents decoded after every epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training step recorded once and replayed: on a GPU a small model's time is its launches."""
+"""Record a training step as a CUDA graph and replay it, which saves the launches of kernels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ WARM_UP = 3
 
 
 class Recorder(Protocol):
-    """What `Replayed` needs of a device."""
+    """What `Replayed` needs from a device."""
 
     def warm_up(self, step: Callable[[], None]) -> None:
-        """Run a step as it will be recorded, and let the device see its result."""
+        """Run a step once before it is recorded, and wait for the device."""
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Record a step without running it; returns what runs it."""
+        """Record a step without running it; returns the function that runs it."""
 
 
 class CudaGraphs:
@@ -45,12 +45,12 @@ class CudaGraphs:
 
 
 def recorder(device: torch.device) -> Recorder | None:
-    """How `device` records; None where launches cost next to nothing."""
+    """The recorder for `device`; None on devices where launches are cheap."""
     return CudaGraphs() if device.type == "cuda" else None
 
 
 class Replayed:
-    """A step of constant shapes, run from a record of it after a short warm-up.
+    """A step of constant shapes, replayed from its recording after a short warm-up.
 
     Inputs are copied into tensors of the record's own.  A step of other shapes, such as the short
     last batch of an epoch, runs as it is, and so does every step where recording fails.

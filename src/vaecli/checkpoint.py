@@ -43,9 +43,8 @@ class Checkpoints:
     """The `state/` folder of a run.
 
     Args:
-        folder: where it lies.
-        identity: what the state belongs to (a hash of configuration and data); a state of
-            anything else is refused.
+        folder: its path.
+        identity: hash of configuration and data; the state of another run is refused.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -54,7 +53,7 @@ class Checkpoints:
         self._generations: list[dict[str, Any]] = []
         self._number = 0
         self.finished = False
-        """Whether nothing is left to do: the end is committed, and all that follows from it."""
+        """Whether training has ended and every file that follows from it is written."""
         self._read_manifest()
 
     @classmethod
@@ -108,7 +107,7 @@ class Checkpoints:
         self.remove_leftovers()
 
     def finish(self, *, finished: bool = True) -> None:
-        """Record that nothing is left to do, or that there is again."""
+        """Record whether the run is finished."""
         self._write_manifest(self._generations, finished=finished)
 
     @property
@@ -121,7 +120,7 @@ class Checkpoints:
 
         Args:
             expected: dtype and shape of every tensor the state must hold.
-            warn: called when a damaged generation is passed over.
+            warn: called when a damaged generation is skipped.
 
         Raises:
             ModelError: every committed generation is damaged.
@@ -137,7 +136,7 @@ class Checkpoints:
                 file = io.BytesIO(data)
                 header = weights.read_header(file)
                 tensors = weights.read_tensors(file, header, expected)
-                # a damaged one must not push out the intact one at the next commit
+                # the next commit must drop the damaged generation, not the intact one
                 self._generations = self._generations[index:]
                 return Checkpoint(tensors, header.info)
             except (OSError, ValueError) as error:
@@ -196,7 +195,7 @@ class Checkpoints:
         if type(manifest.get("finished")) is not bool or not isinstance(entries, list):
             raise ValueError("it is malformed")
         for entry in entries:
-            # a file name is used as a path only when it has exactly the form we write
+            # only names of exactly our form are used as paths
             if (
                 not isinstance(entry, dict)
                 or entry.keys() != {"file", "size", "sha256"}

@@ -1,9 +1,9 @@
-"""The layers of `--arch conv`: residual 3x3 convolutions derived from the image shape alone.
+"""The layers of `--arch conv`: residual 3x3 convolutions, sized by the image shape.
 
 Each stage halves height and width, up to 8x8 positions, and doubles the channels, up to four
-times those of the first stage.  No layer sees more than one image: what a model says of an image
-never depends on its batch.  The decoder needs linear layers, 3x3 convolutions, nearest upsampling,
-addition and activations, and no other operation, so that a web page can run it.
+times those of the first stage.  There is no batch normalisation, so the output for an image never
+depends on the rest of its batch.  The decoder needs only linear layers, 3x3 convolutions, nearest
+upsampling, addition and activations, so that a web page can run it.
 
 Axes: B batch, C channels, H height, W width, D = C*H*W pixels, L latent dimension.
 """
@@ -25,7 +25,7 @@ MOST_GROWTH = 4
 DENSE_GROWTH = 16
 """Width of the linear layer beside the latents, in channels of the first stage."""
 LAST_SHARE = 4
-"""Channels at full size: one part in so many of those of the first stage."""
+"""Features at full size have this many times fewer channels than the first stage."""
 
 
 class Stage(NamedTuple):
@@ -37,7 +37,7 @@ class Stage(NamedTuple):
 
 
 def stages(config: ModelConfig) -> list[Stage]:
-    """What the encoder's stages make of an image, in order; an odd side is halved upwards."""
+    """Shape of the features after each stage of the encoder; an odd side is rounded up."""
     _, height, width = config.image_shape
     first, result = config.hidden[0], list[Stage]()
     while max(height, width) > SMALLEST_SIDE:
@@ -71,7 +71,7 @@ class Residual(nn.Module):
 
 
 class Enlarge(nn.Module):
-    """Nearest upsampling to twice the size, or one less where the size to return to is odd."""
+    """Nearest upsampling to twice the size, or one less if the target size is odd."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Output(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """The same values, laid out channel by channel at each position: what CPUs convolve fastest."""
+    """Convert to the channels-last memory format, in which CPUs convolve fastest."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
@@ -155,7 +155,7 @@ def dense_width(config: ModelConfig) -> int:
 
 
 def _has_block(place: int, shapes: list[Stage]) -> bool:
-    """Whether a stage has a residual block: not the first, where it would cost most."""
+    """Whether a stage has a residual block: all but the first, where it would cost most."""
     return place > 0 or len(shapes) == 1
 
 

@@ -1,4 +1,4 @@
-"""What a training tells while it goes on: plain values, for a terminal or for a program."""
+"""The events that training yields, as plain values."""
 
 from __future__ import annotations
 

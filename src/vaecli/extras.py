@@ -1,4 +1,4 @@
-"""Packages that only some features need: asked for when used, never installed by vaecli."""
+"""Optional packages: checked when a feature needs them, never installed by vaecli."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EXTRAS = {
 """The packages of each extra in pyproject.toml, under the names they are imported by."""
 
 PROJECTS = {"sklearn": "scikit-learn", "pillow_heif": "pillow-heif"}
-"""Packages that are installed under another name."""
+"""Names on the package index that differ from the import name."""
 
 
 def require(extra: str, purpose: str, packages: Iterable[str] | None = None) -> None:
-    """Refuse to go on without the packages of an extra, or without the few of them named.
+    """Check that the packages of an extra, or some of them, are installed.
 
     Raises:
         EnvironmentFailure: one is missing; the hint holds the line that installs the extra here.
@@ -37,7 +37,7 @@ def require(extra: str, purpose: str, packages: Iterable[str] | None = None) -> 
 
 
 def install_line(extra: str, prefix: Path) -> str:
-    """The command that adds an extra to the environment at `prefix`, by whatever made it."""
+    """The command that installs an extra at `prefix`: by pip, pipx or uv, whichever made it."""
     if (prefix / "pipx_metadata.json").is_file():
         return f"pipx inject vaecli {' '.join(PROJECTS.get(name, name) for name in EXTRAS[extra])}"
     settings = prefix / "pyvenv.cfg"

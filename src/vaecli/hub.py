@@ -1,4 +1,4 @@
-"""A run directory on the Hugging Face Hub, by its address `hf://OWNER/NAME[@REVISION]`."""
+"""Download a run directory from the Hugging Face Hub: `hf://OWNER/NAME[@REVISION]`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vaecli.errors import EnvironmentFailure, ModelError
 
 SCHEME = "hf://"
 FILES = ("config.json", "model.safetensors", "metrics.csv")
-"""What is taken from a repository: all that commands read of a run."""
+"""The files that are downloaded: those the commands read."""
 
 _ADDRESS = re.compile(r"hf://(?P<repo>\w[\w.-]*/(?P<name>\w[\w.-]*))(@(?P<revision>\w[\w./-]*))?")
 
 
 def fetch(address: str, *, download: bool = True) -> tuple[Path, str]:
-    """Bring a run from the Hub, or from its local cache; huggingface_hub decides which.
+    """Download a run, or take it from the local cache of huggingface_hub.
 
     Args:
         address: `hf://OWNER/NAME`, with `@REVISION` for a branch, tag or commit.
@@ -26,7 +26,7 @@ def fetch(address: str, *, download: bool = True) -> tuple[Path, str]:
         The run directory in huggingface_hub's cache, and the repository's own name.
 
     Raises:
-        ModelError: that is no address, or the Hub has no such repository.
+        ModelError: the address is malformed, or the Hub has no such repository.
         EnvironmentFailure: huggingface_hub is not installed, or the Hub cannot be reached.
     """
     match = _ADDRESS.fullmatch(address)
@@ -38,7 +38,7 @@ def fetch(address: str, *, download: bool = True) -> tuple[Path, str]:
     from huggingface_hub import errors, snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
-    # its bars draw wherever stderr leads, and a run is a few megabytes
+    # its progress bars ignore --quiet and --json; a run is only a few megabytes
     class Silent(tqdm):
         __init__ = partialmethod(tqdm.__init__, disable=True)
 

@@ -1,6 +1,6 @@
-"""Where images lie in the latent space, and walks through it.
+"""Embed images, reduce latents to a plane, and build paths through the latent space.
 
-N images, L latent dimensions, S steps.  Everything here sees latents; decoding is elsewhere.
+N images, L latent dimensions, S steps.  These functions return latents; generation.py decodes them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vaecli.noise import LevelNoise
 
 Path = Literal["spherical", "linear"]
 REACH = 3.0
-"""Standard deviations of the prior that a traversal goes to either side."""
+"""A traversal goes from -3 to 3 standard deviations of the prior."""
 
 
 class Embedding(NamedTuple):
@@ -35,7 +35,7 @@ class Embedding(NamedTuple):
 
 @dataclass(frozen=True)
 class Dimensions:
-    """What each latent dimension carries.
+    """KL and activity of each latent dimension.
 
     Attributes:
         kl: KL(q(z|x) || p(z)) averaged over images, L numbers in nats.
@@ -47,23 +47,23 @@ class Dimensions:
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Dimensions:
-        """Those of the images a model was judged on."""
+        """The dimensions of an evaluated model."""
         variance = evaluation.means.double().var(0, correction=0)
         return cls(evaluation.kl_per_dim, tuple((variance > ACTIVE_VARIANCE).tolist()))
 
     @property
     def by_kl(self) -> list[int]:
-        """The dimensions, that of the largest KL first."""
+        """Dimension numbers by falling KL."""
         return sorted(range(len(self.kl)), key=lambda index: -self.kl[index])
 
 
 class Plane(NamedTuple):
-    """Latents seen in two dimensions, or one.
+    """Latents reduced to two dimensions, or one.
 
     Attributes:
         points: (N, 2), or (N, 1) where L is 1.
         names: what each axis is, such as `z0` or `PC 1 (12 % of variance)`.
-        title: how the latents came to lie there.
+        title: how the points were computed.
     """
 
     points: Tensor
@@ -73,7 +73,7 @@ class Plane(NamedTuple):
 
 @torch.inference_mode()
 def embed(model: VAE, pixels: Tensor | Mapped, levels: LevelNoise | None = None) -> Embedding:
-    """Encode images (N, C, H, W) uint8, drawn black or white by `levels` if these are given."""
+    """Encode images (N, C, H, W) uint8, binarized first if `levels` is given."""
     device = model.device
     parts = [model.encoder(x) for _, x in floats(pixels, BATCH_SIZE, device, levels)]
     means, log_variances = zip(*parts, strict=True)
@@ -81,7 +81,7 @@ def embed(model: VAE, pixels: Tensor | Mapped, levels: LevelNoise | None = None)
 
 
 def plane(mean: Tensor) -> Plane:
-    """See latents (N, L) in two dimensions: as they are for L up to 2, else by PCA."""
+    """Reduce latents (N, L) to two dimensions: unchanged for L up to 2, else by PCA."""
     dimension = mean.shape[1]
     if dimension <= 2:
         names = tuple(f"z{index}" for index in range(dimension))
@@ -122,7 +122,7 @@ def interpolate(start: Tensor, end: Tensor, steps: int, path: Path) -> Tensor:
         start: (L,).
         end: (L,).
         steps: number of latents S, at least 2.
-        path: which way.
+        path: `spherical` or `linear`.
 
     Returns:
         (S, L).

@@ -1,4 +1,4 @@
-"""How large what strangers hand over may be: every limit, checked before memory is taken.
+"""Size limits for untrusted input, checked before memory is allocated.
 
 docs/security.md has them in a table, and a test compares the two.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 # images
 MAX_IMAGE_BYTES = 256 * 2**20
-"""Of an image file, or of stdin."""
+"""Size of an image file, or of an image on stdin."""
 MAX_IMAGE_PIXELS = 50_000_000
-"""Width times height an image's header may announce; a camera of today has 50 million."""
+"""Width times height in an image's header; today's cameras have 50 million."""
 MAX_PIXELS_PER_BYTE = 10_000
-"""Of a picture of more than a million pixels; a PNG holds at most 8,256, and then all alike."""
+"""For images of more than a million pixels; a PNG of one colour reaches 8,256."""
 
 # arrays and latents
 MAX_ARRAY_HEADER_BYTES = 4096
-"""Of the header of a `.npy`; numpy writes 118."""
+"""Size of the header of a `.npy` file; numpy writes 118."""
 MAX_ARRAY_IMAGES = 50_000_000
 """Images in one array file: each has an entry in memory."""
 MAX_ARCHIVE_MEMBERS = 1000
@@ -23,9 +23,9 @@ MAX_ARCHIVE_MEMBERS = 1000
 MAX_TABLE_ROW_BYTES = 2**26
 """Of a line of a `.csv` of pixels: an image of 3 million values takes 12 to 70 MB."""
 MAX_LATENTS_BYTES = 2**30
-"""Of a `.npy` of latents, which numpy reads as it lies there."""
+"""Size of a `.npy` file of latents."""
 MAX_LATENTS_CSV_BYTES = 2**28
-"""Of a CSV of latents, which takes several times its size while it is read."""
+"""Size of a CSV file of latents; reading it takes several times as much memory."""
 
 # archives of images
 MAX_ARCHIVE_IMAGES = 5_000_000
@@ -39,21 +39,21 @@ MIN_ARCHIVE_BYTES = 2**30
 
 # weights, and the JSON beside them
 MAX_HEADER_BYTES = 2**20
-"""Of the header of a weights file; the default model's has 1,400."""
+"""Size of the header of a weights file; the default model's has 1,400."""
 MAX_JSON_DEPTH = 32
-"""Brackets within brackets; vaecli writes at most 5."""
+"""Nesting depth of JSON; vaecli writes at most 5."""
 MAX_CONFIG_BYTES = 2**16
-"""Of a manifest, and of a configuration file in TOML."""
+"""Size of a manifest, and of a configuration file in TOML."""
 MAX_RUN_CONFIG_BYTES = 2**20
-"""Of config.json, which may name many classes."""
+"""Size of config.json, which may name many classes."""
 MAX_CLASS_NAMES_BYTES = 2**19
 """Of the names of a run's classes, which config.json keeps."""
 MAX_METRICS_BYTES = 2**23
-"""Of metrics.csv: some 60,000 epochs."""
+"""Size of metrics.csv: some 60,000 epochs."""
 MAX_SOURCE_BYTES = 2**23
-"""Of state/source.json: some 100,000 file names."""
+"""Size of state/source.json: some 100,000 file names."""
 MAX_PARAMETERS = 1_000_000_000
-"""Of a model, counted without allocating them."""
+"""Parameters of a model, counted without allocating them."""
 MAX_HIDDEN_LAYERS = 16
 MAX_PIXELS = 3 * 1024 * 1024
 """Channels times height times width of the images of a model."""

@@ -1,18 +1,18 @@
-"""Whom long work tells how it goes: a person who reads, a bar that moves."""
+"""Callback types for messages and progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Report = Callable[[str], None]
-"""Told what a person should know, as a sentence."""
+"""Called with a sentence for the user."""
 Progress = Callable[[str, int, int | None], None]
-"""Told (what, done, total); total is None where nobody knows it."""
+"""Called with (what, done, total); total is None if unknown."""
 
 
 def nobody(text: str) -> None:
-    """A `Report` that goes nowhere."""
+    """A `Report` that does nothing."""
 
 
 def unseen(what: str, done: int, total: int | None) -> None:
-    """A `Progress` that goes nowhere."""
+    """A `Progress` that does nothing."""

@@ -1,4 +1,4 @@
-"""A run, a weights file, `latest` or an address on the Hub becomes a model: here, for everyone."""
+"""The one place that turns a run, a weights file, `latest` or a Hub address into a model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode, and where it came from.
+    """A model in evaluation mode, and the place it was loaded from.
 
     Attributes:
         model: on the CPU.
         path: the run directory or the weights file.
         run: the run, or None for a loose weights file.
-        name: what to call it, and files made from it.
+        name: used in messages and in the names of output files.
     """
 
     model: VAE
@@ -30,7 +30,7 @@ class LoadedModel:
     name: str
 
     def seed(self, given: int | None) -> int:
-        """The seed to draw with: the one given, else the run's own, else 0."""
+        """The seed for draws: `given` if not None, else the run's own, else 0."""
         if given is not None:
             return given
         return 0 if self.run is None else self.run.config.training.seed

@@ -1,4 +1,4 @@
-"""metrics.csv: what is recorded of each epoch."""
+"""Read and write metrics.csv, one row per epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EpochMetrics:
 
     `loss`, `distortion` and `rate` always mean the bound at beta = 1 with one noise sample;
     `objective` is what was optimised.  `seconds` is the wall time of the epoch with its test pass.
-    `held_out_loss` is the one --patience watches; without --patience there is no such column.
+    `held_out_loss` is the loss that --patience watches; without --patience the column is left out.
     """
 
     epoch: int
@@ -31,7 +31,7 @@ class EpochMetrics:
 
 
 def encode(rows: Sequence[EpochMetrics]) -> bytes:
-    """The file, one line per epoch."""
+    """The bytes of metrics.csv."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     names = [field.name for field in fields(EpochMetrics)]
@@ -46,10 +46,10 @@ def encode(rows: Sequence[EpochMetrics]) -> bytes:
 
 
 def decode(data: bytes) -> list[EpochMetrics]:
-    """The rows of the file.
+    """The rows of metrics.csv.
 
     Raises:
-        ValueError: it is not one that `encode` makes.
+        ValueError: the file was not written by `encode`.
     """
     names = {field.name for field in fields(EpochMetrics)} - {"epoch"}
     try:

@@ -41,7 +41,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, C, H, W) in [0, 1] to mean (B, L) and log variance (B, L)."""
         features = self.hidden(images.flatten(1) if self.flat else images)
-        # under autocast layers compute in a shorter type; what follows them does not
+        # under autocast the layers return bfloat16; the bound is computed in float32
         return self.mean(features).to(images.dtype), self.log_variance(features).to(images.dtype)
 
 
@@ -90,7 +90,7 @@ class VAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of its weights."""
         return self.encoder.mean.weight.device
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +125,7 @@ def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 
 def build(config: ModelConfig, *, seed: int) -> VAE:
-    """A freshly initialised model; the global random state is left as it was."""
+    """A newly initialised model; the global random state is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VAE(config)
@@ -153,7 +153,7 @@ def count_activations(config: ModelConfig) -> int:
             model(torch.empty(batch, *config.image_shape), torch.empty(batch, config.latent_dim))
         return sum(kept)
 
-    return values(2) - values(1)  # weights are kept too, once
+    return values(2) - values(1)  # the difference leaves out the weights, which are kept once
 
 
 def _mlp(widths: Iterable[int], activation: type[nn.Module]) -> Iterator[nn.Module]:

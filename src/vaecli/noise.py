@@ -1,8 +1,8 @@
 """Every random draw as a function of (seed, purpose, epoch, chunk): no hidden generator state.
 
 Standard normal noise is drawn in whole chunks of a constant number of rows and sliced, because
-drawing 90 rows is not the first 90 of 100.  So the noise of a place depends neither on the
-batch size nor on where a run was stopped, nor on how many processes share the work.
+drawing 90 rows is not the first 90 of 100.  So the noise of a position depends neither on the
+batch size, nor on where a run was stopped, nor on the number of processes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 
 CHUNK_ROWS = 4096
 WINDOW_BLOCKS = 16
-"""Blocks of neighbouring images in a window of `permutation`."""
+"""Number of blocks of neighbouring images in a window of `permutation`."""
 SAMPLE_BLOCK = 128, 8
-"""Images and importance samples that are drawn together."""
+"""Shape of a block of importance noise: images, samples."""
 STATIC_SEED = 20_160_901
-"""What static binarization draws with, whatever --seed says."""
+"""Seed of static binarization, which --seed does not change."""
 _LEVEL_CHUNK = 1 << 20
 
 

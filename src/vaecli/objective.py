@@ -1,4 +1,4 @@
-"""What a training step optimises: the draws of an epoch, and the objective of a batch of it."""
+"""What a training step minimises: the random draws of an epoch, the objective of a batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 
 class Draws:
-    """Everything random about one epoch, by place in its visiting order.
+    """All random draws of one epoch, addressed by position in its visiting order.
 
     Args:
         model: latent dimension and image shape.
@@ -86,7 +86,7 @@ def beta_at(step: int, steps_per_epoch: int, training: TrainConfig) -> float:
 def objective(
     model: VAE, images: Tensor, noise: Tensor, beta: Tensor | float, free_bits: float
 ) -> Outcome:
-    """What training minimises, and the loss it is told apart from.
+    """The objective that training minimises, with distortion and rate beside it.
 
     Args:
         model: the model.
@@ -103,5 +103,5 @@ def objective(
         return Outcome(minimised, -likelihoods, kl.sum(1))
     ratios = log_prior_ratio(reparameterize(mean, log_variance, noise), noise, log_variance)
     minimised = importance_objective(likelihoods, ratios, beta=beta)
-    # the first sample alone is what a single draw would have seen
+    # the loss is reported at one draw: the first sample
     return Outcome(minimised, -likelihoods[:, 0], kl.sum(1))

@@ -1,4 +1,4 @@
-"""Pixels out: grids, PNG, GIF and NPY bytes, small copies for the terminal."""
+"""Grids of images, PNG, GIF and NPY files, and small copies for the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 GIF_GREYS = 32
-"""Grey levels kept in an animation: half the bytes, and no eye sees it in frames that move."""
+"""Grey levels kept in an animation: half the bytes, and invisible in moving frames."""
 BACKGROUND = 96
 """Grey of gaps and empty places, unlike black and white grounds."""
 
@@ -97,7 +97,7 @@ def encode_npy(pixels: Tensor) -> bytes:
 def encode_gif(
     frames: Sequence[Tensor], *, milliseconds: int, hold: int = 0, there_and_back: bool = False
 ) -> bytes:
-    """An animation that repeats for ever.
+    """An animated GIF that loops.
 
     Args:
         frames: at least one (C, H, W) uint8, all of one shape.

@@ -1,4 +1,4 @@
-"""How exactly matrix products are computed while training; everything else stays in float32."""
+"""Precision of matrix products in training; everything else stays in float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vaecli.errors import EnvironmentFailure, UsageError
 
 
 def require(precision: Precision, device: torch.device) -> None:
-    """See that `device` computes in `precision`, before work is spent.
+    """Check that `device` supports `precision`, before any work.
 
     Raises:
         UsageError: no device of this kind does.
@@ -30,7 +30,7 @@ def require(precision: Precision, device: torch.device) -> None:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context of a forward pass: products in bfloat16 from float32 weights, where asked for.
+    """Context of a forward pass: matrix products in bfloat16 if asked for, with float32 weights.
 
     The model gives its outputs in the type of its inputs all the same.
     """
@@ -39,7 +39,7 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 @contextmanager
 def exactness(precision: Precision, device: torch.device) -> Iterator[None]:
-    """The context of a forward and backward pass: TF32 on CUDA where asked for, and only there."""
+    """Context of a forward and backward pass: TF32 on CUDA if asked for."""
     if device.type != "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""What a loss means: its protocol in words, its floor, and its unit per pixel."""
+"""What a loss means: a sentence about it, its lower bound, and bits per dimension."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bits_per_dim(nats: float, pixels: int) -> float:
 
 
 def entropy_floor(images: Images) -> float:
-    """Mean entropy of a Bernoulli at each pixel's grey level: no grey-scale BCE is lower; nats."""
+    """Entropy of the grey levels in nats per image: the lowest possible grey-scale BCE."""
     counts = torch.zeros(256, dtype=torch.float64)
     for part in images.parts():
         counts += torch.bincount(part.flatten().cpu(), minlength=256)
@@ -28,19 +28,19 @@ def entropy_floor(images: Images) -> float:
 
 
 def describe(config: ModelConfig, binarize: Binarize = "none") -> str:
-    """Which quantity a loss of this model is, in one or two sentences."""
+    """One or two sentences on what the loss of this model measures."""
     if config.likelihood != "bernoulli":
         return _PROTOCOLS[config.likelihood]
     return _PROTOCOLS[binarize]
 
 
 def is_grey(config: ModelConfig, binarize: Binarize) -> bool:
-    """Whether the loss is the grey-scale BCE, which is no normalised likelihood."""
+    """Whether the loss is the grey-scale BCE, which is not a normalised likelihood."""
     return config.likelihood == "bernoulli" and binarize == "none"
 
 
 def has_levels(config: ModelConfig) -> bool:
-    """Whether the likelihood is over 256 grey levels, so that bits per dimension mean something."""
+    """Whether the likelihood is over 256 grey levels, so that bits per dimension are defined."""
     return LIKELIHOODS[config.likelihood].levels
 
 

@@ -1,4 +1,4 @@
-"""What a finished run shows a person: pictures, curves and the model card."""
+"""Pictures, curves and model card of a finished run."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def write(
 
     Args:
         run: the run directory.
-        model: the model that is shown.
+        model: the trained model.
         test: test images.
         rows: the metrics of all epochs.
-        epoch: the one that `model` is of, counted from 1.
+        epoch: the epoch of the model's weights, from 1.
     """
     from vaecli import plots
 
@@ -51,10 +51,10 @@ def write(
 
 
 def card(run: Run, rows: Sequence[EpochMetrics]) -> str:
-    """The model card: YAML front matter the Hugging Face Hub reads, then plain words.
+    """The model card: YAML front matter for the Hugging Face Hub, then text.
 
-    The front matter is its model-index specification; strings are written as JSON, which is YAML
-    whatever they hold.
+    The front matter is its model-index specification; strings are written as JSON, which is always
+    valid YAML.
     """
     config, last = run.config, rows[-1]
     model = config.model

@@ -1,4 +1,4 @@
-"""The run directory: where runs lie, and what is in one.
+"""The run directory: its files, run numbers, and `latest`.
 
 runs/001-mnist-mlp/
   config.json  model.safetensors  metrics.csv  README.md  *.png  state/
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def intact(self) -> bool:
-        """Whether its own files are there, and its weights undamaged."""
+        """Whether all its files exist and its weights are undamaged."""
         if not all((self.path / name).is_file() for name in OWN_FILES):
             return False
         try:
@@ -65,14 +65,14 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run against other writers; BusyError when one is at work."""
+        """Lock the run; BusyError if another process holds it."""
         files.make_folder(self.path / STATE)
         with files.lock(self.path / STATE / files.LOCK_FILES[0], what=f"the run {self.path}"):
             files.remove_leftovers(self.path)
             yield
 
     def write_config(self) -> None:
-        """Write config.json, in an order and form a person can read."""
+        """Write config.json, indented."""
         text = json.dumps(self.config.to_json(), indent=2) + "\n"
         files.atomic_write(self.path / CONFIG, text.encode())
 

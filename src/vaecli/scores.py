@@ -1,4 +1,4 @@
-"""Scores image by image as a table: to rank, to find what does not belong, to embed."""
+"""One row of scores per image: to rank images, find outliers, or use the embeddings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def rows(result: Evaluation, images: Images, *, latents: bool) -> Iterator[Row]:
     The label is empty where the model does not know the class.
 
     Args:
-        result: of the evaluation.
-        images: what was judged.
+        result: the evaluation.
+        images: the images it evaluated.
         latents: add the mean of q(z|x) as z0, z1, ...
     """
     columns: dict[str, list[Any]] = {"index": list(range(result.n_images))}
@@ -68,10 +68,10 @@ def as_jsonl(table: Iterator[Row]) -> str:
 
 
 def _shown(path: str) -> str:
-    """A path that can be written as UTF-8, with a byte that is no character made visible."""
+    """A path as valid UTF-8: bytes that do not decode are escaped."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _rounded(values: Tensor) -> list[float | None]:
-    """To a millionth of a nat; None where there is no number."""
+    """Round to a millionth of a nat; None for NaN and infinity."""
     return [round(value, 6) if math.isfinite(value) else None for value in values.tolist()]

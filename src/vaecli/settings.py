@@ -1,7 +1,7 @@
-"""What was given becomes a configuration, or every value that is wrong is named at once.
+"""Turn the settings a user gave into a configuration, reporting all bad values at once.
 
-`given` holds settings by field name of ModelConfig, TrainConfig and Options; what is absent was
-not given.
+`given` maps field names of ModelConfig, TrainConfig and Options to values; a missing key was not
+given.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def configuration(
 
 
 def training(given: Mapping[str, Any]) -> TrainConfig:
-    """The settings of training: those given, then those tuned for the architecture."""
+    """The training settings: those given, and defaults tuned for the architecture."""
     recipe = RECIPES.get(given.get("arch", ModelConfig.arch), {})
     return TrainConfig(**{**recipe, **_of(TRAIN_FIELDS, given)})
 

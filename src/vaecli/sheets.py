@@ -1,7 +1,4 @@
-"""Pictures that say what they show: labelled rows, columns and axes around decoded images.
-
-The font is the one that comes with Pillow.
-"""
+"""Grids of decoded images with labelled rows, columns and axes, in Pillow's own font."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from vaecli.pictures import BACKGROUND, make_grid
 
 PAPER, INK, FAINT = (255, 255, 255), (32, 32, 32), (96, 96, 96)
 ALARM = (176, 58, 0)
-"""A dark vermilion: what has gone wrong, readable to colour-blind eyes beside `INK`."""
+"""Dark vermilion for collapsed dimensions; colour-blind readers can tell it from `INK`."""
 TILE = 56
 PAD = 8
 
@@ -54,7 +51,7 @@ def traversal(pixels: Tensor, dimensions: Dimensions, steps: int) -> Tensor:
 
 
 def interpolation(pixels: Tensor, ends: Tensor, columns: int) -> Tensor:
-    """The way from one image to another, between the two originals.
+    """A path from one image to another, between the two originals.
 
     Args:
         pixels: (S, C, H, W) uint8, decoded.

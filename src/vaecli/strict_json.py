@@ -1,4 +1,4 @@
-"""JSON with one spelling for equal values, and read with suspicion."""
+"""Canonical JSON to write, and a strict parser to read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parse_json(text: bytes) -> Any:
 
 
 def _check_depth(value: Any) -> None:
-    """ValueError where lists and objects lie in each other so deep that printing them fails."""
+    """ValueError if lists and objects are nested too deeply to be printed."""
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
         level = [

@@ -1,8 +1,8 @@
-"""Tensors and a little JSON in one safetensors file, written canonically and read with suspicion.
+"""Write and read safetensors files with JSON metadata, checking everything that is read.
 
 A file carries one metadata key, `vaecli`: canonical JSON with the format, what the file says
 about itself, and a SHA-256 of the tensor bytes.  Equal content gives equal bytes.  Everything
-is checked before memory is taken: header, then configuration, then names and shapes, then bytes.
+is checked before memory is allocated: header, configuration, names and shapes, then bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself before its tensors are read.
+    """The checked header of a file.
 
     Attributes:
         info: the JSON stored beside the tensors.
@@ -124,7 +124,7 @@ def open_weights(path: Path) -> BinaryIO:
 
 
 def largest_file(shapes: Shapes) -> int:
-    """Most bytes a file with these tensors can have."""
+    """Upper limit of the size of a file with these tensors, in bytes."""
     return (
         8 + MAX_HEADER_BYTES + sum(dtype.itemsize * prod(size) for dtype, size in shapes.values())
     )
@@ -200,7 +200,7 @@ def _about(metadata: object) -> tuple[dict[str, Any], str]:
 
 
 def _layout(header: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Dtype and shape of each tensor, and the total bytes; holes and overlaps are refused."""
+    """Dtype and shape of each tensor, and the total bytes; gaps and overlaps are errors."""
     shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     spans = []
     for name, entry in header.items():

@@ -1,4 +1,4 @@
-"""A model for other programs: its two parts, and the proof that they arrived unchanged."""
+"""Split a model into encoder and decoder for export, and compare the exports with torch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Runner = Callable[[Tensor], Sequence[Tensor]]
 
 
 class MeanDecoder(nn.Module):
-    """Latents to the mean image of p(x|z), the very one `sample` and `reconstruct` show."""
+    """Latents to the mean image of p(x|z), as `sample` and `reconstruct` show it."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         with torch.device("meta"):
             self.model = VAE(model.config)
         self.model.decoder = model.decoder
-        del self.model.encoder  # its weights have no place in a decoder's file
+        del self.model.encoder  # or its weights would be exported too
 
     def forward(self, latent: Tensor) -> Tensor:
         """Map latents (B, L) to images (B, C, H, W) in [0, 1]."""
@@ -105,7 +105,7 @@ def difference(part: Part, runner: Runner) -> float:
 
 
 def require_parity(part: Part, found: float, tolerance: float) -> None:
-    """Refuse an export that computes something else than the model.
+    """Refuse an export whose outputs differ from the model's.
 
     Raises:
         VaecliError: the difference found is above the tolerance.

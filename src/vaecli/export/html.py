@@ -40,7 +40,7 @@ Operation = dict[str, Any]
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where the encoder puts a set of images.
+    """Embeddings of a set of images.
 
     Attributes:
         means: (N, L) means of q(z|x).
@@ -135,7 +135,7 @@ def render(
 
 
 def _program(model: VAE) -> tuple[list[Operation], Tensor]:
-    """The decoder as operations, and the numbers they consume in turn."""
+    """The decoder as a list of operations, and their weights in order."""
     decoder = model.decoder
     steps = [*_steps(decoder.hidden), *_steps([decoder.output])]
     operations = [step for step, _ in steps]
@@ -143,7 +143,7 @@ def _program(model: VAE) -> tuple[list[Operation], Tensor]:
 
 
 def _steps(layers: Iterable[nn.Module]) -> Iterator[tuple[Operation, Tensor]]:
-    """The operations of some layers in a row, and the numbers each of them consumes."""
+    """The operations of consecutive layers, and the weights of each."""
     activations = {kind: name for name, kind in ACTIVATIONS.items()}
     nothing = torch.empty(0)
     for layer in layers:
@@ -176,7 +176,7 @@ def _steps(layers: Iterable[nn.Module]) -> Iterator[tuple[Operation, Tensor]]:
 
 
 def _mean_table(model: VAE) -> Operation:
-    """E[x|z] of a pixel as a function of the decoder's output, to be read by interpolation."""
+    """E[x|z] of a pixel as a function of the decoder's output, read by interpolation."""
     points = torch.sinh(torch.linspace(-TABLE_REACH, TABLE_REACH, TABLE_SIZE))
     return {
         "kind": "table",

@@ -81,7 +81,7 @@ def usage(part: Part, path: str) -> str:
 
 
 def _strip(graph: Any) -> None:
-    """Drop what the exporter notes beside the graph: stack traces with paths of this machine."""
+    """Drop the exporter's metadata, which holds stack traces with local paths."""
     for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del item.metadata_props[:]
     del graph.metadata_props[:]
@@ -89,7 +89,7 @@ def _strip(graph: Any) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the exporter's own progress and advice off the terminal; failures still raise."""
+    """Silence the exporter's own progress and advice; failures still raise."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
