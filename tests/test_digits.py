@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -63,6 +68,49 @@ def test_full_sizes() -> None:
         "train": 60_000,
         "test": 10_000,
     }
+
+
+SHA256 = {
+    "train": "92ca2b6cb82fcb06fc5ace4bb9fed9a1a1a5aa05ecf325387a4270339abd3121",
+    "test": "a83a86bf5635dd80494657e3bfc6e51ea2205a8e1df09b76ee4c640f87ecd9b0",
+}
+"""Of pixels and labels; where one changes, `digits.VERSION` must too."""
+
+
+def hashed(split: str) -> str:
+    pixels, labels = digits.draw_digits(split)  # type: ignore[arg-type]
+    return hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+
+
+def kinds_of_processor() -> dict[str, dict[str, str]]:
+    """Environments in which numpy, its BLAS and torch take the paths of other processors."""
+    simd = np.show_config(mode="dicts")["SIMD Extensions"]
+    plain = {"NPY_DISABLE_CPU_FEATURES": " ".join(simd.get("found", []))}
+    return {
+        "no vector extensions": plain | {"ATEN_CPU_CAPABILITY": "default"},
+        "Nehalem": {"OPENBLAS_CORETYPE": "Nehalem", "OMP_NUM_THREADS": "1"},
+        "Haswell": {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"},
+    }
+
+
+@pytest.mark.parametrize("kind", kinds_of_processor())
+def test_every_processor_draws_the_same_bytes(kind: str) -> None:
+    program = "import test_digits; print(test_digits.hashed('test'))"
+    environment = (
+        os.environ | kinds_of_processor()[kind] | {"PYTHONPATH": os.path.dirname(__file__)}
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == SHA256["test"]
+
+
+def test_the_test_split_has_its_hash() -> None:
+    assert hashed("test") == SHA256["test"]
+
+
+@pytest.mark.slow
+def test_the_training_split_has_its_hash() -> None:
+    assert hashed("train") == SHA256["train"]
 
 
 def test_progress_climbs_to_the_total() -> None:

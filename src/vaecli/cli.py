@@ -126,7 +126,7 @@ def _wants_json(arguments: list[str]) -> bool:
 
 
 def _failure(error: BaseException, terminal: ui.Terminal) -> int:
-    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+    if _is_broken_pipe(error) or _is_broken_pipe(error.__context__):
         _abandon_stdout()
         return ExitCode.BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt):
@@ -143,6 +143,17 @@ def _failure(error: BaseException, terminal: ui.Terminal) -> int:
     except OSError:  # stdout is full or gone as well: the exit code still tells
         _abandon_stdout()
     return known.exit_code
+
+
+def _is_broken_pipe(error: BaseException | None) -> bool:
+    # Windows says EINVAL of a pipe nobody reads, and of a file it names the file
+    told_by_windows = (
+        os.name == "nt"
+        and isinstance(error, OSError)
+        and error.errno == errno.EINVAL
+        and error.filename is None
+    )
+    return isinstance(error, BrokenPipeError) or told_by_windows
 
 
 def _translate(error: BaseException) -> VaecliError:

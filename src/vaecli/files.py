@@ -28,6 +28,8 @@ from vaecli.listeners import Report
 TEMPORARY_PREFIX = ".vaecli-tmp-"
 PROBE_BYTES = 4096
 LOCK_FILES = ("lock", "holder")
+HELD_OPEN_WAIT = 2.0
+"""Seconds to wait on Windows for another program to close a file that is replaced or removed."""
 # what a file system answers that cannot sync a folder, such as some network mounts
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
@@ -90,7 +92,7 @@ def atomic_stream(path: Path) -> Iterator[Callable[[bytes | memoryview], None]]:
                     append(data)
 
                 yield write
-            system.replace(temporary, path)
+            _unless_held_open(lambda: system.replace(temporary, path))
         except BaseException:
             with contextlib.suppress(OSError):
                 system.unlink(temporary)
@@ -110,7 +112,8 @@ def _create(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _created(path: Path, *, synced: bool = False) -> Iterator[Callable[[bytes | memoryview], None]]:
     """A new file to append to, seen onto the disk if `synced`; an error of close counts too."""
-    descriptor = system.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    descriptor = system.open(path, flags | _binary(), 0o666)
 
     def append(data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -123,6 +126,29 @@ def _created(path: Path, *, synced: bool = False) -> Iterator[Callable[[bytes | 
             system.fsync(descriptor)
     finally:
         system.close(descriptor)
+
+
+def _binary() -> int:
+    """The flag without which Windows writes `\\r\\n` for each `\\n`."""
+    return getattr(os, "O_BINARY", 0)
+
+
+def _unless_held_open(change: Callable[[], None]) -> None:
+    """Make a change that Windows refuses while another program has the file open."""
+    start = time.monotonic()
+    while True:
+        try:
+            return change()
+        except PermissionError as error:
+            if os.name != "nt":
+                raise
+            if time.monotonic() - start > HELD_OPEN_WAIT:
+                error.strerror = (
+                    f"{error.strerror}; another program may have the file open"
+                    " (a spreadsheet, a virus scanner, OneDrive)"
+                )
+                raise
+            time.sleep(0.05)
 
 
 def sync_folder(folder: Path) -> None:
@@ -196,7 +222,7 @@ def remove_tree(path: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file; one that is gone already is fine."""
     with contextlib.suppress(FileNotFoundError):
-        system.unlink(path)
+        _unless_held_open(lambda: system.unlink(path))
 
 
 def discard(path: Path) -> None:
@@ -240,7 +266,12 @@ def open_regular(path: Path) -> BinaryIO:
         ValueError: it is no regular file (a FIFO, a device, a folder).
     """
     # O_NONBLOCK: opening a FIFO must not wait for a writer
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _binary() | getattr(os, "O_NONBLOCK", 0))
+    except PermissionError:  # what Windows says of a folder
+        if path.is_dir():
+            raise ValueError("it is no regular file") from None
+        raise
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return open(descriptor, "rb")
     os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vaecli import hub, weights
+from vaecli import hub, shell, weights
 from vaecli.errors import ModelError
 from vaecli.model import VAE
 from vaecli.run import CONFIG, WEIGHTS, Run, latest, open_run
@@ -56,10 +56,8 @@ def load_model(spec: str, *, download: bool = True) -> LoadedModel:
         return LoadedModel(weights.read_model(path), path, None, name)
     run = open_run(path)
     if not run.committed:
-        raise ModelError(
-            f"the run {path} has no weights yet",
-            f"Continue it with `vaecli train --resume {path}`.",
-        )
+        command = shell.join(["vaecli", "train", "--resume", str(path)])
+        raise ModelError(f"the run {path} has no weights yet", f"Continue it with `{command}`.")
     model = weights.read_model(path / WEIGHTS)
     if model.config != run.config.model:
         raise ModelError(

@@ -58,13 +58,26 @@ def require_distinct(paths: Sequence[Path], sources: Sequence[str]) -> None:
     Raises:
         UsageError: naming the first such pair.
     """
-    for path, count in Counter(paths).items():
+    targets = [str(path) for path in paths]
+    if any(_ignores_case(folder) for folder in {path.parent for path in paths}):
+        targets = [target.casefold() for target in targets]
+    for target, count in Counter(targets).items():
         if count > 1:
-            pair = [source for source, other in zip(sources, paths, strict=True) if other == path]
+            places = [place for place, other in enumerate(targets) if other == target]
+            pair, path = [sources[place] for place in places], paths[places[0]]
             raise UsageError(
                 f"{pair[0]} and {pair[1]} would both be written to {path}",
                 "Rename one, or reconstruct them into different folders.",
             )
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Whether names that differ only in case are one file there, as on Windows and most Macs."""
+    for place in (folder.absolute(), *folder.absolute().parents):
+        other = place.with_name(place.name.swapcase()) if place.name else place
+        if other != place and place.exists():
+            return other.exists() and other.samefile(place)
+    return False
 
 
 def kind(output: str, suffixes: tuple[str, ...]) -> Literal["stdout", "folder", "file"]:

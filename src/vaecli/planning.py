@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from vaecli import data, precision, run, settings, sources, weights
+from vaecli import data, precision, run, settings, shell, sources, weights
 from vaecli._version import __version__
 from vaecli.checkpoint import Checkpoints
 from vaecli.config import ModelConfig, RunConfig, option_name
@@ -235,7 +234,7 @@ def _require_constant_schedule(found: run.Run, grown: run.Run) -> None:
             f"--epochs {grown.config.training.epochs}: {found.path} was planned for"
             f" {training.epochs} epochs, and its {training.schedule} schedule with them;"
             " only --schedule constant can be prolonged",
-            f"Start a new run from its weights with --init-from {shlex.quote(str(found.path))}.",
+            f"Start a new run from its weights with --init-from {shell.join([str(found.path)])}.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: stop at once, or after the step when someone is able to save.
+"""Ctrl-C, Ctrl-Break, SIGTERM and SIGHUP: stop at once, or after the step when that can be saved.
 
 Handlers are installed before torch is imported, so that a signal during start-up is clean too.
 """
@@ -13,11 +13,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from vaecli import shell
+
 SIGNALS = tuple(
     number
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if (number := getattr(signal, name, None)) is not None
 )
+
+
+CTRL_BREAK: int | None = getattr(signal, "SIGBREAK", None)
 
 
 class StopFlag:
@@ -44,8 +49,9 @@ class StopFlag:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the signal's number, as shells count."""
-        return 128 + (self.received or 0)
+        """128 plus the signal's number, as shells count; Ctrl-Break counts as Ctrl-C."""
+        received = signal.SIGINT if self.received == CTRL_BREAK else self.received
+        return 128 + (received or 0)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -83,7 +89,7 @@ class StopFlag:
 
     def _leave(self, last_words: str) -> NoReturn:
         with contextlib.suppress(OSError):
-            if os.isatty(2):  # a live bar hides the cursor
+            if os.isatty(2) and shell.takes_escapes(2):  # a live bar hides the cursor
                 os.write(2, b"\r\x1b[K\x1b[?25h")
             os.write(
                 2, f"{last_words}\n".encode("utf-8", "backslashreplace") if last_words else b""

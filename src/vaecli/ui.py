@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vaecli import screen
+from vaecli import screen, shell
 from vaecli.errors import VaecliError
 from vaecli.listeners import Progress, unseen
 from vaecli.screen import Depth, Screen
@@ -115,6 +115,7 @@ class Terminal:
             and sys.stderr is not None
             and sys.stderr.isatty()
             and os.environ.get("TERM") != "dumb"
+            and shell.takes_escapes(2)
         )
 
     def rendered(self, rows: Sequence[NDArray[Any]]) -> list[str]:

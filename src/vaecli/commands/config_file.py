@@ -54,9 +54,11 @@ def _read_file(path: Path, ctx: typer.Context) -> dict[str, Any]:
         UsageError: the file cannot be read, or holds an unknown key or a bad value.
     """
     try:
-        content = tomllib.loads(files.read_capped(path, MAX_CONFIG_BYTES).decode())
+        content = tomllib.loads(files.read_capped(path, MAX_CONFIG_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}", "Check the path.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--config {path}: it is not UTF-8", "Save it as UTF-8.") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: {error}", "Correct the file.") from None
     assert ctx.parent is not None

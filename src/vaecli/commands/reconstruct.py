@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vaecli import files, outputs
+from vaecli import files, outputs, shell
 from vaecli.commands import options
 from vaecli.commands.options import option
 from vaecli.errors import DataError, UsageError
@@ -277,6 +277,7 @@ def _plan(
     """Inputs and their outputs; every contradiction is found before any work."""
     if grid is not None:
         outputs.require_new_file("--grid", grid, ".png", force=common.force)
+    inputs = list(shell.expanded(inputs))
     found = list(_expand(common, inputs))
     if to_stdout and len(found) > 1:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vaecli import launch, outputs
+from vaecli import launch, outputs, shell
 from vaecli.commands import completion, options, summary
 from vaecli.commands.options import option
 from vaecli.commands.watching import Watch
@@ -444,7 +443,8 @@ def _run(
         _result(common, plan.path, None)
         return
     if numbered and (twin := planning.unfinished_twin(plan.config)):
-        terminal.note(f"An unfinished run of these settings exists: vaecli train --resume {twin}")
+        command = shell.join(["vaecli", "train", "--resume", str(twin)])
+        terminal.note(f"An unfinished run of these settings exists: {command}")
     summary.show_data(terminal, plan)
     with group.agreed():
         require_working(device)
@@ -497,7 +497,7 @@ def _resume_command(common: options.Common, path: Path) -> str:
     words += ["--no-download"] * (not common.download)
     if common.device != "auto":
         words += ["--device", common.device]
-    return shlex.join(words)
+    return shell.join(words)
 
 
 def _result(common: options.Common, path: Path, last: EpochMetrics | None) -> None:

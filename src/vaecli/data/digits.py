@@ -8,6 +8,7 @@ white on black, the ink fitted into 20 x 20 with its centre of mass in the middl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 __all__ = ["VERSION", "draw_digits"]
 
-VERSION = 1  # A cached copy is keyed by this: raise it whenever the pixels change.
+VERSION = 2  # A cached copy is keyed by this: raise it whenever the pixels change.
 
-_Floats = NDArray[np.float32]
+# Machines differ in the last bits of a float: in float64 those are far too small to move a pixel.
+_Floats = NDArray[np.float64]
 
 _SEED = 0xD1617  # The dataset's own; a user's seed never changes the dataset.
 _SPLITS = {"train": (0, 60_000), "test": (1, 10_000)}  # Random stream, number of images.
@@ -135,7 +137,7 @@ def _parse(line: str) -> _Template:
             spans.append((start, len(pairs)))
             start = len(pairs) - 1  # A corner ends one piece and starts the next.
         tips.append(start)
-    points = np.array(pairs, np.float32) / np.float32(100) - np.float32(0.5)
+    points = np.array(pairs, np.float64) / 100 - 0.5
 
     pieces: list[NDArray[np.float64]] = []
     for start, stop in spans:
@@ -146,7 +148,7 @@ def _parse(line: str) -> _Template:
     # Only a pen that is up goes straight from tip to tip.
     at_tip = basis[:, tips].max(axis=1) == 1
     inked = ~(at_tip[:-1] & at_tip[1:])
-    return _Template(int(digit), float(weight), points, tips, basis.astype(np.float32), inked)
+    return _Template(int(digit), float(weight), points, tips, basis, inked)
 
 
 def _trace(template: _Template, n: int, rng: np.random.Generator) -> _Floats:
@@ -154,13 +156,13 @@ def _trace(template: _Template, n: int, rng: np.random.Generator) -> _Floats:
     # Tips wander most, which leaves gaps and overshoots where strokes should meet.
     wobble = rng.normal(0, 0.03, (n, *template.points.shape))
     wobble[:, template.tips] *= 1.6
-    points = template.basis @ (template.points + wobble).astype(np.float32)
+    points = template.basis @ (template.points + wobble)
 
     # Bend the page: a few slow waves push every position about.
     for _ in range(3):
-        wave = rng.normal(0, 3.5, (n, 2, 1)).astype(np.float32)
-        phase = rng.uniform(0, 2 * np.pi, (n, 1, 1)).astype(np.float32)
-        push = rng.normal(0, 0.03, (n, 1, 2)).astype(np.float32)
+        wave = rng.normal(0, 3.5, (n, 2, 1))
+        phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
+        push = rng.normal(0, 0.03, (n, 1, 2))
         points += push * np.sin(points @ wave + phase)
 
     width = np.exp(rng.normal(0.06, 0.18, n))
@@ -169,7 +171,7 @@ def _trace(template: _Template, n: int, rng: np.random.Generator) -> _Floats:
     cos, sin = np.cos(angle), np.sin(angle)
     # Rows are x and y, so this is stretch and slant [[width, 0], [-slant, 1]], then rotation.
     affine = np.array([[width * cos, width * sin], [-slant * cos - sin, cos - slant * sin]])
-    return np.asarray(points @ affine.transpose(2, 0, 1).astype(np.float32))
+    return np.asarray(points @ affine.transpose(2, 0, 1))
 
 
 def _ink(
@@ -201,7 +203,7 @@ def _ink(
     places = (points[:, 1:] + points[:, :-1]) / 2 * scale[:, None, None]
     mass = np.einsum("nsx,ns->nx", places, ink) / ink.sum(axis=1)[:, None]
     places += _SIDE / 2 - mass[:, None]
-    return places.astype(np.float32), ink.astype(np.float32), pen.astype(np.float32)
+    return places, ink, pen
 
 
 def _soak(places: _Floats, ink: _Floats, pen: _Floats) -> NDArray[np.uint8]:
@@ -210,15 +212,15 @@ def _soak(places: _Floats, ink: _Floats, pen: _Floats) -> NDArray[np.uint8]:
     n, grid = len(places), _SIDE * _FINE
     cells = np.clip((places * _FINE).astype(np.int64), 0, grid - 1)
     index = (np.arange(n)[:, None] * grid + cells[..., 1]) * grid + cells[..., 0]
-    drops = np.bincount(index.ravel(), ink.ravel(), n * grid * grid).astype(np.float32)
+    drops = np.bincount(index.ravel(), ink.ravel(), n * grid * grid)
 
     # It spreads by a Gaussian, scaled so that a long straight stroke peaks at 1.
     pen = pen[:, None, None]
-    pixels = np.arange(_SIDE, dtype=np.float32)[:, None] + 0.5
-    fine = (np.arange(grid, dtype=np.float32) + 0.5) / _FINE
+    pixels = np.arange(_SIDE)[:, None] + 0.5
+    fine = (np.arange(grid) + 0.5) / _FINE
     blur = np.exp(-(((pixels - fine) / pen) ** 2) / 2)  # (n, 28, grid)
-    spread = blur @ drops.reshape(n, grid, grid) @ blur.transpose(0, 2, 1)
-    spread /= pen * np.float32(np.sqrt(2 * np.pi))
+    peak = pen * math.sqrt(2 * math.pi)
+    spread = blur @ drops.reshape(n, grid, grid) @ blur.transpose(0, 2, 1) / peak
 
     # Paper is either soaked or dry, but for an edge about a pixel wide whatever the pen.
     edge = 0.55 / pen

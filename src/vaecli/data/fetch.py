@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import queue
+import ssl
 import threading
 import time
 import urllib.error
@@ -18,6 +19,8 @@ from vaecli.listeners import Progress
 
 SIZE_LIMIT = 64 * 1024**2  # bytes of one download; the largest idx file has 26 MB
 LOWEST_RATE = 8 * 1024  # bytes per second; a server below it counts as stalled
+_TURN = 0.2  # seconds
+Item = tuple[bytes, int | None] | Exception | None
 ERRORS = (OSError, ValueError, http.client.HTTPException)
 
 
@@ -57,7 +60,7 @@ def stream(
         TimeoutError: nothing within `first` seconds, or nothing more within `silence`.
         OSError, ValueError, http.client.HTTPException: whatever the request met.
     """
-    arrived: queue.SimpleQueue[tuple[bytes, int | None] | Exception | None] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[Item] = queue.SimpleQueue()
     left = threading.Event()
 
     def work() -> None:
@@ -79,7 +82,7 @@ def stream(
     try:
         patience = first
         while True:
-            item = arrived.get(timeout=patience)
+            item = _get(arrived, patience)
             if isinstance(item, Exception):
                 raise item
             if item is None:
@@ -90,6 +93,21 @@ def stream(
         raise TimeoutError(f"no answer for {patience:g} s") from None
     finally:
         left.set()
+
+
+def _get(arrived: queue.SimpleQueue[Item], patience: float) -> Item:
+    """The next item within `patience` seconds, else queue.Empty.
+
+    In short waits: on Windows a long one would hold Ctrl-C up.
+    """
+    end = time.monotonic() + patience
+    while True:
+        left = end - time.monotonic()
+        try:
+            return arrived.get(timeout=max(0.0, min(left, _TURN)))
+        except queue.Empty:
+            if left <= _TURN:
+                raise
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
@@ -121,5 +139,10 @@ def why(error: Exception) -> str:
         # urllib gives up so on a redirect loop, and on one to a local file
         return "it redirects to nowhere" if error.code < 400 else f"HTTP {error.code}"
     reason = getattr(error, "reason", None) or error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate cannot be checked ({reason.verify_message}; a Python of python.org on"
+            " macOS wants its `Install Certificates.command` run once)"
+        )
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return " ".join(str(text).split())[:120]
