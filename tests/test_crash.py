@@ -158,7 +158,7 @@ def test_an_error_at_every_call_is_exit_5_and_costs_nothing(
             code = train_at_the_boundary(run, monkeypatch)
         err = capfd.readouterr().err
         assert "Traceback" not in err
-        if system.broken is None or is_harmless(system.broken):
+        if system.broken is None or is_harmless(system.broken) or tried_again(fault, system.broken):
             assert (code, err) == (ExitCode.OK, "")
         else:
             assert code == ExitCode.ENVIRONMENT, (err, system.broken)
@@ -189,6 +189,11 @@ def is_harmless(call: tuple[str, str]) -> bool:
     name, path = call
     being_written = f"{files.TEMPORARY_PREFIX}{os.getpid()}-" in path
     return path.endswith("holder") or (name == "unlink" and not being_written)
+
+
+def tried_again(fault: str, call: tuple[str, str]) -> bool:
+    """Whether another try, which Windows needs, succeeds after the one failure."""
+    return files.os.name == "nt" and fault == "EACCES" and call[0] in ("replace", "unlink")
 
 
 SEEDS = 2000

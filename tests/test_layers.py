@@ -18,7 +18,7 @@ SOURCE = Path(vaecli.__file__).parent
 
 # a file may import only from rows above its own; files of one row do not import each other
 LADDER = [
-    ["_version", "errors", "limits", "listeners"],
+    ["_version", "errors", "limits", "listeners", "shell"],
     [
         "config",
         "strict_json",
