@@ -85,7 +85,7 @@ def walk(root: Path, others: Counter[str]) -> Iterator[tuple[str, os.stat_result
             elif suffix in suffixes:
                 yield path, _status(child)
             else:
-                others[suffix] += 1
+                others[suffix] += _status(child) is not None  # a link may lead nowhere
 
 
 def _leads_to_folder(child: os.DirEntry[str]) -> bool:
