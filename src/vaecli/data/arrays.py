@@ -41,9 +41,7 @@ _DAMAGE = (
     lzma.LZMAError,
     struct.error,
 )
-_HINT = (
-    "Save uint8 images of shape (N,H,W), (N,H,W,C) or (N,C,H,W) with numpy.save, C being 1 or 3."
-)
+_HINT = "Save images of shape (N,H,W), (N,H,W,C) or (N,C,H,W) with numpy.save, C being 1 or 3."
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def stem_of(path: Path) -> str:
 def _open(path: Path, memory: int, notes: list[str], left_out: dict[str, int]) -> list[_Part]:
     name = path.name.lower()
     if name.endswith(".npy"):
-        return _npy(path)
+        return _npy(path, notes)
     if name.endswith(".npz"):
         return _npz(path, memory, notes, left_out)
     if name.endswith(tables.SUFFIXES):
@@ -187,7 +185,7 @@ def _idx(path: Path, memory: int, notes: list[str]) -> list[_Part]:
     return [_Part(stem_of(path), pixels.numpy(), names)]
 
 
-def _npy(path: Path) -> list[_Part]:
+def _npy(path: Path, notes: list[str]) -> list[_Part]:
     with files.open_regular(path) as file:
         shape, fortran, dtype = npy.read_header(file)
         start, size = file.tell(), math.prod(shape) * dtype.itemsize
@@ -197,7 +195,18 @@ def _npy(path: Path) -> list[_Part]:
         mapping, unmap = files.map_readonly(file)
     array = np.frombuffer(mapping, np.uint8, size, start).view(dtype)
     array = array.reshape(shape, order="F" if fortran else "C")
-    return [_Part(path.stem, array, None, None, unmap)]
+    images = _as_images(path.stem, array, notes, alone=True)
+    return [_Part(path.stem, images, None, None, unmap)]
+
+
+def _as_images(name: str, array: NDArray[Any], notes: list[str], *, alone: bool) -> NDArray[Any]:
+    """The array with a shape of images; rows of numbers become square images."""
+    shape = layout.shape_of_images(array.shape, alone=alone)
+    if shape != array.shape:
+        notes.append(
+            f"each row of {name}, {array.shape[1]:,} values, is an image of {shape[1]}x{shape[2]}"
+        )
+    return array.reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -231,17 +240,15 @@ def _npz(path: Path, memory: int, notes: list[str], left_out: dict[str, int]) ->
         used = {name for part in chosen for name in (part.images, part.labels)}
         for name in members.keys() - used:
             left_out[f"array {name}: neither images nor their labels"] = 1
-        return [
-            _Part(
-                part.images,
-                _read(archive, members[part.images], memory),
-                None
-                if part.labels is None
-                else _classes(part.labels, _read(archive, members[part.labels], memory), notes),
-                part.split,
-            )
-            for part in chosen
-        ]
+        parts = []
+        for part in chosen:
+            array, labels = _read(archive, members[part.images], memory), None
+            alone = len(chosen) == 1 and part.labels is None
+            array = _as_images(part.images, array, notes, alone=alone)
+            if part.labels is not None:
+                labels = _classes(part.labels, _read(archive, members[part.labels], memory), notes)
+            parts.append(_Part(part.images, array, labels, part.split))
+        return parts
 
 
 def _read(archive: zipfile.ZipFile, member: _Member, memory: int) -> NDArray[Any]:

@@ -5,6 +5,7 @@ Folders, archives and array files all ask here, by names alone; nothing here rea
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ _ARRAY_NAMES = [
 ]
 HIDDEN = "hidden image"
 """Counted in place of a suffix: image files whose name begins with a dot."""
+CHANNELS = (1, 3, 4)
+"""Sizes of a last axis that may be the channels of one image."""
 OUTSIDE_SPLITS = "beside the folders of the splits"
 
 
@@ -230,6 +233,38 @@ def is_image_name(name: str) -> bool:
     """Whether the name of an array says that it holds images."""
     role = _array_role(name)
     return role is not None and role[0] == "images"
+
+
+def shape_of_images(shape: tuple[int, ...], *, alone: bool) -> tuple[int, ...]:
+    """The shape of an array of images; (N, H*W) becomes (N, H, W), the images being square.
+
+    Args:
+        shape: of the array.
+        alone: whether nothing but the shape says what it is: no labels, and no other split.
+
+    Raises:
+        ValueError: it may be one image as well as many, or its rows are no square.
+    """
+    text = f"its shape {shape}"
+    if len(shape) == 3 and (shape[2] in CHANNELS or (alone and shape[0] == 3)):
+        height, width = shape[:2] if shape[2] in CHANNELS else shape[1:]
+        raise ValueError(
+            f"{text} may be one image of {height}x{width}, or {shape[0]} grey images of"
+            f" {shape[1]}x{shape[2]}: save one as {(1, *shape)}, many as {(*shape, 1)}"
+        )
+    if len(shape) != 2:
+        return shape
+    side = math.isqrt(shape[1])
+    if side * side != shape[1] or not side:
+        raise ValueError(
+            f"{text} is not that of images: its rows of {shape[1]:,} values are no square images"
+        )
+    if alone and shape[0] == shape[1]:
+        raise ValueError(
+            f"{text} may be one image, or {shape[0]} images of {side}x{side}: save one as"
+            f" {(1, *shape)}, many as {(shape[0], side, side)}"
+        )
+    return shape[0], side, side
 
 
 def _array_role(name: str) -> tuple[Literal["images", "labels"], Split | None] | None:
