@@ -143,7 +143,7 @@ def test_pictures_on_both_sides_are_counted(tmp_path: Path) -> None:
 def test_the_table_of_a_dry_run(vaecli: Vaecli) -> None:
     three_splits(Path("d"))
     pictures(Path("d/extra"), 2, 100)
-    for name in ("a.HEIC", "b.heic", "notes.txt", "Valid/._60.png"):
+    for name in ("a.RAW", "b.raw", "notes.txt", "Valid/._60.png"):
         (Path("d") / name).write_bytes(b"x")
     command = ("train", "--data", "d", *SMALL, "--epochs", "1")
     data = table(vaecli(*command, "--dry-run", "--json"))
@@ -152,24 +152,24 @@ def test_the_table_of_a_dry_run(vaecli: Vaecli) -> None:
     assert data["classes"] == ["cat", "dog"]
     assert data["image_shape"] == [1, 8, 8]
     assert {item["reason"]: item["count"] for item in data["left_out"]} == {
-        ".heic files: not a format that is read": 2,
+        ".raw files: not a format that is read": 2,
         ".txt file: not a format that is read": 1,
         "hidden image file: its name begins with a dot": 1,
         f"images {layout.OUTSIDE_SPLITS}": 2,
     }
     rows = vaecli(*command, "--dry-run").out
     assert "12 training and 4 test images of 1x8x8" in rows
-    assert "2 .heic files: not a format that is read" in rows
+    assert "2 .raw files: not a format that is read" in rows
     trained = vaecli(*command, "-o", "run")
-    assert "2 .heic files: not a format that is read" in trained.err
+    assert "2 .raw files: not a format that is read" in trained.err
     assert "3: Valid/; not trained on" in trained.err
 
 
 def test_what_is_left_out_is_said_by_eval_and_reconstruct(vaecli: Vaecli, trained: Path) -> None:
     pictures(Path("d"), 3, 10)
     for index in range(40):
-        Path(f"d/{index}.HEIC").write_bytes(b"x")
-    words = "40 .heic files: not a format that is read"
+        Path(f"d/{index}.RAW").write_bytes(b"x")
+    words = "40 .raw files: not a format that is read"
     judged = vaecli("eval", "-m", trained, "-d", "d", "--data-dir", "cache")
     assert words in judged.err
     assert "n_images\t3" in judged.out
