@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -120,8 +121,11 @@ def mistake_of_pytest(arguments: list[str]) -> str | None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-k", default="")
     parser.add_argument("-m", default="")
-    parser.add_argument("path", type=lambda path: (REPOSITORY / path).read_text())
+    parser.add_argument("-p", type=importlib.import_module)
+    parser.add_argument("path", nargs="?", type=lambda path: (REPOSITORY / path).read_text())
     given = parser.parse_args(arguments)
+    if given.path is None:
+        return None if given.p else "no tests named"
     found = re.search(rf"def test_\w*{given.k}", given.path) and f"mark.{given.m}" in given.path
     return None if found else "no such tests"
 

@@ -29,6 +29,10 @@ FEWEST_POINTS = 60
 GIVEN = {"hidden": (4,), "latent_dim": 2, "batch_size": 16, "epochs": 2, "patience": 2}
 
 
+ON_WINDOWS = vars(files)["os"].name == "nt"
+"""Or on its double, which tells vaecli's files so."""
+
+
 class Memory(sources.Source):
     """Images that are there already."""
 
@@ -193,13 +197,13 @@ def is_harmless(call: tuple[str, str]) -> bool:
 
 def tried_again(fault: str, call: tuple[str, str]) -> bool:
     """Whether another try, which Windows needs, succeeds after the one failure."""
-    on_windows = vars(files)["os"].name == "nt"  # the double says so to this file alone
-    return on_windows and fault == "EACCES" and call[0] in ("replace", "unlink")
+    return ON_WINDOWS and fault == "EACCES" and call[0] in ("replace", "unlink")
 
 
 SEEDS = 2000
 
 
+@pytest.mark.skipif(ON_WINDOWS, reason="Windows has no call that syncs the names in a folder")
 def test_power_loss_corrupts_no_commit(tmp_path: Path, reference: object) -> None:
     """Whatever is lost of what was not synced: a commit that was made is there and undamaged.
 
