@@ -262,9 +262,8 @@ and every evaluation stay in float32.
 ## CUDA
 
 A step is recorded once as a CUDA graph and replayed, so that its cost is no longer that of
-launching its kernels one by one; a short last batch runs as it is, and so does every step where
-recording fails. `python benchmarks/speed.py --data-dir DATA --device cuda` measures
-it.
+launching its kernels one by one ([GPUs](gpus.md)).
+`python benchmarks/speed.py --data-dir DATA --device cuda` measures it.
 
 {cuda}
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from vaecli import device as devices
 from vaecli import planning, training
 from vaecli.data.dataset import as_float
-from vaecli.errors import DataError
+from vaecli.errors import DataError, UsageError
 from vaecli.events import Event, Notice
 from vaecli.generation import mean_image
 from vaecli.loaded import load_model
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
+from vaecli.precision import tf32
 from vaecli.sources import Source
 
 
@@ -47,6 +48,7 @@ class Model:
         return self.vae.config.latent_dim
 
     @torch.no_grad()
+    @tf32(False)
     def encode(self, images: Tensor | NDArray[Any]) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x), each (N, L).
 
@@ -57,6 +59,7 @@ class Model:
         return mean, log_variance
 
     @torch.no_grad()
+    @tf32(False)
     def decode(self, latents: Tensor | NDArray[Any]) -> Tensor:
         """Mean image of p(x|z) for latents (N, L): (N, C, H, W) in [0, 1]."""
         latents = torch.as_tensor(latents, dtype=torch.float32).to(self._device)
@@ -90,13 +93,13 @@ class Model:
         return NormalNoise(self.latent_dim, seed=seed, purpose=purpose, device=self._device)
 
     def _images(self, images: Tensor | NDArray[Any]) -> Tensor:
-        images = torch.as_tensor(images).to(self._device)
+        images = torch.as_tensor(images)
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
             raise DataError(f"images: {tuple(images.shape)} is not (N, {shape})")
         if images.dtype == torch.uint8:
-            return as_float(images)
-        images = images.to(torch.float32)
+            return as_float(images.to(self._device))
+        images = images.to(torch.float32).to(self._device)
         if not bool(((images >= 0) & (images <= 1)).all()):
             raise DataError("images: floating point values must lie in [0, 1]")
         return images
@@ -136,7 +139,7 @@ def train(
         data_dir: where named sets and prepared images are kept.
         download: whether the network may be used.
         force: replace a run of other settings at `output`.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda, cuda:N or mps.
         dtype: float64 to compute in it; the weights file holds float32 all the same.
         **settings: fields of `ModelConfig` and `TrainConfig`, such as `epochs` or `latent_dim`,
             and for your own images of `data.origin.Options`.
@@ -144,7 +147,10 @@ def train(
     Raises:
         VaecliError: as the command would; nothing is raised before the first event is asked for.
     """
-    where = devices.resolve(device)
+    told: list[str] = []
+    where = devices.resolve(device, told.append)
+    if dtype == torch.float64 and not devices.has_float64(where):
+        raise UsageError(f"dtype float64: {where} has none", "Train on the CPU.")
     request = planning.Request(
         given={"data": data, **settings},
         output=None if output is None else Path(output),
@@ -153,7 +159,6 @@ def train(
         device=where.type,
     )
     folder = None if data_dir is None else Path(data_dir)
-    told: list[str] = []
     plan = planning.plan(request, Source(folder, download, report=told.append))
     yield from map(Notice, told + plan.dataset.account.warnings)
     with plan.opened() as run:

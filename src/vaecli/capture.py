@@ -23,37 +23,46 @@ class Recorder(Protocol):
 
 
 class CudaGraphs:
-    """Records on the current CUDA device; https://docs.pytorch.org/docs/stable/notes/cuda.html."""
+    """Records on a CUDA device; https://docs.pytorch.org/docs/stable/notes/cuda.html.
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
+    Args:
+        device: which need not be the current one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
 
     def warm_up(self, step: Callable[[], None]) -> None:
         """As `Recorder.warm_up`; on a stream of its own, as a graph demands."""
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):  # makes its device the current one too
             step()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        current.wait_stream(self._stream)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         """As `Recorder.record`."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
+        with torch.cuda.device(self._device):
+            graph = torch.cuda.CUDAGraph()
+            # a stream of its own: torch's default one belongs to the first device ever used
+            with torch.cuda.graph(graph, stream=self._stream):
+                step()
         replay: Callable[[], None] = graph.replay
         return replay
 
 
 def recorder(device: torch.device) -> Recorder | None:
     """The recorder for `device`; None on devices where launches are cheap."""
-    return CudaGraphs() if device.type == "cuda" else None
+    return CudaGraphs(device) if device.type == "cuda" else None
 
 
 class Replayed:
     """A step of constant shapes, replayed from its recording after a short warm-up.
 
-    Inputs are copied into tensors of the record's own.  A step of other shapes, such as the short
-    last batch of an epoch, runs as it is, and so does every step where recording fails.
+    Inputs are copied into tensors of the record's own.  The largest batch seen is what is recorded:
+    a run may be continued with the short last batch of an epoch.  A step of fewer images runs as it
+    is, and so does every step where recording fails.
 
     Args:
         step: reads its tensors and changes weights in place; reads nothing back from the device.
@@ -69,8 +78,9 @@ class Replayed:
 
     def __call__(self, *inputs: Tensor) -> None:
         """Do one step on these inputs."""
-        if not self._inputs:
+        if not self._inputs or len(inputs[0]) > len(self._inputs[0]):
             self._inputs = tuple(torch.empty_like(tensor) for tensor in inputs)
+            self._replay, self._warmed_up = None, 0
         same = all(
             mine.shape == given.shape for mine, given in zip(self._inputs, inputs, strict=True)
         )

@@ -24,6 +24,7 @@ from vaecli.errors import (
     UsageError,
     VaecliError,
     is_out_of_memory,
+    on_gpu,
 )
 from vaecli.signals import stop_flag
 
@@ -114,7 +115,7 @@ def run(arguments: list[str]) -> int:
             sys.stdout.flush()
     except BaseException as error:
         terminal.silent = not getattr(error, "heard", not terminal.silent)
-        return _failure(error, terminal)
+        return _failure(error, terminal, arguments[:1])
     if stop_flag.received is not None:
         return _stopped(terminal)
     return status if isinstance(status, int) else ExitCode.OK
@@ -125,7 +126,7 @@ def _wants_json(arguments: list[str]) -> bool:
     return "--json" in arguments or any(os.environ.get(name) for name in variables)
 
 
-def _failure(error: BaseException, terminal: ui.Terminal) -> int:
+def _failure(error: BaseException, terminal: ui.Terminal, command: list[str]) -> int:
     if _is_broken_pipe(error) or _is_broken_pipe(error.__context__):
         _abandon_stdout()
         return ExitCode.BROKEN_PIPE
@@ -137,7 +138,7 @@ def _failure(error: BaseException, terminal: ui.Terminal) -> int:
         return error.code if isinstance(error.code, int) else ExitCode.FAILURE
     if terminal.debug:
         traceback.print_exception(error)
-    known = _translate(error)
+    known = _translate(error, command)
     try:
         terminal.error(known)
     except OSError:  # stdout is full or gone as well: the exit code still tells
@@ -156,22 +157,35 @@ def _is_broken_pipe(error: BaseException | None) -> bool:
     return isinstance(error, BrokenPipeError) or told_by_windows
 
 
-def _translate(error: BaseException) -> VaecliError:
-    """Any exception as one of ours."""
+def _translate(error: BaseException, command: list[str]) -> VaecliError:
+    """Any exception that ended `command`, a list of at most one name, as one of ours."""
     if isinstance(error, VaecliError):
         return error
     if isinstance(error, _CommandLineError):
         message = error.format_message()  # type: ignore[attr-defined]
         return UsageError(message.rstrip("."), "See `vaecli --help`.")
     if is_out_of_memory(error):
-        notes = getattr(error, "__notes__", ["Use a smaller --batch-size."])
-        return EnvironmentFailure("out of memory", f"{' '.join(notes)} Or use --device cpu.")
+        usual = [_SMALLER[name] for name in command if name in _SMALLER]
+        notes = [*getattr(error, "__notes__", usual)]
+        if on_gpu(error):
+            notes.append("Or use --device cpu.")
+            return EnvironmentFailure("out of memory on the GPU", " ".join(notes))
+        return EnvironmentFailure("out of memory", " ".join(notes) or "End other programs.")
     if isinstance(error, OSError):
         return _translate_os_error(error)
     return VaecliError(
         f"unexpected {type(error).__name__}: {error}. This is a bug in vaecli {__version__}",
         "Please report it with the traceback that --debug shows.",
     )
+
+
+_SMALLER = {
+    "train": "Use a smaller --batch-size.",
+    "eval": "Use a smaller --batch-size.",
+    "sample": "Ask for fewer images: --num-samples, --steps.",
+    "reconstruct": "Give fewer images at a time.",
+}
+"""What needs less memory, where whoever raised the error did not know better."""
 
 
 def _translate_os_error(error: OSError) -> VaecliError:
@@ -204,7 +218,9 @@ def _versions() -> str:
 
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = "mps" if torch.backends.mps.is_available() else "cpu"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
     return (
         f"vaecli {__version__}\npython {platform.python_version()}\ntorch {torch.__version__}\n"
         f"device {device}\nthreads {torch.get_num_threads()}"

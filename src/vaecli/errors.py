@@ -97,10 +97,22 @@ class StoppedError(VaecliError):
         self.exit_code = ExitCode(exit_code)
 
 
+_HOST_MEMORY = "can't allocate memory"
+_OUT_OF_MEMORY = _HOST_MEMORY, "out of memory", "STATUS_ALLOC_FAILED"
+"""What torch says on a CPU, on CUDA and Metal, and what CUDA's libraries say."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the host or a GPU ran out of memory; torch says so in several ways."""
     return (
         isinstance(error, MemoryError)
         or "OutOfMemory" in type(error).__name__
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        or (
+            isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+        )
     )
+
+
+def on_gpu(error: BaseException) -> bool:
+    """Whether it was a GPU that ran out of memory, not the host."""
+    return not isinstance(error, MemoryError) and _HOST_MEMORY not in str(error)

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from vaecli.data.dataset import Images, as_float
 from vaecli.data.mapped import Mapped
+from vaecli.device import float64_home, in_float64
 from vaecli.listeners import Progress, unseen
 from vaecli.loss import ImportanceWeights, elbo_terms, log_likelihood
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
+from vaecli.precision import inference
 from vaecli.prior import kl_to_prior, log_prior_ratio
 from vaecli.processes import ALONE, Alone
 
@@ -109,7 +111,7 @@ class Evaluation:
         return math.nan if self.likelihoods is None else float(self.likelihoods.effective.mean())
 
 
-@torch.inference_mode()
+@inference()
 def evaluate(
     model: VAE,
     images: Images,
@@ -145,10 +147,11 @@ def evaluate(
         levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device)
     noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
     dtype = next(model.parameters()).dtype
-    terms = torch.zeros(2, len(pixels), dtype=torch.float64, device=device)
+    home = float64_home(device)
+    terms = torch.zeros(2, len(pixels), dtype=torch.float64, device=home)
     means = torch.zeros(len(pixels), model.config.latent_dim, dtype=dtype, device=device)
     kl = torch.zeros(
-        math.ceil(len(pixels) / batch_size), means.shape[1], dtype=torch.float64, device=device
+        math.ceil(len(pixels) / batch_size), means.shape[1], dtype=torch.float64, device=home
     )
     for number, start in enumerate(range(0, len(pixels), batch_size)):
         if number % processes.count == 0:
@@ -160,8 +163,9 @@ def evaluate(
         stop = start + len(x)
         parameters, mean, log_variance = model(x, noise.rows(start, stop).to(dtype))
         distortion, rate = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
-        terms[0, start:stop], terms[1, start:stop], means[start:stop] = distortion, rate, mean
-        kl[number] = kl_to_prior(mean, log_variance).double().sum(0)
+        terms[0, start:stop], terms[1, start:stop] = in_float64(distortion), in_float64(rate)
+        means[start:stop] = mean
+        kl[number] = in_float64(kl_to_prior(mean, log_variance)).sum(0)
         progress("loss", stop, len(pixels))
     for part in (terms, means, kl):  # each number is one process's, and 0 in all others: exact
         processes.add(part)
@@ -175,7 +179,7 @@ def evaluate(
     return Evaluation(distortions, rates, means, tuple(kl_per_dim.tolist()), likelihoods)
 
 
-@torch.inference_mode()
+@inference()
 def estimate(
     model: VAE,
     pixels: Tensor | Mapped,
@@ -202,7 +206,7 @@ def estimate(
     rows = max(1, batch_size // width)
     for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
         mean, log_variance = model.encoder(x)
-        weights = ImportanceWeights(len(x), device)
+        weights = ImportanceWeights(len(x), float64_home(device))
         for column in range(math.ceil(samples / width)):
             count = min(width, samples - column * width)
             block = noise.block(band, column)[: len(x), :count]
@@ -210,7 +214,7 @@ def estimate(
                 log_weights(model, x[row], mean[row], log_variance[row], block[row])
                 for row in (slice(first, first + rows) for first in range(0, len(x), rows))
             ]
-            weights.add(torch.cat(part))
+            weights.add(in_float64(torch.cat(part)))
             done = start * samples + len(x) * (column * width + count)
             progress("likelihood", done, len(pixels) * samples)
         bounds.append(weights.bound().cpu())

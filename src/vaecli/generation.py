@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vaecli.data.dataset import as_float, to_uint8
@@ -10,6 +9,7 @@ from vaecli.likelihood import LIKELIHOODS
 from vaecli.loss import elbo_terms
 from vaecli.model import VAE, reparameterize
 from vaecli.noise import NormalNoise
+from vaecli.precision import inference
 
 
 def mean_image(model: VAE, latents: Tensor) -> Tensor:
@@ -23,13 +23,13 @@ def mean_pixels(model: VAE, output: Tensor) -> Tensor:
     return LIKELIHOODS[name].mean(output, log_scale).clamp(0, 1)
 
 
-@torch.inference_mode()
+@inference()
 def decode(model: VAE, latents: Tensor) -> Tensor:
     """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8."""
     return to_uint8(mean_image(model, latents))
 
 
-@torch.inference_mode()
+@inference()
 def reconstruct(model: VAE, pixels: Tensor, *, noise: Tensor | None = None) -> Tensor:
     """Encode and decode images (N, C, H, W) uint8; returns the same shape and type.
 
@@ -44,7 +44,7 @@ def reconstruct(model: VAE, pixels: Tensor, *, noise: Tensor | None = None) -> T
     return decode(model, latents)
 
 
-@torch.inference_mode()
+@inference()
 def score(model: VAE, pixels: Tensor, noise: Tensor) -> dict[str, float]:
     """Loss, distortion and rate of one image (1, C, H, W) uint8 at one latent, in nats."""
     images = as_float(pixels)

@@ -15,6 +15,7 @@ from vaecli.data.mapped import Mapped
 from vaecli.evaluation import ACTIVE_VARIANCE, BATCH_SIZE, Evaluation, floats
 from vaecli.model import VAE
 from vaecli.noise import LevelNoise
+from vaecli.precision import inference
 
 Path = Literal["spherical", "linear"]
 REACH = 3.0
@@ -71,7 +72,7 @@ class Plane(NamedTuple):
     title: str
 
 
-@torch.inference_mode()
+@inference()
 def embed(model: VAE, pixels: Tensor | Mapped, levels: LevelNoise | None = None) -> Embedding:
     """Encode images (N, C, H, W) uint8, binarized first if `levels` is given."""
     device = model.device

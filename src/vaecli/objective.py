@@ -70,10 +70,14 @@ class Draws:
         return self._several.rows(start, stop, self._samples)
 
 
+def most_images(model: ModelConfig, samples: int) -> int | None:
+    """Images whose K samples are decoded together at most; None for no limit, where K is 1."""
+    return None if samples == 1 else max(1, PASS_VALUES // model.pixels // samples)
+
+
 def passes(start: int, stop: int, model: ModelConfig, samples: int) -> Iterator[tuple[int, int]]:
     """Split the places start..stop-1 so that the K samples of each part fit in memory."""
-    rows = max(1, PASS_VALUES // model.pixels)
-    size = max(1, stop - start if samples == 1 else rows // samples)
+    size = most_images(model, samples) or max(1, stop - start)
     for first in range(start, stop, size):
         yield first, min(stop, first + size)
 

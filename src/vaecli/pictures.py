@@ -133,6 +133,7 @@ def small(pixels: Tensor, height: int, width: int) -> np.ndarray:
 
     For the terminal: an array that needs no torch to look at.
     """
+    pixels = pixels.cpu()  # not every device can shrink smoothly
     if tuple(pixels.shape[2:]) != (height, width):
         # in floating point: the reduction of uint8 is not the same on every device
         shrunk = torch.nn.functional.interpolate(
@@ -140,4 +141,4 @@ def small(pixels: Tensor, height: int, width: int) -> np.ndarray:
         )
         pixels = shrunk.round().clamp(0, 255).to(torch.uint8)
     colours = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
-    return colours.permute(0, 2, 3, 1).cpu().numpy()
+    return colours.permute(0, 2, 3, 1).numpy()

@@ -20,6 +20,7 @@ from vaecli.data.origin import Options
 from vaecli.errors import BusyError, DataError, ModelError, UsageError
 from vaecli.loaded import load_model
 from vaecli.model import VAE
+from vaecli.objective import most_images
 from vaecli.settings import DATA_FIELDS, MODEL_FIELDS
 from vaecli.sources import Source
 
@@ -194,6 +195,18 @@ def unfinished_twin(config: RunConfig) -> Path | None:
             except ModelError:
                 continue  # a damaged run is nobody's twin
     return None
+
+
+def smaller(config: RunConfig) -> str:
+    """Options that make a step need less memory."""
+    training = config.training
+    together = most_images(config.model, training.importance_samples)
+    in_parts = together is not None and together < training.batch_size
+    if in_parts and together == 1:
+        return f"--importance-samples {training.importance_samples // 2}"
+    if in_parts or training.batch_size == 1:  # the batch is not what fills the memory
+        return "a narrower --hidden"
+    return f"--batch-size {training.batch_size // 2}"
 
 
 def _starting_from(request: Request, initial: VAE) -> Request:

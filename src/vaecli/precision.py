@@ -43,14 +43,39 @@ def exactness(precision: Precision, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    wanted = precision == "tf32"
+    with tf32(precision == "tf32"):
+        yield
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """The context, or decorator, of all that is not training: no gradients, all of float32."""
+    with torch.inference_mode(), tf32(False):
+        yield
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """The context, or decorator, in which CUDA may or may not round factors to TF32.
+
+    Convolutions are rounded unless told otherwise.  From torch 2.9 on each kind of operation has a
+    setting of its own; reading the older flags then raises where the two kinds differ.
+    """
+    matmul, convolution = torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv", None)
+    wanted: str | bool = allowed
+    if convolution is not None and hasattr(matmul, "fp32_precision"):
+        places, name = (matmul, convolution), "fp32_precision"
+        wanted = "tf32" if allowed else "ieee"
+    else:
+        places, name = (matmul, torch.backends.cudnn), "allow_tf32"
+    before = [getattr(place, name) for place in places]
     try:
-        # convolutions are in TF32 unless told otherwise
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+        for place in places:
+            setattr(place, name, wanted)
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
 
 
 def cpu_has_bf16() -> bool:

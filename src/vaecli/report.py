@@ -35,7 +35,7 @@ def write(
     """
     from vaecli import plots
 
-    originals = test.pixels[: 2 * PAIRS]
+    originals = test.pixels[: 2 * PAIRS].to(model.device)
     grid = make_pairs(originals, reconstruct(model, originals), columns=PAIRS)
     run.write(RECONSTRUCTIONS, encode_png(grid))
     samples = sample(model, SAMPLE_COLUMNS**2, seed=run.config.training.seed)

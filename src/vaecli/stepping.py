@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vaecli.adam import Adam
 from vaecli.capture import Replayed, recorder
 from vaecli.config import TrainConfig
+from vaecli.device import float64_home, has_float64
 from vaecli.model import VAE
 from vaecli.objective import Draws, Outcome, objective, passes
 from vaecli.precision import autocast, exactness
@@ -63,14 +64,28 @@ class Stepper:
         self._model, self._config, self._processes = model, config, processes
         self._device, self._dtype = device, dtype
         self.optimizer = Adam(dict(model.named_parameters()), ADAM_BETAS)
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        """Objective, distortion and rate summed over the images of this epoch so far."""
-        self._step_sums = torch.zeros_like(self.sums)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=float64_home(device))
+        self._waiting: list[Tensor] = []
+        """Sums of steps that are not in `_sums` yet: to fetch each at once would stop the GPU."""
+        kept = torch.float64 if has_float64(device) else torch.float32
+        self._step_sums = torch.zeros(3, dtype=kept, device=device)
         self._batch = processes.parallel(_Batch(model, config.free_bits), self._example_objective)
         """What a step computes; its gradients are shared by the processes."""
         self._fit: Callable[..., None] = self._fit_batch
         if processes is ALONE and (found := recorder(device)) is not None:
             self._fit = Replayed(self._fit_batch, found)
+        self._recorded = isinstance(self._fit, Replayed)
+
+    @property
+    def sums(self) -> Tensor:
+        """Objective, distortion and rate summed over the images of this epoch so far, float64.
+
+        The tensor itself: what is written into it counts.
+        """
+        if self._waiting:
+            self._sums += torch.stack(self._waiting).cpu().double().sum(0)
+            self._waiting.clear()
+        return self._sums
 
     def take(self, pixels: Tensor, draws: Draws, start: int, beta: float, of: int) -> None:
         """One step on a batch of `of` images, of which these are this process's.
@@ -87,7 +102,7 @@ class Stepper:
         weight = torch.full((), beta, device=self._device, dtype=self._dtype)
         samples = self._config.importance_samples
         parts = list(passes(start, stop, self._model.config, samples)) or [(start, start)]
-        if len(parts) == 1 and len(pixels) == of:
+        if len(pixels) == of and (len(parts) == 1 or self._recorded):
             self._fit(images, draws.noise(start, stop).to(self._dtype), weight)
             return
         self.optimizer.forget_gradients()
@@ -100,9 +115,11 @@ class Stepper:
         self._finish_step()
 
     def _fit_batch(self, images: Tensor, noise: Tensor, beta: Tensor) -> None:
-        """A step on one batch that is computed at once; the same work on the device each time."""
+        """A step on a whole batch; the same work on the device each time."""
         self.optimizer.forget_gradients()
-        self._add_gradient(images, noise, beta, len(images))
+        samples, count = self._config.importance_samples, len(images)
+        for first, last in passes(0, count, self._model.config, samples):
+            self._add_gradient(images[first:last], noise[first:last], beta, count)
         self._finish_step()
 
     def _add_gradient(self, images: Tensor, noise: Tensor, beta: Tensor, of: int) -> None:
@@ -129,5 +146,8 @@ class Stepper:
     def _finish_step(self) -> None:
         self.optimizer.step()
         self._processes.add(self._step_sums)
-        self.sums += self._step_sums
+        if has_float64(self._device):
+            self._sums += self._step_sums
+        else:
+            self._waiting.append(self._step_sums.clone())
         self._step_sums.zero_()

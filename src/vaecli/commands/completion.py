@@ -22,7 +22,7 @@ def runs(incomplete: str) -> list[str]:
 
 def devices(incomplete: str) -> list[str]:
     """What --device takes."""
-    return _starting(incomplete, ["auto", "cpu", "cuda"])
+    return _starting(incomplete, ["auto", "cpu", "cuda", "mps"])
 
 
 def _starting(incomplete: str, words: Iterable[str]) -> list[str]:

@@ -94,7 +94,7 @@ Preview = Annotated[
 Device = Annotated[
     str | None,
     option(
-        "auto, cpu, cuda or cuda:N. Also VAECLI_DEVICE.",
+        "auto, cpu, cuda, cuda:N or mps. Also VAECLI_DEVICE.",
         default="auto",
         metavar="NAME",
         autocompletion=completion.devices,

@@ -342,8 +342,12 @@ def train(
         if launch.restarts():
             common = replace(common, force=False)  # it was obeyed the first time
 
+    from vaecli.device import resolve
+
+    where = resolve(common.device, common.terminal.note)
+
     def make_plan() -> Plan:
-        plan = _plan(common, given, output, resume, init_from)
+        plan = _plan(common, given, output, resume, init_from, where.type)
         taken = plan.config.model.likelihood
         chosen_for_them = plan.status == "new" and init_from is None and likelihood is None
         if chosen_for_them and taken != ModelConfig.likelihood:
@@ -358,9 +362,7 @@ def train(
             summary.show_plan(common.terminal, make_plan())
         return
     from vaecli import processes
-    from vaecli.device import resolve
 
-    where = resolve(common.device)
     group = processes.join(where)
     with group.together():
         plan = _agree(common, group, make_plan)
@@ -394,8 +396,9 @@ def _plan(
     output: Path | None,
     resume: str | None,
     init_from: str | None,
+    device: str,
 ) -> Plan:
-    from vaecli import device, planning, run
+    from vaecli import planning, run
     from vaecli.loaded import LATEST
     from vaecli.sources import Source
 
@@ -414,7 +417,7 @@ def _plan(
         init_from=init_from,
         force=common.force,
         threads=common.threads,
-        device=device.resolve(common.device).type,
+        device=device,
         processes=launch.count(),
     )
     with common.terminal.working() as work:
@@ -471,8 +474,7 @@ def _run(
             raise
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
-                smaller = max(1, plan.config.training.batch_size // 2)
-                error.add_note(f"Start again with --batch-size {smaller}.")
+                error.add_note(f"Start again with {planning.smaller(plan.config)}.")
             raise
     _result(common, target.path, last)
 

@@ -67,9 +67,9 @@ class Walker:
         from vaecli import generation, latent_space, sheets
 
         ends = torch.cat([self._image(name, "--interpolate") for name in (start, end)])
-        means = latent_space.embed(self.loaded.model, ends).mean
+        means = latent_space.embed(self.loaded.model, ends).mean.cpu()  # angles need float64
         latents = latent_space.interpolate(means[0], means[1], steps or STEPS, path)
-        pixels = generation.decode(self.loaded.model, latents)
+        pixels = generation.decode(self.loaded.model, latents.to(self.loaded.model.device))
         columns = columns or min(len(pixels), WIDEST)
         return Images2D(pixels, sheets.interpolation(pixels, ends, columns), columns)
 
@@ -120,7 +120,7 @@ class Walker:
         return latent_space.Dimensions.of(found)
 
     def _image(self, name: str, option: str) -> Tensor:
-        """An image file, or the test image of that index; (1, C, H, W) uint8."""
+        """An image file, or the test image of that index; (1, C, H, W) uint8 on the device."""
         if not name.isdecimal() or Path(name).exists():
             return load_picture(self.common, self.loaded, Path(name), name=name)
         images, index = self._test_images(), int(name)
@@ -129,7 +129,7 @@ class Walker:
                 f"{option} {name}: there are {len(images):,} test images, counted from 0",
                 "Give a smaller index, or an image file.",
             )
-        return images.pixels[index : index + 1]
+        return images.pixels[index : index + 1].to(self.loaded.model.device)
 
     def _test_images(self) -> Images:
         binarize = trained_binarize(self.loaded)

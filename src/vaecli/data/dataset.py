@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from vaecli import device as devices
 from vaecli.data.layout import Account, Split, is_known
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
@@ -78,8 +79,10 @@ class Images:
         return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
 
     def to(self, device: torch.device) -> Images:
-        """The same with its pixels on `device`; a mapped set stays where it is."""
-        if isinstance(self.pixels, Mapped):
+        """The same with its pixels on `device`, unless it is mapped or too large for its memory."""
+        if isinstance(self.pixels, Mapped) or self.pixels.nbytes > devices.memory_for_images(
+            device
+        ):
             return self
         return replace(self, pixels=self.pixels.to(device))
 
@@ -95,9 +98,9 @@ class Images:
         Args:
             processes: those that hold the same set, of which each reads a share.
         """
-        total = torch.zeros(self.pixels.shape[1:], dtype=torch.int64, device=self.pixels.device)
+        total = torch.zeros(self.pixels.shape[1:], dtype=torch.int64)
         for part in self[processes.share(len(self))]._small_parts():
-            total += part.sum(0, dtype=torch.int64)
+            total += part.sum(0, dtype=torch.int64).cpu()
         processes.add(total)
         return total.double() / (255 * len(self))
 

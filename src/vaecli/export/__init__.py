@@ -14,6 +14,7 @@ from vaecli.config import to_json
 from vaecli.errors import VaecliError
 from vaecli.generation import mean_image
 from vaecli.model import VAE
+from vaecli.precision import inference
 from vaecli.strict_json import canonical_json
 
 BATCH_SIZES = (1, 3)
@@ -89,7 +90,7 @@ def split(model: VAE) -> list[Part]:
     ]
 
 
-@torch.inference_mode()
+@inference()
 def difference(part: Part, runner: Runner) -> float:
     """The largest absolute difference from torch over all outputs at both batch sizes."""
     worst = 0.0
@@ -135,7 +136,7 @@ def round_to_half(model: VAE) -> VAE:
     return rounded
 
 
-@torch.inference_mode()
+@inference()
 def half_difference(model: VAE, rounded: VAE, count: int = 256) -> float:
     """The largest change of a decoded pixel, in [0, 1], over `count` draws of the prior."""
     generator = torch.Generator().manual_seed(0)

@@ -26,6 +26,7 @@ from vaecli.evaluation import BATCH_SIZE, floats
 from vaecli.export import half_difference, round_to_half
 from vaecli.generation import mean_image, mean_pixels
 from vaecli.model import ACTIVATIONS, VAE
+from vaecli.precision import inference
 from vaecli.prior import kl_to_prior
 
 TABLE_SIZE = 4097
@@ -77,7 +78,7 @@ class Page:
     difference: float
 
 
-@torch.inference_mode()
+@inference()
 def embed(model: VAE, images: Images) -> Embedding:
     """Encode a set of images on the device of the model."""
     means, rates = [], []
@@ -85,7 +86,7 @@ def embed(model: VAE, images: Images) -> Embedding:
     for _, x in floats(images.pixels, BATCH_SIZE, device):
         mean, log_variance = model.encoder(x)
         means.append(mean.cpu())
-        rates.append(kl_to_prior(mean, log_variance).double().cpu())
+        rates.append(kl_to_prior(mean, log_variance).cpu().double())
     names: list[str] = []
     labels = None
     if images.labels is not None:
@@ -185,7 +186,7 @@ def _mean_table(model: VAE) -> Operation:
     }
 
 
-@torch.inference_mode()
+@inference()
 def _order(model: VAE, embedding: Embedding | None) -> dict[str, Any]:
     """The latents, most active first: by KL where known, else by what they change in the image."""
     if embedding is not None:
