@@ -61,6 +61,17 @@ def test_inputs_are_copied_and_other_shapes_run_as_they_are() -> None:
     assert tape.counts == {"warm-up": WARM_UP, "recorded": 1, "replayed": 3}
 
 
+def test_the_largest_batch_is_what_is_recorded() -> None:
+    """A run that is continued may begin with the short last batch of an epoch."""
+    seen: list[float] = []
+    tape = Tape()
+    replayed = Replayed(lambda x: seen.append(float(x.sum())), tape)
+    for size in (3, *[4] * (WARM_UP + 2), 3):
+        replayed(torch.ones(size))
+    assert seen == [3, *[4] * (WARM_UP + 2), 3]
+    assert tape.counts == {"warm-up": 1 + WARM_UP, "recorded": 1, "replayed": 2}
+
+
 @pytest.mark.parametrize("tape", [Tape(), BrokenTape()], ids=["recorded", "eager fallback"])
 @pytest.mark.parametrize("settings", [{}, {"importance_samples": 3, "warmup_epochs": 1}])
 def test_training_from_a_record_is_the_same(

@@ -129,7 +129,7 @@ def test_the_checks_do_not_lean_on_assert(tmp_path: Path) -> None:
     assert json.loads(codes) == [int(ROWS[name]["exit"]) for name in rows]
 
 
-@pytest.mark.parametrize("failure", ["host", "torch", "gpu"])
+@pytest.mark.parametrize("failure", ["host", "torch", "gpu", "metal", "library"])
 def test_out_of_memory_names_a_batch_size(
     failure: str, vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +139,8 @@ def test_out_of_memory_names_a_batch_size(
         "host": MemoryError(),
         "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
         "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        "metal": RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
+        "library": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublas"),
     }[failure]
 
     def full(*arguments: object) -> None:
@@ -149,7 +151,46 @@ def test_out_of_memory_names_a_batch_size(
     assert outcome.code == ExitCode.ENVIRONMENT
     assert "out of memory" in outcome.err
     assert "--batch-size 32" in outcome.err
+    assert ("--device cpu" in outcome.err) == (failure not in ("host", "torch"))
     assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (("--importance-samples", "5000"), "--importance-samples 2500"),
+        (("--importance-samples", "50"), "a narrower --hidden"),  # a batch is computed in parts
+        (("--batch-size", "1"), "a narrower --hidden"),
+    ],
+)
+def test_out_of_memory_blames_what_fills_it(
+    options: tuple[str, ...],
+    hint: str,
+    vaecli: Vaecli,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(VAE, "decode_draws", full)
+    data = ("--data-dir", data_dir, "--no-download")
+    outcome = vaecli(*TRAIN, *data, "-o", "out", "-q", *options)
+    assert outcome.code == ExitCode.ENVIRONMENT
+    assert hint in outcome.err
+
+
+def test_out_of_memory_blames_no_batch_of_samples(
+    vaecli: Vaecli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("vaecli.generation.decode", full)
+    outcome = vaecli("sample", "-m", trained, "-o", "s.png")
+    assert outcome.code == ExitCode.ENVIRONMENT
+    assert "--num-samples" in outcome.err
+    assert "--batch-size" not in outcome.err
 
 
 # ------------------------------------------------------------- names and odd files
