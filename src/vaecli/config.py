@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from vaecli.limits import MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
@@ -25,6 +25,9 @@ Binarize = Literal["none", "dynamic", "static"]
 Schedule = Literal["linear", "cosine", "constant"]
 OutputBias = Literal["mean", "zero"]
 Precision = Literal["fp32", "bf16", "tf32"]
+
+LATER = {"left out at its default": True}
+"""Of a field that files of earlier versions do not have: JSON without it stays as it was."""
 
 Config = TypeVar("Config", "ModelConfig", "TrainConfig", "DataConfig")
 
@@ -64,10 +67,26 @@ class ModelConfig:
     """Grey level (0-255) along the border of the training images: what new images are set on."""
     digits: bool = False
     """Whether the images are single digits, scaled and centred as MNIST's are."""
+    fit: Literal["crop", "pad", "stretch"] = field(default="crop", metadata=LATER)
+    """How the training images were brought to their size."""
+    white_8: int | None = field(default=None, metadata=LATER)
+    """Value of the 8-bit samples among the training images that counts as white."""
+    white_16: int | None = field(default=None, metadata=LATER)
+    """The same of 16-bit samples."""
+    white_integer: int | None = field(default=None, metadata=LATER)
+    """The same of whole numbers of another size."""
+    float_range: tuple[float, float] | None = field(default=None, metadata=LATER)
+    """Values of the floats among the training images that count as black and white."""
 
     def __post_init__(self) -> None:
         if self.hidden == () and self.arch in get_args(Arch):
             object.__setattr__(self, "hidden", HIDDEN[self.arch])
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether it says what counts as white: for own images, since that is recorded."""
+        whites = (self.white_8, self.white_16, self.white_integer, self.float_range)
+        return any(white is not None for white in whites)
 
     @property
     def pixels(self) -> int:
@@ -86,6 +105,8 @@ class ModelConfig:
             yield "image_shape", f"must have 1 or 3 channels, not {self.image_shape[0]}"
         elif self.pixels > MAX_PIXELS:
             yield "image_shape", f"has {self.pixels:,} values, more than {MAX_PIXELS:,}"
+        if self.float_range is not None and not self.float_range[0] < self.float_range[1]:
+            yield "float_range", f"must rise, not {list(self.float_range)}"
         if self.arch == "conv":
             yield from self._conv_problems()
 
@@ -261,10 +282,11 @@ class RunConfig:
     def differences(self, other: RunConfig) -> list[str]:
         """The settings in which two runs differ, as `name: mine, theirs`."""
         return [
-            f"{name}: {mine}, not {theirs}"
+            f"{field.name}: {_plain(mine)}, not {_plain(theirs)}"
             for part in ("model", "training", "data")
-            for name, mine in to_json(getattr(self, part)).items()
-            if mine != (theirs := to_json(getattr(other, part))[name])
+            for field in fields(getattr(self, part))
+            if (mine := getattr(getattr(self, part), field.name))
+            != (theirs := getattr(getattr(other, part), field.name))
         ]
 
 
@@ -309,9 +331,14 @@ def as_options(problems: Iterable[tuple[str, str]]) -> str:
 def to_json(config: ModelConfig | TrainConfig | DataConfig) -> dict[str, Any]:
     """The configuration as plain JSON values, in field order."""
     return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(config).items()
+        field.name: _plain(value)
+        for field in fields(config)
+        if (value := getattr(config, field.name)) != field.default or field.metadata != LATER
     }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_json(kind: type[Config], data: object, *, where: str) -> Config:

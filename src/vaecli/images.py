@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -11,16 +13,26 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from vaecli import files, formats
+from vaecli.data.origin import SetFit
 from vaecli.digit_fit import Invert, digit_ink, edge_of
 from vaecli.errors import DataError
-from vaecli.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_PIXELS_PER_BYTE
+from vaecli.levels import FULL, Levels, Ranges, SampleType, full_range, to_bytes
+from vaecli.limits import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    MAX_PIXELS_PER_BYTE,
+    MAX_TIFF_PAGES,
+)
 
 Bytes = NDArray[np.uint8]
-Fit = Literal["auto", "crop", "digit"]
+Fit = Literal["auto", "crop", "pad", "stretch", "digit"]
+
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255  # tags of a TIFF
+_REDUCED_OR_MASK, _REDUCED = 0b101, 2
 
 _HINT = f"Give a picture in one of the formats {', '.join(formats.ALWAYS)}."
 
@@ -33,42 +45,116 @@ class Picture:
         pixels: (H, W, 1) grey or (H, W, 3) RGB, uint8.
         alpha: (H, W) uint8, or None where the file has no transparency.
         notes: what was changed to get there.
+        levels: the values in the file, and what they were taken to mean.
+        first_of_several: whether it is the first frame of an animation, or page of a stack.
     """
 
     pixels: Bytes
     alpha: Bytes | None = None
     notes: tuple[str, ...] = ()
+    levels: Levels | None = None
+    first_of_several: bool = False
+
+    @property
+    def coloured(self) -> bool:
+        """Whether a pixel anywhere is not grey, R = G = B."""
+        return has_colour(self.pixels)
 
 
-def read_image(source: Path | bytes, *, name: str) -> Picture:
-    """Decode an image file, or its bytes.
+def has_colour(pixels: Bytes) -> bool:
+    """Whether R = G = B does not hold everywhere in (..., C)."""
+    if pixels.shape[-1] != 3:
+        return False
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return not (np.array_equal(red, green) and np.array_equal(green, blue))
+
+
+def read_image(source: Path | bytes, *, name: str, ranges: Ranges | None = None) -> Picture:
+    """Decode an image file, or its bytes; the first picture of several.
 
     Args:
         source: path of a regular file, or the content of one.
         name: what messages call it.
+        ranges: values that mean black and white; a type that is not named has its full range.
 
     Raises:
         DataError: it cannot be read, is damaged, too large, or in a format or mode not taken.
     """
     data = source if isinstance(source, bytes) else _read_file(source, name)
+    with _opened(data, name) as image:
+        return _decode(image, len(data), ranges or FULL)
+
+
+def read_pages(
+    path: Path, pages: Sequence[tuple[int, str]], ranges: Ranges
+) -> Iterator[Picture | DataError]:
+    """Decode pages of a TIFF.
+
+    Args:
+        path: of the file.
+        pages: number of each, and what messages call it.
+        ranges: as for `read_image`.
+
+    Yields:
+        A picture, or why this page cannot be read.
+    """
+    try:
+        data = _read_file(path, pages[0][1])
+        with _opened(data, pages[0][1]) as image:
+            for page, name in pages:
+                picture: Picture | DataError
+                try:
+                    with _translated(data, name):
+                        image.seek(page)
+                        picture = _decode(image, len(data), ranges, chosen=True)
+                except DataError as error:
+                    picture = error
+                yield picture
+    except DataError as error:
+        yield from [error] * len(pages)
+
+
+def tiff_pages(path: Path) -> list[int]:
+    """Which pictures of a TIFF file are pages; not thumbnails, previews and masks.
+
+    Raises:
+        DataError: it cannot be read, or has too many.
+    """
+    data = _read_file(path, path.name)
+    with _opened(data, path.name) as image:
+        return _pages(image)
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """A picture that is not decoded yet; what goes wrong while it is used becomes a DataError."""
     if not data:
         raise _refusal(name, "it is empty")
     if len(data) > MAX_IMAGE_BYTES:
         raise _refusal(
             name, f"it has more than {MAX_IMAGE_BYTES:,} bytes", "Give a smaller picture."
         )
+    with (
+        _translated(data, name),
+        warnings.catch_warnings(),
+        Image.open(BytesIO(data), formats=formats.readers(data)) as image,
+    ):
+        warnings.simplefilter("ignore")  # the size is checked below, by us
+        yield image
+
+
+@contextmanager
+def _translated(data: bytes, name: str) -> Iterator[None]:
+    """Turn what Pillow raises into a DataError that says what to do."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the size is checked below, by us
-            with Image.open(BytesIO(data), formats=formats.readers(data)) as image:
-                too_large = excess(image, len(data))
-                if too_large is None:
-                    return _decode(image)
-    except MemoryError:
+        yield
+    except (MemoryError, DataError, GeneratorExit):
         raise
     except UnidentifiedImageError:
         reason, advice = formats.why_unknown(data)
         raise _refusal(name, reason, advice or _HINT) from None
+    except _TooLargeError as error:
+        raise _refusal(name, str(error), "Scale it down first.") from None
     except Image.DecompressionBombError:
         limit = f"it has more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
         raise _refusal(name, limit, "Scale it down first.") from None
@@ -78,7 +164,6 @@ def read_image(source: Path | bytes, *, name: str) -> Picture:
         reason = str(error).strip().rstrip(".") or type(error).__name__
         hint = "The file is damaged or incomplete: save or fetch it again."
         raise _refusal(name, reason[:1].lower() + reason[1:200], hint) from None
-    raise _refusal(name, too_large, "Scale it down first.")
 
 
 def excess(image: Image.Image, size: int) -> str | None:
@@ -110,47 +195,113 @@ class _UnsupportedModeError(Exception):
     """A pixel type that has no defined 8-bit result."""
 
 
-def _decode(image: Image.Image) -> Picture:
-    """Decode the first frame, upright, in one of the four 8-bit modes L, LA, RGB, RGBA."""
-    notes = []
+class _TooLargeError(Exception):
+    """More pixels than the limit."""
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """Numbers of the pictures of a TIFF that are pages; the first of all where none is."""
+    found = []
+    for number, page in enumerate(ImageSequence.Iterator(image)):
+        if number >= MAX_TIFF_PAGES:
+            raise _TooLargeError(f"it has more than the limit of {MAX_TIFF_PAGES:,} pages")
+        tags = getattr(page, "tag_v2", {})
+        if not tags.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK and (
+            tags.get(_SUBFILE_TYPE) != _REDUCED
+        ):
+            found.append(number)
+    return found or [0]
+
+
+def _choose(image: Image.Image) -> bool:
+    """Go to the first picture that is one by itself; whether more follow it."""
     # an MPO is a JPEG with a second view or a gain map behind it, as phones write them
-    if getattr(image, "is_animated", False) and image.format != "MPO":
+    if not getattr(image, "is_animated", False) or image.format == "MPO":
+        return False
+    if image.format != "TIFF":
+        return True
+    pages = _pages(image)
+    image.seek(pages[0])
+    return len(pages) > 1
+
+
+def _decode(image: Image.Image, size: int, ranges: Ranges, *, chosen: bool = False) -> Picture:
+    """Decode a picture, upright, in one of the four 8-bit modes L, LA, RGB, RGBA.
+
+    Args:
+        image: not decoded yet.
+        size: bytes of its file.
+        ranges: values that mean black and white.
+        chosen: whether it stands at the right one of several.
+    """
+    notes = []
+    several = not chosen and _choose(image)
+    if (too_large := excess(image, size)) is not None:
+        raise _TooLargeError(too_large)
+    if several:
         notes.append(f"first frame of several in the {image.format}")
     turned = image.getexif().get(0x0112, 1) in range(2, 9)
-    inverted = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
+    tiff = image.format == "TIFF"
+    inverted = tiff and getattr(image, "tag_v2", {}).get(262) == 0
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)
+    if chosen:  # turned in place, it would confuse the page behind it
+        image = ImageOps.exif_transpose(image)
+    else:
+        ImageOps.exif_transpose(image, in_place=True)
     if turned:
         notes.append("turned upright as its EXIF says")
-    mode, transparent = image.mode, image.has_transparency_data
+    mode = image.mode
     if mode == "F":
         raise _UnsupportedModeError("its pixels are floating-point numbers")
     if mode.startswith("I"):
+        pixels, alpha, levels = _from_16_bit(image, ranges, tiff, inverted and mode != "I")
         notes.append("16-bit scaled to 8-bit")
-        return _from_16_bit(image, inverted and mode != "I", tuple(notes))
-    target = "L" if mode in ("1", "L", "LA", "La") else "RGB"
-    if mode not in ("1", "L", "LA", "RGB", "RGBA"):
-        notes.append(f"{'palette' if mode == 'P' else mode} converted to RGB")
-    if transparent:
-        target += "A"
-    pixels = np.asarray(image.convert(target))
-    if not transparent:
-        return Picture(pixels.reshape(*pixels.shape[:2], -1), None, tuple(notes))
-    return Picture(pixels[..., :-1], pixels[..., -1], tuple(notes))
+    else:
+        pixels, alpha, levels = _from_8_bit(image, ranges)
+        if mode not in ("1", "L", "LA", "RGB", "RGBA"):
+            notes.append(f"{'palette' if mode == 'P' else mode} converted to RGB")
+    if levels.range != levels.full:
+        notes.append(f"{levels.range[1]:,g} is white")
+    if levels.clipped:
+        notes.append(f"{levels.clipped:,} of {levels.values:,} values above it were clipped")
+    if alpha is not None and alpha.min() < 255:  # what lies behind it is as light as can be
+        levels = replace(levels, highest=max(levels.highest, levels.full[1]))
+    return Picture(pixels, alpha, tuple(notes), levels, several)
 
 
-def _from_16_bit(image: Image.Image, inverted: bool, notes: tuple[str, ...]) -> Picture:
+def _from_8_bit(image: Image.Image, ranges: Ranges) -> tuple[Bytes, Bytes | None, Levels]:
+    samples: SampleType = "1-bit" if image.mode == "1" else "8-bit"
+    transparent = image.has_transparency_data
+    target = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    pixels = np.asarray(image.convert(f"{target}A" if transparent else target))
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    alpha = pixels[..., -1] if transparent else None
+    values = pixels[..., :-1] if transparent else pixels
+    if samples == "1-bit":
+        return values, alpha, Levels.of(samples, values // 255, FULL[samples])
+    range = ranges.get(samples, FULL[samples])
+    return to_bytes(values, range), alpha, Levels.of(samples, values, range)
+
+
+def _from_16_bit(
+    image: Image.Image, ranges: Ranges, tiff: bool, inverted: bool
+) -> tuple[Bytes, Bytes | None, Levels]:
     values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
+    # only a TIFF says that its numbers have 32 bits, or a sign
+    samples: SampleType = "integer" if tiff and image.mode == "I" else "16-bit"
+    range = ranges.get(samples) or full_range(samples, float(values.max()))
+    assert range is not None
+    if values.min() < 0 or values.max() > max(65535, range[1]):
         raise _UnsupportedModeError("its pixels have more than 16 bits")
-    # 257 v is v with 16 bits: half a step is added so that the nearest is taken
-    pixels = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if values.max() <= 65535:
+        values = values.astype(np.uint16)
+    pixels = to_bytes(values, range)
     if inverted:  # Pillow leaves "white is zero" to us above 8 bits
         pixels = 255 - pixels
     alpha = None
     if isinstance(clear := image.info.get("transparency"), int):
         alpha = np.where(values == clear, 0, 255).astype(np.uint8)
-    return Picture(pixels[..., None], alpha, notes)
+    return pixels[..., None], alpha, Levels.of(samples, values, range)
 
 
 def prepare(
@@ -160,6 +311,7 @@ def prepare(
     border: int,
     digits: bool,
     fit: Fit = "auto",
+    set_fit: SetFit = "crop",
     invert: Invert = "auto",
     name: str,
 ) -> tuple[Tensor, tuple[str, ...]]:
@@ -172,7 +324,9 @@ def prepare(
         image_shape: (C, H, W) of the model, C 1 or 3.
         border: grey level (0-255) along the border of the model's training images.
         digits: the model was trained on digits, made as MNIST was.
-        fit: `auto` fits a digit for grey models of digits and inputs of another size, else crops.
+        fit: `auto` fits a digit for grey models of digits and inputs of another size, else does
+            as `set_fit` says.
+        set_fit: how the training images were brought to their size.
         invert: `auto` inverts, for grey models, what is on a ground of the opposite polarity.
         name: what messages call the picture.
 
@@ -205,12 +359,35 @@ def prepare(
             ground = "dark ink on a light ground" if border < 128 else "light ink on a dark ground"
             notes.append(f"inverted: {ground}" if invert == "auto" else "inverted, as asked")
         if not same:
-            box = _centre_box(image.size, width / height)
-            cut = "" if box == (0, 0, *image.size) else "cropped at the centre and "
-            image = image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
-            notes.append(f"{cut}resized: {size}")
+            image, changed = fitted(image, (width, height), set_fit if fit == "auto" else fit)
+            notes.append(f"{changed}resized: {size}")
     pixels = np.array(image).reshape(height, width, channels)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), tuple(notes)
+
+
+def fitted(image: Image.Image, size: tuple[int, int], fit: SetFit) -> tuple[Image.Image, str]:
+    """Bring a picture to a width and height, and say what was done besides resizing.
+
+    `crop` cuts off what is too wide or too high, `pad` adds bars of the colour that is the median
+    along the picture's own edge, `stretch` changes its proportions.
+    """
+    width, height = size
+    bicubic = Image.Resampling.BICUBIC
+    box = centre_box(image.size, width / height)
+    if box == (0, 0, *image.size) or fit == "stretch":
+        changed = "" if box == (0, 0, *image.size) else "stretched and "
+        return image.resize(size, bicubic, reducing_gap=3.0), changed
+    if fit == "crop":
+        return image.resize(size, bicubic, box, reducing_gap=3.0), "cropped at the centre and "
+    scale = min(width / image.width, height / image.height)
+    inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    edge = edge_of(np.asarray(image))
+    level = np.median(edge, axis=0)
+    colour = tuple(map(int, level)) if level.ndim else int(level)
+    ground = Image.new(image.mode, size, colour)
+    place = (width - inner[0]) // 2, (height - inner[1]) // 2
+    ground.paste(image.resize(inner, bicubic, reducing_gap=3.0), place)
+    return ground, "padded and "
 
 
 def _flatten(
@@ -269,7 +446,7 @@ def _opposite(image: Image.Image, border: int) -> bool:
     return _polar(border) and even and abs(level - border) >= 128
 
 
-def _centre_box(size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
+def centre_box(size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
     """Largest centred part of width / height `aspect`: left, top, right, bottom."""
     width, height = min(size[0], size[1] * aspect), min(size[1], size[0] / aspect)
     left, top = (size[0] - width) / 2, (size[1] - height) / 2

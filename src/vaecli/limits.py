@@ -12,6 +12,8 @@ MAX_IMAGE_PIXELS = 50_000_000
 """Width times height in an image's header; today's cameras have 50 million."""
 MAX_PIXELS_PER_BYTE = 10_000
 """For images of more than a million pixels; a PNG of one colour reaches 8,256."""
+MAX_TIFF_PAGES = 20_000
+"""Pictures in one TIFF file; finding them takes time."""
 
 # arrays and latents
 MAX_ARRAY_HEADER_BYTES = 4096
@@ -70,6 +72,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
     "patience": (0, 1_000_000),
     "border": (0, 255),
+    "white_8": (1, 255),
+    "white_16": (1, 65_535),
+    "white_integer": (1, 2**53),
+    "float_range": (-1e30, 1e30),
     "limit": (1, 2**40),
     "threads": (1, 1024),
 }

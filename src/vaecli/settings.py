@@ -26,12 +26,22 @@ from vaecli.config import (
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, UsageError
+from vaecli.levels import as_settings
 from vaecli.limits import MAX_CLASS_NAMES_BYTES
 from vaecli.sources import OWN_FIELDS, options_given
 
 MODEL_FIELDS = {field.name for field in fields(ModelConfig)}
 TRAIN_FIELDS = {field.name for field in fields(TrainConfig)}
-DATA_FIELDS = {"image_shape", "border", "digits"}
+DATA_FIELDS = {
+    "image_shape",
+    "border",
+    "digits",
+    "fit",
+    "white_8",
+    "white_16",
+    "white_integer",
+    "float_range",
+}
 """What a model's configuration takes from the images."""
 
 
@@ -41,12 +51,13 @@ def require_sound(given: Mapping[str, Any]) -> None:
     Raises:
         UsageError: a setting is unknown, or its value is wrong.
     """
-    known = (MODEL_FIELDS | TRAIN_FIELDS | OWN_FIELDS | {"data"}) - DATA_FIELDS - {"init_from"}
+    asked_for = (MODEL_FIELDS - DATA_FIELDS) | (TRAIN_FIELDS - {"init_from"})
+    known = asked_for | OWN_FIELDS | {"data"}
     for name in given.keys() - known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known))}."
         raise UsageError(f"{name}: unknown setting", hint)
-    model = ModelConfig(**{"image_shape": (1, 28, 28), **_of(MODEL_FIELDS, given)})
+    model = ModelConfig(**{"image_shape": (1, 28, 28), **_of(MODEL_FIELDS - DATA_FIELDS, given)})
     problems = [
         *model.problems(),
         *training(given).problems(),
@@ -88,7 +99,9 @@ def training(given: Mapping[str, Any]) -> TrainConfig:
 
 
 def _model(given: Mapping[str, Any], dataset: Dataset) -> ModelConfig:
-    settings = _of(MODEL_FIELDS, given)
+    settings = _of(MODEL_FIELDS - DATA_FIELDS, given)
+    if dataset.origin is not None:
+        settings |= {"fit": dataset.origin.options.fit, **as_settings(dataset.origin.levels)}
     colour = dataset.image_shape[0] == 3
     if colour and given.get("binarize", "none") == "none":  # black and white need a Bernoulli
         settings.setdefault("likelihood", COLOUR_LIKELIHOOD)

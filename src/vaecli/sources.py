@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vaecli import data, run
+from vaecli import data, levels, run
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Dataset
 from vaecli.data.decode import Fitting
@@ -96,7 +96,23 @@ def whereabouts(found: run.Run, given: Mapping[str, Any]) -> tuple[str, Options]
                 f"{found.path}: its images are no longer at {name}",
                 "Name the place where they are now with --data.",
             )
-    return name, options_given(Options() if origin is None else origin.options, given)
+    options = Options() if origin is None else origin.options
+    if not found.config.model.has_ranges:  # of a version that knew the full range only
+        channels = options.channels or found.config.model.image_shape[0]
+        options = replace(options, max_value="full", channels=channels)
+    return name, options_given(options, given)
+
+
+def is_prepared_for(model: ModelConfig, dataset: Dataset) -> bool:
+    """Whether a run's own images came out as those its model was trained on; not if they changed.
+
+    The images of today may have another colour or range than those the run was started with.
+    """
+    if dataset.origin is None or not model.has_ranges:
+        return True
+    found = levels.as_settings(dataset.origin.levels)
+    same_range = all(getattr(model, name) == value for name, value in found.items())
+    return same_range and dataset.image_shape == model.image_shape
 
 
 def is_own(found: run.Run, name: str | None) -> bool:
@@ -113,10 +129,10 @@ def preparation(model: ModelConfig, found: run.Run | None, *, whole: bool) -> Pr
     Their classes are matched by name with those of the run.
     """
     classes = () if found is None else found.config.data.classes
-    if found is not None and found.config.data.kind != "named":
-        return Preparation(model.image_shape, whole=whole, classes=classes)
-    fitting = Fitting(border=model.border, digits=model.digits, fit="auto", invert="auto")
-    return Preparation(model.image_shape, fitting, whole, classes)
+    fitting = Fitting(fit=model.fit)
+    if found is None or found.config.data.kind == "named":
+        fitting = Fitting(model.border, model.digits, "auto", model.fit, "auto")
+    return Preparation(model.image_shape, fitting, levels.of_model(model), whole, classes)
 
 
 def origin_of(found: run.Run) -> Origin | None:

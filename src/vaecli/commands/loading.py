@@ -124,6 +124,9 @@ def _dataset(
         name, options = sources.whereabouts(run, {})
         options = replace(options, skip_bad=options.skip_bad or skip_bad)
         dataset = source.load(name, run.config.training.limit, options)
+        if not sources.is_prepared_for(loaded.model.config, dataset):
+            preparation = sources.preparation(loaded.model.config, run, whole=False)
+            dataset = source.load(name, run.config.training.limit, options, preparation)
     for text in dataset.account.left_out_texts:
         common.terminal.warning(f"{dataset.name}: left out: {text}")
     if dataset.fingerprint() != run.config.data.fingerprint:
@@ -164,15 +167,20 @@ def load_picture(
     Raises:
         DataError: it cannot be read.
     """
+    from vaecli import levels
     from vaecli.images import prepare, read_image
 
     config = loaded.model.config
+    picture = read_image(source, name=name, ranges=levels.of_model(config))
+    if picture.levels is not None:
+        levels.refuse([picture.levels], f"cannot read the image: {name}", black_too=False)
     pixels, notes = prepare(
-        read_image(source, name=name),
+        picture,
         config.image_shape,
         border=config.border,
         digits=config.digits,
         fit=fit,
+        set_fit=config.fit,
         invert=invert,
         name=name,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from vaecli.loaded import LoadedModel
 
+Fit = Literal["auto", "crop", "pad", "stretch", "digit"]
 STDIN = "-"
 TEST_IMAGES = 32
 TEST_COLUMNS = 16
@@ -72,10 +73,11 @@ def reconstruct(
         bool, option("Draw the latent instead of taking its mean.", "--sample")
     ] = False,
     fit: Annotated[
-        Literal["auto", "crop", "digit"],
+        Fit,
         option(
-            "How to bring an image to the model's size: crop its centre, or cut out a digit"
-            " and centre it as MNIST does; auto takes digit for models of digits."
+            "How to bring an image to the model's size: crop its centre, pad it with the colour"
+            " of its edge, stretch it, or cut out a digit and centre it as MNIST does; auto does"
+            " as in training, and takes digit for models of digits."
         ),
     ] = "auto",
     invert: Annotated[
@@ -153,7 +155,7 @@ class _Work:
         self,
         common: options.Common,
         loaded: LoadedModel,
-        fit: Literal["auto", "crop", "digit"],
+        fit: Fit,
         invert: Literal["auto", "yes", "no"],
         compare: bool,
         sample: bool,
@@ -162,7 +164,7 @@ class _Work:
         from vaecli.noise import NormalNoise
 
         self.common, self.loaded = common, loaded
-        self.fit: Literal["auto", "crop", "digit"] = fit
+        self.fit = fit
         self.invert: Literal["auto", "yes", "no"] = invert
         self.compare, self.sample = compare, sample
         self.failures: list[str] = []

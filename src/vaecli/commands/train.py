@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -71,11 +71,31 @@ def train(
         option("Use only the first N training images.", default="all", metavar="N", panel=DATA),
     ] = None,
     image_size: Annotated[
-        int | None,
+        str | None,
         option(
-            "Crop and resize the images of a folder to N x N.",
+            "Bring the images of a folder to N x N, or to a height and width.",
             default="their own size when all agree and it is at most 64, else 64",
-            metavar="N",
+            metavar="N|HxW",
+            panel=DATA,
+        ),
+    ] = None,
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"] | None,
+        option(
+            "How images of another shape are brought to the size: crop cuts their sides off, pad"
+            " adds bars of the colour of their edge, stretch changes their proportions.",
+            default="crop",
+            panel=DATA,
+        ),
+    ] = None,
+    max_value: Annotated[
+        str | None,
+        option(
+            "The value that means white, or full for the end of the sample type's range. auto"
+            " takes that too, unless the highest value of all images is below an eighth of it:"
+            " then the next 2^k - 1.",
+            default="auto",
+            metavar="N|full|auto",
             panel=DATA,
         ),
     ] = None,
@@ -301,8 +321,10 @@ def train(
     given = {
         "data": data,
         "limit": limit,
-        "image_size": image_size,
+        "image_size": _size(image_size),
         "channels": channels,
+        "fit": fit,
+        "max_value": _max_value(max_value),
         "test_fraction": test_fraction,
         "skip_bad": skip_bad,
         "arch": arch,
@@ -509,6 +531,29 @@ def _result(common: options.Common, path: Path, last: EpochMetrics | None) -> No
         )
     else:
         common.terminal.data(str(path))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        height, width = text.lower().split("x") if "x" in text.lower() else (text, text)
+        return int(height), int(width)
+    except ValueError:
+        raise UsageError(
+            f"--image-size {text}: not a size", "Write it like 64, or like 48x64: height x width."
+        ) from None
+
+
+def _max_value(text: str | None) -> float | str | None:
+    if text in (None, "auto", "full"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(
+            f"--max-value {text}: not a number", "Write a number, full or auto."
+        ) from None
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

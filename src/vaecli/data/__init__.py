@@ -106,7 +106,7 @@ def _refuse(name: str, options: Options | None) -> None:
     default = Options()
     wrong = [
         option_name(field)
-        for field in ("image_size", "channels", "test_fraction")
+        for field in ("image_size", "channels", "fit", "max_value", "test_fraction")
         if options is not None and getattr(options, field) != getattr(default, field)
     ]
     if wrong:

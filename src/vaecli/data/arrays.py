@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import lzma
 import math
 import os
@@ -20,14 +21,17 @@ from numpy.typing import NDArray
 
 from vaecli import files, npy
 from vaecli.data import idx, layout, tables
-from vaecli.data.folder import Entry
+from vaecli.data.folder import Entry, identity_of
 from vaecli.data.layout import Account, ArrayPart, Split
 from vaecli.errors import DataError
+from vaecli.images import has_colour
+from vaecli.levels import Levels, Ranges, SampleType, joined, to_bytes
 from vaecli.limits import MAX_ARCHIVE_MEMBERS, MAX_ARRAY_IMAGES
 
 SUFFIXES = (".npy", ".npz", *tables.SUFFIXES)
 _BATCH = 32
 """Images read together: each brings its neighbours on the disk into memory."""
+_UNLIMITED = (-math.inf, math.inf)
 # what zipfile and its decompressors raise; a password needed is a RuntimeError
 _DAMAGE = (
     ValueError,
@@ -81,31 +85,56 @@ class ArrayFile:
         """Channels, height, width."""
         return _image_shape(next(iter(self.parts.values())).array)
 
-    def pixels(self, order: list[Entry]) -> Iterator[NDArray[np.uint8]]:
-        """The images of `order` as (n, C, H, W) uint8, some at a time."""
+    def scan(self) -> tuple[list[Levels], bool]:
+        """The values of all images, and whether a pixel of any is not grey.
+
+        Raises:
+            DataError: some of them are no numbers.
+        """
+        found: tuple[Levels, ...] = ()
+        coloured = False
+        for part in self.parts.values():
+            samples = _sample_type(part.array)
+            for start in range(0, len(part.array), _BATCH):
+                images = part.array[start : start + _BATCH]
+                levels = Levels.of(samples, images, _UNLIMITED)
+                if not math.isfinite(levels.lowest + levels.highest):
+                    self._refuse(part, start, images)
+                found = joined([*found, levels])
+                if not coloured:
+                    first = _channels_first(images, part.array.shape)
+                    coloured = has_colour(np.moveaxis(first, 1, -1))
+                part.unmap()
+        return list(found), coloured
+
+    def pixels(
+        self, order: list[Entry], ranges: Ranges
+    ) -> Iterator[tuple[NDArray[np.uint8], tuple[Levels, ...]]]:
+        """The images of `order` as (n, C, H, W) uint8, some at a time, and their values."""
         for start in range(0, len(order), _BATCH):
-            yield np.stack([self._image(entry.path) for entry in order[start : start + _BATCH]])
+            chosen = [self._at(entry.path) for entry in order[start : start + _BATCH]]
+            for samples, group in itertools.groupby(chosen, _sample_type):
+                images = np.concatenate(list(group))
+                span = ranges[samples]
+                yield to_bytes(images, span), (Levels.of(samples, images, span),)
             for part in self.parts.values():
                 part.unmap()
 
-    def _image(self, path: str) -> NDArray[np.uint8]:
+    def _at(self, path: str) -> NDArray[Any]:
+        """An image as (1, C, H, W)."""
         name, _, place = path.removesuffix("]").rpartition("[")
         array = self.parts[name].array
-        image = array[int(place)]
-        if image.dtype != np.uint8:
-            low, high = float(image.min()), float(image.max())
-            if not (low >= 0 and high <= 1):  # NaN fails as well
-                raise DataError(
-                    f"--data {self.location}: {path}: its values run from {low:g} to {high:g},"
-                    " not from 0 to 1",
-                    "Give uint8 values from 0 to 255, or floats from 0 to 1.",
-                )
-            image = np.rint(image.astype(np.float64) * 255).astype(np.uint8)
-        if image.ndim == 2:
-            image = image[None]
-        elif _channels_last(array.shape):
-            image = image.transpose(2, 0, 1)
-        return np.asarray(image, np.uint8)
+        return _channels_first(array[int(place)][None], array.shape)
+
+    def _refuse(self, part: _Part, start: int, images: NDArray[Any]) -> None:
+        """DataError with the place of the first value that is no number."""
+        image, *place = np.argwhere(~np.isfinite(images))[0]
+        value = images[(image, *place)]
+        raise DataError(
+            f"--data {self.location}: {part.name}[{start + image}]: the value at"
+            f" [{', '.join(map(str, place))}] is {value}",
+            "Replace the values that are no numbers.",
+        )
 
 
 def open_arrays(path: Path, memory: int) -> ArrayFile:
@@ -131,6 +160,7 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
             f"--data {path}: {error.strerror or error}", "Check the path and its permissions."
         ) from None
     status = path.stat()
+    identity = identity_of(path, status)
     entries = [
         Entry(
             f"{part.name}[{place}]",
@@ -138,14 +168,13 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
             status.st_mtime_ns,
             None if part.labels is None else part.labels[place],
             part.split,
+            identity=identity,
         )
         for part in parts.values()
         for place in range(len(part.array))
     ]
     if not entries:
         raise DataError(f"--data {path}: there are no images in it", _HINT)
-    if any(part.array.dtype != np.uint8 for part in parts.values()):
-        notes.append("floats from 0 to 1 were rounded to 256 levels")
     sources = {part.split: part.name for part in parts.values() if part.split is not None}
     return ArrayFile(path, parts, entries, Account(sources, left_out, tuple(notes)))
 
@@ -326,8 +355,8 @@ def _check(parts: list[_Part]) -> None:
     if len(shapes) > 1:
         raise ValueError(f"its arrays have images of different shapes: {sorted(shapes)}")
     for part in parts:
-        if part.array.dtype != np.uint8 and part.array.dtype.kind != "f":
-            raise ValueError(f"{part.name} has the type {part.array.dtype}, not uint8 or float")
+        if part.array.dtype.kind not in "buif":
+            raise ValueError(f"{part.name} has the type {part.array.dtype}, not one of numbers")
         if part.labels is not None and len(part.labels) != len(part.array):
             raise ValueError(f"{part.name} has {len(part.array):,} images, but not as many labels")
 
@@ -341,6 +370,18 @@ def _image_shape(array: NDArray[Any]) -> tuple[int, int, int]:
     if len(shape) == 4 and shape[1] in (1, 3):
         return shape[1], shape[2], shape[3]
     raise ValueError(f"its shape {shape} is not that of images")
+
+
+def _sample_type(array: NDArray[Any]) -> SampleType:
+    sizes: dict[str, SampleType] = {"bool": "1-bit", "uint8": "8-bit", "uint16": "16-bit"}
+    return sizes.get(array.dtype.name, "float" if array.dtype.kind == "f" else "integer")
+
+
+def _channels_first(images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Images of an array of this shape as (n, C, H, W)."""
+    if images.ndim == 3:
+        return images[:, None]
+    return images.transpose(0, 3, 1, 2) if _channels_last(shape) else images
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool:

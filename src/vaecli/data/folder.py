@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vaecli import files, images
 from vaecli.data import layout, listing
 from vaecli.data.layout import Account, Split
+from vaecli.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +22,14 @@ class Entry:
     """One image that is there.
 
     Attributes:
-        path: relative to the folder, with `/` between parts.
+        path: relative to the folder, with `/` between parts; of one page of several, with its
+            number: `stack.tif[17]`.
         size: bytes of the file; 0 where it cannot be asked.
         time: modification time in ns.
+        identity: tells a file that was replaced, see `identity_of`.
         label: name of its class, or None.
         split: what the layout says about it; None leaves it to the hash.
+        page: number of the picture in its file, where that holds several.
     """
 
     path: str
@@ -30,11 +37,18 @@ class Entry:
     time: int = 0
     label: str | None = None
     split: Split | None = None
+    page: int | None = None
+    identity: str = ""
+
+    @property
+    def stack(self) -> str | None:
+        """The file of which this is one page of several."""
+        return None if self.page is None else file_of(self.path)
 
     @property
     def share(self) -> float:
-        """Place in [0, 1) that depends on the path alone: small ones are held out."""
-        digest = hashlib.sha256(os.fsencode(self.path)).digest()
+        """Place in [0, 1) that depends on the file's path alone: small ones are held out."""
+        digest = hashlib.sha256(os.fsencode(self.stack or self.path)).digest()
         return int.from_bytes(digest[:7], "big") / 2**56
 
 
@@ -65,13 +79,10 @@ def list_entries(
         DataError: a folder cannot be listed, or there is no image.
     """
     others = Counter(left_out or {})
-    files = dict(listing.walk(root, others))
-    if not files:
+    found = dict(listing.walk(root, others))
+    if not found:
         raise listing.no_images(archive or root, others)
-    entries = (
-        Entry(path) if status is None else Entry(path, status.st_size, status.st_mtime_ns)
-        for path, status in sorted(files.items())
-    )
+    entries = (_entry(root, path, status) for path, status in sorted(found.items()))
     return arrange(entries, known_classes, layout.others_by_suffix(others))
 
 
@@ -95,15 +106,79 @@ def arrange(
     return Found(placed, account)
 
 
+def _entry(root: Path, path: str, status: os.stat_result | None) -> Entry:
+    if status is None:
+        return Entry(path)
+    identity = identity_of(root / path, status)
+    return Entry(path, status.st_size, status.st_mtime_ns, identity=identity)
+
+
+HAS_CHANGE_TIME = os.name != "nt"
+"""Whether st_ctime is the time a file was changed; on Windows it is that of its creation."""
+
+
+def identity_of(path: Path, status: os.stat_result) -> str:
+    """What changes when a file is replaced in place, its size and modification time kept.
+
+    Inode and change time, which no program can set; where a system has no change time, a hash of
+    the content, and nothing where it cannot be read.
+    """
+    if HAS_CHANGE_TIME:
+        return f"{status.st_ino}-{status.st_ctime_ns}"
+    digest = hashlib.sha256()
+    try:
+        with files.open_regular(path) as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except (OSError, ValueError):
+        return ""
+    return digest.hexdigest()
+
+
+_PAGE = re.compile(r"(?P<file>.*\.tiff?)\[\d+\]", re.DOTALL | re.IGNORECASE)
+
+
+def file_of(path: str) -> str:
+    """The path of the file an image lies in: `stack.tif` of `stack.tif[17]`."""
+    page = _PAGE.fullmatch(path)
+    return path if page is None else page["file"]
+
+
+def with_pages(root: Path, entries: list[Entry]) -> list[Entry]:
+    """The entries with the pages of TIFF stacks as images of their own, one after the other."""
+    return [page for entry in entries for page in _pages(root, entry)]
+
+
+def _pages(root: Path, entry: Entry) -> Iterator[Entry]:
+    pages = [0]
+    if entry.path.lower().endswith((".tif", ".tiff")):
+        with contextlib.suppress(DataError):  # reading the image will tell why
+            pages = images.tiff_pages(root / entry.path)
+    if len(pages) == 1:
+        yield entry
+        return
+    for page in pages:
+        yield replace(entry, path=f"{entry.path}[{page}]", page=page)
+
+
+def _hash_order(entry: Entry) -> tuple[float, str, int]:
+    return entry.share, entry.stack or entry.path, entry.page or 0
+
+
 def split_order(entries: list[Entry], fraction: float) -> tuple[list[Entry], int, int]:
     """All entries in the order they are stored in, and how many are for test and validation.
 
     Test images come first, by falling hash, then training images by rising hash: so the smallest
     hash, the one that moves when a side is empty, lies at the border of the two.  Validation
-    images come last.
+    images come last.  All pages of a file have its hash; the pages of the only file are held out
+    from the last one on.
     """
+    only = entries[0].stack
+    if only is not None and all(entry.stack == only for entry in entries):
+        n_test = min(max(1, round(fraction * len(entries))), len(entries) - 1)
+        return [*entries[-n_test:], *entries[:-n_test]], n_test, 0
     sides: dict[Split, list[Entry]] = {"test": [], "train": [], "validation": []}
-    for entry in sorted(entries, key=lambda entry: (entry.share, entry.path)):
+    for entry in sorted(entries, key=_hash_order):
         drawn: Split = "test" if entry.share < fraction else "train"
         sides[entry.split or drawn].append(entry)
     order = [*reversed(sides["test"]), *sides["train"], *sides["validation"]]

@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from vaecli.levels import Levels, MaxValue
 from vaecli.limits import MAX_SOURCE_BYTES
 
 Kind = Literal["named", "folder", "array"]
+SetFit = Literal["crop", "pad", "stretch"]
+"""How the pictures of a folder are brought to one shape."""
 
 DEFAULT_TEST_FRACTION = 0.1
 MAX_LISTED = 100_000
@@ -22,21 +25,48 @@ class Options:
     """How a user's own images are prepared.
 
     Attributes:
-        image_size: side of the square they are brought to; None: see `decode.ShapeRule`.
+        image_size: height and width they are brought to, one number for a square; None: see
+            `decode.ShapeRule`.
         channels: 1 or 3; None takes what is found.
+        fit: how pictures of another shape are brought to the size.
+        max_value: what counts as white: decided by the whole set, the type's range, or a value.
         test_fraction: held-out share where the data has no test split.
         skip_bad: leave unreadable images out instead of refusing the set.
     """
 
-    image_size: int | None = None
+    image_size: tuple[int, int] | int | None = None
     channels: int | None = None
+    fit: SetFit = "crop"
+    max_value: MaxValue = "auto"
     test_fraction: float = DEFAULT_TEST_FRACTION
     skip_bad: bool = False
 
+    def __post_init__(self) -> None:
+        size = self.image_size
+        if isinstance(size, int):
+            object.__setattr__(self, "image_size", (size, size))
+        elif isinstance(size, list):  # from JSON
+            object.__setattr__(self, "image_size", tuple(size))
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width asked for."""
+        assert not isinstance(self.image_size, int)
+        return self.image_size
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, sentence) for everything that is wrong."""
-        if self.image_size is not None and not 1 <= self.image_size <= 1024:
-            yield "image_size", f"must be 1 to 1,024, not {self.image_size:,}"
+        if self.size is not None and not (
+            len(self.size) == 2
+            and all(isinstance(side, int) and 1 <= side <= 1024 for side in self.size)
+        ):
+            yield "image_size", f"must be 1 to 1,024, not {'x'.join(map(str, self.size))}"
+        if self.fit not in get_args(SetFit):
+            yield "fit", f"must be {', '.join(get_args(SetFit))}, not {self.fit}"
+        if self.max_value not in ("auto", "full") and not (
+            isinstance(self.max_value, int | float) and 0 < self.max_value < math.inf
+        ):
+            yield "max_value", f"must be auto, full or a number above 0, not {self.max_value}"
         if self.channels not in (None, 1, 3):
             yield "channels", f"must be 1 or 3, not {self.channels}"
         if not (math.isfinite(self.test_fraction) and 0 < self.test_fraction < 1):
@@ -54,6 +84,7 @@ class Origin:
         files: (relative path, bytes, modification time in ns) of each file, in order of paths.
         skipped: unreadable images left out.
         window: images shuffled together when the set is read from disk; 0 for all of them.
+        levels: the range of values found in each sample type, and what counts as white.
     """
 
     kind: Literal["folder", "array"]
@@ -62,6 +93,7 @@ class Origin:
     files: tuple[tuple[str, int, int], ...] = field(repr=False)
     skipped: int = 0
     window: int = 0
+    levels: tuple[Levels, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of source.json; without the files when there are very many."""

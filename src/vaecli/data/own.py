@@ -6,27 +6,31 @@ import contextlib
 import math
 import os
 import re
+import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from vaecli import files
+from vaecli import files, levels
 from vaecli.config import as_options
 from vaecli.data import archives, arrays, decode, folder, layout, store
 from vaecli.data.dataset import Dataset, Images
-from vaecli.data.decode import Fitting, ShapeRule
+from vaecli.data.decode import Fitting, Seen, ShapeRule
 from vaecli.data.folder import Entry
-from vaecli.data.layout import Account
+from vaecli.data.layout import Account, Values
 from vaecli.data.origin import Options, Origin
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.levels import FULL, Levels, Range, Ranges, SampleType
 from vaecli.limits import MAX_PIXELS
 from vaecli.listeners import Progress, Report, nobody
 
 BAD_SHARE = 0.1
 """A set of which more cannot be read is refused, --skip-bad or not."""
 NAMED_BAD = 10
+MUCH_CUT = 0.25
+"""A person is told when cropping drops more of the typical picture."""
 WINDOW_SHARE = 4
 """A window of the shuffle takes one part in so many of the memory for images."""
 
@@ -38,12 +42,14 @@ class Preparation:
     Attributes:
         image_shape: channels, height, width.
         fitting: crop, polarity and the like.
+        ranges: what counts as black and white, by sample type; other types are decided by the set.
         whole: all images together, in the order of the listing, instead of two splits.
         classes: names of the model's classes, in order of their labels.
     """
 
     image_shape: tuple[int, int, int]
     fitting: Fitting = field(default_factory=Fitting)
+    ranges: Ranges = field(default_factory=dict)
     whole: bool = False
     classes: tuple[str, ...] = ()
 
@@ -103,6 +109,7 @@ def load(
         source = _Array(location, arrays.open_arrays(location, memory), options, preparation)
     entries = source.entries
     listing = tuple((entry.path, entry.size, entry.time) for entry in entries)
+    identities = [(entry.identity, entry.label, entry.split) for entry in entries]
     whole = preparation is not None and preparation.whole
     known_classes = () if preparation is None else preparation.classes
     if not whole and {entry.split for entry in entries} <= {"test", "validation"}:
@@ -113,7 +120,7 @@ def load(
     settings = {**asdict(options), "skip_bad": None}
     settings["version"] = decode.VERSION, layout.VERSION
     settings["preparation"] = None if preparation is None else asdict(preparation)
-    key = store.key_of(listing, settings)
+    key = store.key_of(listing, identities, settings)
     name = name_of(location)
     slot = (
         data_dir / "vaecli" / "own" / f"{name}-{store.key_of(os.fspath(location), settings)[:12]}"
@@ -128,6 +135,7 @@ def load(
             "Make room, or choose a folder that can be written with --data-dir.",
         ) from None
     _refuse_bad(location, contents, options.skip_bad, report)
+    levels.refuse(contents.levels, f"--data {location}", black_too=preparation is None)
     origin = Origin(
         kind=source.kind,
         location=os.fspath(location),
@@ -135,6 +143,7 @@ def load(
         files=listing if source.kind == "folder" else listing[:1],
         skipped=len(contents.bad),
         window=_window(contents, memory),
+        levels=contents.levels,
     )
     dataset = dataset.with_origin(origin, _account(source.account, contents, options))
     return dataset if whole else _both_sides(dataset, report)
@@ -155,7 +164,38 @@ def _account(account: Account, contents: store.Contents, options: Options) -> Ac
         for (split, count), shared in zip(counts.items(), contents.shared, strict=True)
         if shared
     )
-    return replace(account, sources=sources, left_out=left_out, notes=account.notes + shared)
+    return replace(
+        account,
+        sources=sources,
+        left_out=left_out,
+        notes=(*account.notes, *_notes(contents), *shared),
+        values=tuple(
+            Values(found.samples, found.lowest, found.highest, *found.range)
+            for found in contents.levels
+        ),
+    )
+
+
+def _notes(contents: store.Contents) -> Iterator[str]:
+    """What a person should know about a set, whether it was prepared now or before."""
+    for found in contents.levels:
+        yield from found.notes()
+    _, _, height, width = contents.shape
+    if contents.cut > MUCH_CUT:
+        yield (
+            f"cropping to {height}x{width} drops {100 * contents.cut:.0f} % of a typical picture:"
+            " --fit pad or --fit stretch keeps all of it, --image-size HxW chooses another shape"
+        )
+    if contents.animated:
+        yield f"the first frame of each of {contents.animated:,} animations is taken"
+    files_of = {folder.file_of(path) for path in contents.paths}
+    if len(files_of) < len(contents.paths):
+        held_out = {folder.file_of(path) for path in contents.paths[: contents.n_test]}
+        both = "" if len(files_of) > 1 or not held_out else "; the last ones are held out"
+        yield (
+            f"{len(contents.paths):,} images in {len(files_of):,}"
+            f" file{'s' * (len(files_of) != 1)}: each page of a TIFF is one{both}"
+        )
 
 
 def _window(contents: store.Contents, memory: int) -> int:
@@ -177,7 +217,7 @@ class _Folder:
     kind: ClassVar[Literal["folder"]] = "folder"
 
     def __post_init__(self) -> None:
-        size, fixed = self.options.image_size, self.preparation
+        fixed = self.preparation
         found = folder.list_entries(
             self.location,
             fixed.classes if fixed else (),
@@ -185,12 +225,17 @@ class _Folder:
             left_out=self.left_out,
         )
         self.entries, self.account = found.entries, found.account
-        self.rule = ShapeRule(None if size is None else (size, size), self.options.channels)
+        self.rule = ShapeRule(self.options.size, self.options.channels)
         if fixed is not None:
             self.rule = ShapeRule(fixed.image_shape[1:], fixed.image_shape[0])
-        self.fitting = Fitting() if fixed is None else fixed.fitting
+        self.fitting = Fitting(fit=self.options.fit) if fixed is None else fixed.fitting
+        self.seen = Seen()
         if fixed is not None and fixed.whole:  # so that the first few are a fair sample
             self.entries.sort(key=lambda entry: entry.share)
+
+    def images(self) -> list[Entry]:
+        """One entry for each image: pages of a TIFF are images of their own."""
+        return folder.with_pages(self.location, self.entries)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -199,24 +244,31 @@ class _Folder:
 
     def write(self, order: list[Entry], path: Path) -> dict[int, str]:
         """Write the pixels of `order`; returns why some are missing, by place."""
-        names = [entry.path for entry in order]
-        self._see_one(names)
+        self._see_one(order)
+        known = {} if self.preparation is None else self.preparation.ranges
+        ranges = {**FULL, **levels.asked(self.options.max_value), **known}
         while True:
-            bad: dict[int, str] = {}
+            bad, self.seen = dict[int, str](), Seen()
             try:
                 with files.atomic_stream(path) as write:
                     for decoded in decode.decode_all(
-                        self.location, names, self.rule, self.fitting, progress=self._tell
+                        self.location, order, self.rule, self.fitting, ranges, progress=self._tell
                     ):
                         bad |= decoded.bad
+                        self.seen.add(decoded.seen)
                         write(decoded.pixels.data.cast("B") if decoded.pixels.size else b"")
+                    decided = _decide(self.location, self.seen.levels, self.options, known)
+                    if any(found.range != decided[found.samples] for found in self.seen.levels):
+                        ranges = {**ranges, **decided}
+                        raise decode.StartAgainError
                 return bad
-            except decode.ShapeChangedError:
+            except decode.StartAgainError:
                 continue
 
-    def _see_one(self, names: list[str]) -> None:
+    def _see_one(self, order: list[Entry]) -> None:
         """Begin with the shape of the first image that can be read."""
-        for name in names[:100]:
+        for entry in order[:100]:
+            name = entry.stack or entry.path
             with contextlib.suppress(DataError):
                 decode.decode(self.location / name, self.rule.shape, self.rule, self.fitting, name)
                 return
@@ -258,12 +310,10 @@ class _Array:
     def __post_init__(self) -> None:
         self.entries = self.file.entries
         self.account = self.file.account
-        self.shape = self.file.shape
-        channels, height, width = self.shape
-        if self.options.image_size not in (None, height) or self.options.channels not in (
-            None,
-            channels,
-        ):
+        self.seen = Seen()
+        channels, height, width = self.file.shape
+        options = self.options
+        if options.size not in (None, (height, width)) or options.channels not in (None, channels):
             raise UsageError(
                 f"--data {self.location}: its images are {channels}x{height}x{width}:"
                 " --image-size and --channels only work on folders",
@@ -274,12 +324,46 @@ class _Array:
                 f"--data {self.location}: its images have more than {MAX_PIXELS:,} values"
             )
 
+    def images(self) -> list[Entry]:
+        """One entry for each image."""
+        return self.entries
+
     def write(self, order: list[Entry], path: Path) -> dict[int, str]:
         """Write the pixels of `order`."""
+        known = {} if self.preparation is None else self.preparation.ranges
+        wanted = self.options.channels
+        if self.preparation is not None:
+            wanted = self.preparation.image_shape[0]
+        found, coloured = self.file.scan()
+        ranges = _decide(self.location, found, self.options, known)
+        channels, height, width = self.file.shape
+        self.shape = (channels if wanted == channels or coloured else 1, height, width)
         with files.atomic_stream(path) as write:
-            for pixels in self.file.pixels(order):
-                write(pixels.tobytes())
+            for pixels, read in self.file.pixels(order, ranges):
+                self.seen.add(Seen(read))
+                write(pixels[:, : self.shape[0]].tobytes())
         return {}
+
+
+def _decide(
+    location: Path, found: Sequence[Levels], options: Options, known: Ranges
+) -> dict[SampleType, Range]:
+    """What counts as black and white in each sample type of a set."""
+    try:
+        decided = levels.decide(found, options.max_value, known)
+    except ValueError as error:
+        raise DataError(
+            f"--data {location}: {error}",
+            "Scale the values, or say what counts as white with --max-value.",
+        ) from None
+    value = options.max_value
+    tops = [FULL[samples][1] for samples in decided if samples in FULL]
+    if not isinstance(value, str) and decided and len(tops) == len(decided) and value > max(tops):
+        raise UsageError(
+            f"--max-value {value:g}: the samples of {location} go up to {max(tops):g} at most",
+            "Give a smaller value, or leave the option out.",
+        )
+    return decided
 
 
 def _prepared(
@@ -325,7 +409,7 @@ def _make(
     memory: int,
 ) -> None:
     """Prepare the images and commit them."""
-    order, n_test, n_validation = source.entries, 0, 0
+    order, n_test, n_validation = source.images(), 0, 0
     if not whole:
         order, n_test, n_validation = folder.split_order(order, source.options.test_fraction)
     first_validation = len(order) - n_validation
@@ -345,6 +429,9 @@ def _make(
             classes=classes,
             bad=tuple((order[place].path, why) for place, why in sorted(bad.items())),
             total=len(order),
+            levels=source.seen.levels,
+            cut=statistics.median(source.seen.cut) if source.seen.cut else 0.0,
+            animated=source.seen.animated,
         ),
         memory,
     )
@@ -377,21 +464,30 @@ def _refuse_bad(location: Path, contents: store.Contents, skip: bool, report: Re
 
 
 def _both_sides(dataset: Dataset, report: Report) -> Dataset:
-    """Move the image with the smallest hash, at the border of the two, to a side that is empty."""
+    """Move the file with the smallest hash, at the border of the two, to a side that is empty."""
     train, test = dataset.train, dataset.test
     if len(train) + len(test) == 1:
         only = train if len(train) else test
         report(f"{dataset.name} has one image, which is trained on and tested on")
         return replace(dataset, train=only, test=only)
     if not len(test):
+        count = _of_one_file(train, 0)
         report(f"no image of {dataset.name} is held out: {_path(train[:1])} was moved there")
-        return replace(dataset, train=train[1:], test=train[:1])
+        return replace(dataset, train=train[count:], test=train[:count])
     if not len(train):
+        count = _of_one_file(test, -1)
         report(f"all images of {dataset.name} are held out: {_path(test[-1:])} is trained on")
-        return replace(dataset, train=test[-1:], test=test[:-1])
+        return replace(dataset, train=test[-count:], test=test[:-count])
     return dataset
+
+
+def _of_one_file(images: Images, place: int) -> int:
+    """How many images lie in the file of the one at `place`."""
+    assert images.paths is not None
+    file = folder.file_of(images.paths[place])
+    return sum(folder.file_of(path) == file for path in images.paths)
 
 
 def _path(images: Images) -> str:
     assert images.paths is not None
-    return images.paths[0]
+    return folder.file_of(images.paths[0])

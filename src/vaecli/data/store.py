@@ -26,6 +26,7 @@ from vaecli.data.dataset import Dataset, Images
 from vaecli.data.layout import UNKNOWN
 from vaecli.data.mapped import Mapped
 from vaecli.errors import DataError
+from vaecli.levels import Levels
 from vaecli.listeners import Report
 from vaecli.strict_json import canonical_json, parse_json
 
@@ -51,7 +52,10 @@ class Contents:
         shared: identical pictures on both sides: how many images of the test and validation
             splits are training images too.
         bad: path and reason of each unreadable file.
-        total: files looked at.
+        total: images looked at.
+        levels: the range of values in each sample type, and what counts as white.
+        cut: share of a typical picture, the median, that cropping dropped.
+        animated: animations, of which the first frame was taken.
     """
 
     key: str
@@ -64,6 +68,9 @@ class Contents:
     bad: tuple[tuple[str, str], ...]
     total: int
     shared: tuple[int, int] = (0, 0)
+    levels: tuple[Levels, ...] = ()
+    cut: float = 0.0
+    animated: int = 0
 
 
 def memory_for_images() -> int:
@@ -99,7 +106,12 @@ def commit(folder: Path, contents: Contents, memory: int) -> None:
     """
     dataset = _open(folder, contents, memory, name="")
     shared = [dataset.shared_with_training(part) for part in (dataset.test, dataset.validation)]
-    content = {**vars(contents), "shared": shared, "fingerprint": dataset.fingerprint()}
+    content = {
+        **vars(contents),
+        "shared": shared,
+        "levels": [vars(levels) for levels in contents.levels],
+        "fingerprint": dataset.fingerprint(),
+    }
     text = canonical_json(content)
     index = {"format": FORMAT, "sha256": files.sha256(text.encode()), "content": content}
     files.atomic_write(folder / INDEX, canonical_json(index).encode())
@@ -163,6 +175,11 @@ def _contents(content: dict[str, Any]) -> Contents:
         shared=tuple(content["shared"]),
         bad=tuple((path, why) for path, why in content["bad"]),
         total=content["total"],
+        levels=tuple(
+            Levels(**{**levels, "range": tuple(levels["range"])}) for levels in content["levels"]
+        ),
+        cut=content["cut"],
+        animated=content["animated"],
     )
 
 
