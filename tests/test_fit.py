@@ -15,6 +15,7 @@ from vaecli.data import own
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.origin import Options
 from vaecli.errors import ExitCode
+from vaecli.listeners import nobody
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -24,7 +25,7 @@ SMALL = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "-q", "--data-di
 
 
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
-    report = [].append if said is None else said.append
+    report = nobody if said is None else said.append
     return own.load(path, Options(**options), data_dir=path.parent / "cache", report=report)
 
 
@@ -35,9 +36,9 @@ def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
 def test_grey_pictures_in_colour_files_have_one_channel(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "p").mkdir()
     for place, image in enumerate(GREY):
-        lossless = {"lossless": True} if suffix == "webp" else {}
+        options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
         picture = Image.fromarray(image).convert("RGB")
-        picture.save(tmp_path / f"p/{place}.{suffix}", **lossless)
+        picture.save(tmp_path / f"p/{place}.{suffix}", **options)
     dataset = load(tmp_path / "p")
     assert dataset.image_shape == (1, 16, 16)
     images = join([dataset.train, dataset.test])
@@ -106,9 +107,13 @@ def test_crop_pad_and_stretch(tmp_path: Path, suffix: str) -> None:
     assert abs(crop - 230).max() < 8  # both bands are cut off
     assert abs(pad[:4] - 230).max() < 8  # bars of the colour of the edge
     assert abs(pad[12:] - 230).max() < 8
-    half = np.asarray(Image.open(tmp_path / f"p/0.{suffix}").resize((16, 8), Image.BICUBIC))
+    half = np.asarray(
+        Image.open(tmp_path / f"p/0.{suffix}").resize((16, 8), Image.Resampling.BICUBIC)
+    )
     assert abs(pad[4:12] - half).max() < 8
-    full = np.asarray(Image.open(tmp_path / f"p/0.{suffix}").resize((16, 16), Image.BICUBIC))
+    full = np.asarray(
+        Image.open(tmp_path / f"p/0.{suffix}").resize((16, 16), Image.Resampling.BICUBIC)
+    )
     assert abs(stretch - full).max() < 8
     assert stretch.min() < 60
     assert pad.min() < 60
@@ -153,7 +158,7 @@ def test_fit_is_recorded_and_repeated(vaecli: Vaecli) -> None:
     assert vaecli(*command).code == 0  # finished: the same settings
     assert vaecli(*command, "--fit", "crop").code == ExitCode.USAGE
     assert vaecli("export", "-m", "run", "--format", "safetensors", "-o", "w.safetensors").code == 0
-    trained = load(Path("p").absolute(), image_size=16, fit="pad").train.pixels[0, 0].numpy()
+    trained = load(Path("p").absolute(), image_size=16, fit="pad").train.pixels[:][0, 0].numpy()
     for model in ("run", "w.safetensors"):
         assert vaecli(
             "reconstruct", "p/0.png", "-m", model, "--compare", "-f", "-o", "pair.png"

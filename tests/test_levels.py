@@ -21,6 +21,7 @@ from vaecli.data.dataset import Dataset, join
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, ExitCode, UsageError
+from vaecli.listeners import nobody
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -30,7 +31,7 @@ SMALL = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "-q", "--data-di
 
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
     memory = options.pop("memory", None)
-    report = [].append if said is None else said.append
+    report = nobody if said is None else said.append
     asked = Options(**options)
     return own.load(path, asked, data_dir=path.parent / "cache", memory=memory, report=report)
 
@@ -45,7 +46,7 @@ def everything(dataset: Dataset) -> NDArray[np.uint8]:
 
 def scaled(values: NDArray[Any], white: int) -> NDArray[np.uint8]:
     """The nearest of 256 levels, in exact arithmetic."""
-    levels = [int(min(Fraction(255 * int(v), white) + Fraction(1, 2), 255)) for v in values.flat]
+    levels = [min(int(Fraction(255 * int(v), white) + Fraction(1, 2)), 255) for v in values.flat]
     return np.array(levels, np.uint8).reshape(values.shape)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,12 @@ def test_a_new_change_time_alone_prepares_again_and_refuses_nothing(
     assert vaecli(*command).code == 0
     made = []
     decode_all = decode.decode_all
-    monkeypatch.setattr(decode, "decode_all", lambda *a, **k: made.append(1) or decode_all(*a, **k))
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[decode.Decoded]:
+        made.append(1)
+        return decode_all(*arguments, **options)
+
+    monkeypatch.setattr(decode, "decode_all", counted)
     assert vaecli(*command).code == 0
     assert not made
     for path in Path("p").iterdir():

@@ -15,6 +15,7 @@ from vaecli import images
 from vaecli.data import own
 from vaecli.data.dataset import Dataset, Images, join
 from vaecli.data.origin import Options
+from vaecli.listeners import nobody
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -32,7 +33,7 @@ def stack(path: Path, pages: NDArray[Any], tags: dict[int, tuple[int, int]] | No
         if number in (tags or {}):
             tag, value = (tags or {})[number]
             info[tag] = value
-        frame.encoderinfo = {"tiffinfo": info}  # type: ignore[attr-defined]
+        frame.encoderinfo = {"tiffinfo": info}
         frames.append(frame)
     frames[0].save(
         path, save_all=True, append_images=frames[1:], tiffinfo=frames[0].encoderinfo["tiffinfo"]
@@ -40,7 +41,7 @@ def stack(path: Path, pages: NDArray[Any], tags: dict[int, tuple[int, int]] | No
 
 
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
-    report = [].append if said is None else said.append
+    report = nobody if said is None else said.append
     return own.load(path, Options(**options), data_dir=path.parent / "cache", report=report)
 
 
