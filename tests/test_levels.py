@@ -21,7 +21,6 @@ from vaecli.data.dataset import Dataset, join
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, ExitCode, UsageError
-from vaecli.listeners import nobody
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -31,9 +30,11 @@ SMALL = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "-q", "--data-di
 
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
     memory = options.pop("memory", None)
-    report = nobody if said is None else said.append
     asked = Options(**options)
-    return own.load(path, asked, data_dir=path.parent / "cache", memory=memory, report=report)
+    dataset = own.load(path, asked, data_dir=path.parent / "cache", memory=memory)
+    if said is not None:
+        said += dataset.account.notes
+    return dataset
 
 
 def everything(dataset: Dataset) -> NDArray[np.uint8]:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from conftest import Vaecli
-from vaecli.data import decode, folder, own
+from vaecli import files
+from vaecli.data import decode, own
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.origin import Options
 from vaecli.errors import ExitCode
@@ -79,11 +80,11 @@ def test_every_format_replaced_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change_time: bool
 ) -> None:
     """By the change time, and by the content where a system has no such time."""
-    monkeypatch.setattr(folder, "HAS_CHANGE_TIME", change_time and folder.HAS_CHANGE_TIME)
+    monkeypatch.setattr(files, "HAS_CHANGE_TIME", change_time and files.HAS_CHANGE_TIME)
     path = tmp_path / (f"x.{kind}" if kind[:2] == "np" else "p")
     replace = array(path) if kind[:2] == "np" else pictures(path, kind)
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    before = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    found = [path] if path.is_file() else sorted(path.iterdir())
+    before = [(file.stat().st_size, file.stat().st_mtime_ns) for file in found]
 
     def level() -> int:
         dataset = load(path)
@@ -93,7 +94,7 @@ def test_every_format_replaced_in_place(
 
     assert abs(level() - 30) <= 2
     replace()
-    assert [(file.stat().st_size, file.stat().st_mtime_ns) for file in files] == before
+    assert [(file.stat().st_size, file.stat().st_mtime_ns) for file in found] == before
     assert abs(level() - 90) <= 2
 
 

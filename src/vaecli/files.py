@@ -258,6 +258,28 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+HAS_CHANGE_TIME = os.name != "nt"
+"""Whether st_ctime is the time a file was changed; on Windows it is that of its creation."""
+
+
+def identity_of(path: Path, status: os.stat_result) -> str:
+    """What changes when a file is replaced in place, its size and modification time kept.
+
+    Inode and change time, which no program can set; where a system has no change time, a hash of
+    the content, and nothing where it cannot be read.
+    """
+    if HAS_CHANGE_TIME:
+        return f"{status.st_ino}-{status.st_ctime_ns}"
+    digest = hashlib.sha256()
+    try:
+        with open_regular(path) as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except (OSError, ValueError):
+        return ""
+    return digest.hexdigest()
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 

@@ -108,7 +108,7 @@ def unpack(path: Path, data_dir: Path, report: Report, progress: Progress | None
     try:
         with files.open_regular(path) as file:
             status = os.fstat(file.fileno())
-            identity = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
+            identity = [status.st_size, status.st_mtime_ns, files.identity_of(path, status)]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"--data {path}: {reason}", "Check the path and its permissions.") from None

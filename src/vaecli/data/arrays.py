@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vaecli import files, npy
 from vaecli.data import idx, layout, tables
-from vaecli.data.folder import Entry, identity_of
+from vaecli.data.folder import Entry
 from vaecli.data.layout import Account, ArrayPart, Split
 from vaecli.errors import DataError
 from vaecli.images import has_colour
@@ -160,7 +160,7 @@ def open_arrays(path: Path, memory: int) -> ArrayFile:
             f"--data {path}: {error.strerror or error}", "Check the path and its permissions."
         ) from None
     status = path.stat()
-    identity = identity_of(path, status)
+    identity = files.identity_of(path, status)
     entries = [
         Entry(
             f"{part.name}[{place}]",

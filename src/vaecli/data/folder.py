@@ -26,7 +26,7 @@ class Entry:
             number: `stack.tif[17]`.
         size: bytes of the file; 0 where it cannot be asked.
         time: modification time in ns.
-        identity: tells a file that was replaced, see `identity_of`.
+        identity: tells a file that was replaced, see `files.identity_of`.
         label: name of its class, or None.
         split: what the layout says about it; None leaves it to the hash.
         page: number of the picture in its file, where that holds several.
@@ -109,30 +109,8 @@ def arrange(
 def _entry(root: Path, path: str, status: os.stat_result | None) -> Entry:
     if status is None:
         return Entry(path)
-    identity = identity_of(root / path, status)
+    identity = files.identity_of(root / path, status)
     return Entry(path, status.st_size, status.st_mtime_ns, identity=identity)
-
-
-HAS_CHANGE_TIME = os.name != "nt"
-"""Whether st_ctime is the time a file was changed; on Windows it is that of its creation."""
-
-
-def identity_of(path: Path, status: os.stat_result) -> str:
-    """What changes when a file is replaced in place, its size and modification time kept.
-
-    Inode and change time, which no program can set; where a system has no change time, a hash of
-    the content, and nothing where it cannot be read.
-    """
-    if HAS_CHANGE_TIME:
-        return f"{status.st_ino}-{status.st_ctime_ns}"
-    digest = hashlib.sha256()
-    try:
-        with files.open_regular(path) as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    except (OSError, ValueError):
-        return ""
-    return digest.hexdigest()
 
 
 _PAGE = re.compile(r"(?P<file>.*\.tiff?)\[\d+\]", re.DOTALL | re.IGNORECASE)
