@@ -25,6 +25,7 @@ from vaecli.errors import ExitCode
 from vaecli.run import METRICS, WEIGHTS, open_run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses Linux's own system calls")
+has_sighup = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 VAECLI = [sys.executable, "-m", "vaecli"]
 # long enough to be stopped, and slow enough in each step to be met in the middle of one
 LONG = [*TRAIN, "--epochs", "2000", "--no-download"]
@@ -60,7 +61,14 @@ def stop(process: subprocess.Popen[str], *signals: int) -> tuple[int, str, float
     return process.returncode, err, time.monotonic() - began
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        ("SIGTERM", 143),
+        ("SIGINT", 130),
+        pytest.param("SIGHUP", 129, marks=has_sighup),
+    ],
+)
 def test_a_signal_saves_and_prints_what_continues(
     tmp_path: Path, data_dir: Path, number: str, code: int, vaecli: Vaecli
 ) -> None:
@@ -126,6 +134,7 @@ def test_a_signal_while_starting_is_clean(tmp_path: Path, data_dir: Path, delay:
     assert "error" not in err
 
 
+@has_sighup
 def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path, data_dir: Path) -> None:
     """As under nohup."""
     process = start(
