@@ -44,7 +44,7 @@ def child(report: str, arguments: list[str]) -> None:
 
     for name in ("start", "step", "picture", "epoch"):
         timed(LiveTrainingView, name)
-    timed(preview.TrainingPreview, "lines")
+    timed(preview.TrainingPreview, "picture")
     began = time.process_time()
     start = LiveTrainingView.start
 

@@ -29,7 +29,15 @@ from PIL import Image, ImageDraw, ImageFont
 CELL = (8, 16)
 MARGIN = 10
 THEMES = {"dark": ("#1e1e2e", "#d8dee9"), "light": ("#ffffff", "#24292f")}
-NAMES = {"cyan": "#2aa1b3", "red": "#c01c28", "green": "#26a269", "brown": "#a2734c"}
+NAMES = {
+    "cyan": "#2aa1b3",
+    "red": "#c01c28",
+    "green": "#26a269",
+    "brown": "#a2734c",
+    "brightblack": "#8a8a96",
+}
+LINES = {"━": (0, CELL[0]), "╸": (0, CELL[0] // 2), "╺": (CELL[0] // 2, CELL[0])}
+"""Where the thick lines of a bar begin and end in a cell."""
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"
 
 
@@ -92,9 +100,10 @@ def draw(screen: pyte.Screen, theme: str) -> Image.Image:
                 pen.rectangle((x, y, x + width - 1, y + height - 1), fill=back)
             if cell.data == "▀":
                 pen.rectangle((x, y, x + width - 1, y + height // 2 - 1), fill=front)
-            elif cell.data in "━─":
-                middle, thick = y + height // 2, 2 if cell.data == "━" else 0
-                pen.rectangle((x, middle - 1, x + width - 1, middle + thick - 1), fill=front)
+            elif cell.data in LINES:
+                left, right = LINES[cell.data]
+                middle = y + height // 2
+                pen.rectangle((x + left, middle - 1, x + right - 1, middle + 1), fill=front)
             elif cell.data.strip():
                 pen.text((x, y), cell.data, fill=front, font=font)
     return picture

@@ -28,7 +28,7 @@ LADDER = [
         "signals",
         "outputs",
         "extras",
-        "screen",
+        "live",
     ],
     ["levels", "formats"],
     ["data.origin"],
@@ -106,7 +106,7 @@ def test_imports_run_one_way(name: str) -> None:
     ("library", "homes"),
     [
         ("typer", ("cli", "commands.")),
-        ("rich", ("ui",)),
+        ("rich", ("live", "ui", "training_view")),
         ("matplotlib", ("plots",)),
         ("sklearn", ("mixture",)),
         ("torchvision", ("data.named",)),

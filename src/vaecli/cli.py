@@ -7,12 +7,16 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from vaecli import launch, ui
 from vaecli._version import __version__
+from vaecli.commands import options
+from vaecli.commands.config_file import SHORT_VARIABLES
 from vaecli.commands.eval import evaluate
 from vaecli.commands.export import export
 from vaecli.commands.reconstruct import reconstruct
@@ -43,11 +47,31 @@ app = typer.Typer(
         "max_content_width": 100,
     },
 )
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("reconstruct")(reconstruct)
-app.command("sample")(sample)
-app.command("export")(export)
+
+
+class _Command(TyperCommand):
+    """A command whose own --help has a panel, like every other option."""
+
+    def get_help_option(self, ctx):  # type: ignore[no-untyped-def]
+        found = super().get_help_option(ctx)
+        if found is not None:
+            found.rich_help_panel = options.OUTPUT
+        return found
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "eval": evaluate,
+    "reconstruct": reconstruct,
+    "sample": sample,
+    "export": export,
+}
+for _name, _command in _COMMANDS.items():
+    _variables = (
+        f"Each option is also a variable, as VAECLI_{_name.upper()}_SEED; for all commands:"
+        f" {', '.join(SHORT_VARIABLES.values())}."
+    )
+    app.command(_name, cls=_Command, epilog=_variables)(_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -76,8 +100,6 @@ def root(
     """Train, judge and ship variational autoencoders.
 
     [bold]Examples[/bold]
-
-    \b
       vaecli train --epochs 20
       vaecli eval
       vaecli reconstruct digit.png

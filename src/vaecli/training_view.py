@@ -6,14 +6,18 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from vaecli import screen
 from vaecli.metrics import EpochMetrics
-from vaecli.screen import Depth, Screen
 from vaecli.ui import Terminal
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 PLAIN_SECONDS = 60.0
 """Away from a terminal, how long an epoch may go on without a line."""
+SHARE = 200
+"""The panel waits this many times as long as it last took, and so do its pictures."""
 
 
 @dataclass
@@ -52,7 +56,7 @@ class TrainingView:
     def _head(self, epoch: int) -> str:
         return f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
 
-    def picture(self, lines: list[str]) -> None:
+    def picture(self, picture: RenderableType | None) -> None:
         """What the model makes of some images now."""
 
     def epoch(self, row: EpochMetrics) -> None:
@@ -77,15 +81,28 @@ class TrainingView:
         ]
 
 
-@dataclass
 class LiveTrainingView(TrainingView):
-    """Pictures and a few lines that change in place, with the line of each epoch above them."""
+    """Pictures, a bar and figures that change in place, with the line of each epoch above them."""
 
-    screen: Screen
-    depth: Depth
-    pictures: list[str] = field(default_factory=list)
-    _lap: tuple[float, int] = (0.0, 0)
-    _status: list[str] = field(default_factory=list)
+    def __init__(self, terminal: Terminal, epochs: int, images: int) -> None:
+        from rich.live import Live
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        super().__init__(terminal, epochs, images)
+        self._lap = self._first
+        self._console = terminal.console()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(style="bright_black", complete_style="cyan", finished_style="cyan"),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[left]} left"),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("", visible=False, total=epochs * images, left="")
+        self._figures = ""
+        self._due = 0.0
+        self._picture: RenderableType | None = None
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
 
     def start(self, done: int) -> None:
         """Training begins with `done` images already visited."""
@@ -94,76 +111,72 @@ class LiveTrainingView(TrainingView):
 
     def step(self, epoch: int, images: int, distortion: float, rate: float) -> None:
         """Progress within an epoch, and the mean terms of the loss in it so far."""
-        now, done = time.monotonic(), (epoch - 1) * self.images + images
-        speed = (done - self._lap[1]) / max(now - self._lap[0], 1e-9)
-        (share, left), head = self._ahead(done), self._head(epoch)
-        tail = f"{100 * share:3.0f} %  {left} left"
-        loss = f"loss {distortion + rate:.2f}"
-        columns = self.terminal.size[0] - 1
-        room = columns - len(head) - len(tail) - 4
-        bar = ""
-        if room > 4:
-            bar = f"  {_bar(share, min(room, 40), self.terminal.blocks, self.depth)}"
-        self._status = [
-            _first_that_fits(columns, f"{head}{bar}  {tail}", f"{head}  {tail}", head),
-            *_lines_of(
-                columns,
-                f"{loss} = distortion {distortion:.2f} + rate {rate:.2f} nats/image",
-                f"{speed:,.0f} images/s",
-            ),
+        if time.monotonic() < self._due:
+            return
+        done = (epoch - 1) * self.images + images
+        speed = (done - self._lap[1]) / max(time.monotonic() - self._lap[0], 1e-9)
+        self._bar.update(
+            self._task,
+            completed=done,
+            description=self._head(epoch),
+            left=self._ahead(done)[1],
+            visible=True,
+        )
+        figures = [
+            f"loss {distortion + rate:.2f} nats/image",
+            f"distortion {distortion:.2f} + rate {rate:.2f}",
+            f"{speed:,.0f} images/s",
         ]
+        one_line = "    ".join(figures)
+        fits = len(one_line) < self.terminal.size[0]
+        self._figures = one_line if fits else "\n".join(figures)
         self._draw()
 
-    def picture(self, lines: list[str]) -> None:
+    def picture(self, picture: RenderableType | None) -> None:
         """What the model makes of some images now."""
-        self.pictures = lines
+        self._picture = picture
         self._draw()
 
     def epoch(self, row: EpochMetrics) -> None:
         """The end of an epoch."""
-        self.terminal.note(_first_that_fits(self.terminal.size[0] - 1, *self._forms(row)))
+        columns, forms = self.terminal.size[0] - 1, self._forms(row)
+        line = next((form for form in forms if len(form) <= columns), forms[-1][:columns])
+        self.terminal.note(line)
         self._lap = (time.monotonic(), row.epoch * self.images)
 
-    def _draw(self) -> None:
+    def __enter__(self) -> LiveTrainingView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last pictures; a terminal that went away is no reason to fail."""
+        self._bar.update(self._task, visible=False)
+        self._figures = ""
+        self._draw()
         with contextlib.suppress(OSError, ValueError):
-            self.screen.draw([*self.pictures, *self._status])
+            self._live.stop()
+
+    def _draw(self) -> None:
+        from rich.console import ConsoleDimensions, Group
+
+        began = time.thread_time()
+        columns, rows = self.terminal.size
+        # erasing the rest of a full line would erase its last character
+        self._console.size = ConsoleDimensions(columns - 1, rows)
+        parts = [part for part in (self._picture, self._bar, self._figures) if part]
+        with contextlib.suppress(OSError, ValueError):
+            self._live.update(Group(*parts), refresh=True)
+        self._due = time.monotonic() + min(SHARE * (time.thread_time() - began), 1.0)
 
 
 @contextlib.contextmanager
 def training_view(terminal: Terminal, epochs: int, images: int) -> Iterator[TrainingView]:
     """The view of a training of `epochs` times `images`."""
-    with terminal.rewriting() as lines:
-        if lines is None:
-            yield TrainingView(terminal, epochs, images)
-            return
-        view = LiveTrainingView(terminal, epochs, images, lines, terminal.depth)
-        try:
-            yield view
-        finally:
-            # the last pictures stay; a terminal that went away is no reason to fail
-            with contextlib.suppress(OSError, ValueError):
-                lines.close(view.pictures)
-
-
-def _first_that_fits(columns: int, *texts: str) -> str:
-    return next((text for text in texts if screen.width_of(text) <= columns), texts[-1][:columns])
-
-
-def _lines_of(columns: int, loss: str, speed: str) -> list[str]:
-    """The loss and the speed on one line where both fit, else on two."""
-    if len(loss) + len(speed) + 4 <= columns:
-        return [f"{loss}    {speed}"]
-    shorter = loss.replace("distortion", "dist.").replace(" nats/image", "")
-    return [_first_that_fits(columns, loss, shorter), _first_that_fits(columns, speed)]
-
-
-def _bar(share: float, width: int, blocks: bool, depth: Depth) -> str:
-    """A bar of `width` cells; coloured where colours are wanted."""
-    done = round(min(1.0, share) * width)
-    full, empty = ("━", "─") if blocks else ("#", "-")
-    if depth == "none":
-        return full * done + empty * (width - done)
-    return f"\x1b[36m{full * done}\x1b[0m\x1b[2m{empty * (width - done)}\x1b[0m"
+    if not terminal.live:
+        yield TrainingView(terminal, epochs, images)
+        return
+    with LiveTrainingView(terminal, epochs, images) as view:
+        yield view
 
 
 def _clock(seconds: float) -> str:

@@ -1,7 +1,4 @@
-"""What a person or a pipe sees: data on stdout, everything else on stderr.
-
-The only file that imports rich, and only when something is drawn.
-"""
+"""What a person or a pipe sees: data on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -12,17 +9,19 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
 
-from vaecli import screen, shell
+from vaecli import shell
 from vaecli.errors import VaecliError
 from vaecli.listeners import Progress, unseen
-from vaecli.screen import Depth, Screen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from rich.console import Console
     from rich.progress import TaskID
+
+    from vaecli.live import HalfBlocks
 
 SCHEMA_VERSION = 1
 
@@ -75,11 +74,10 @@ class Terminal:
     progress: bool = True
     preview: bool = True
     debug: bool = False
-    _screen: Screen | None = field(default=None, init=False, repr=False)
 
     @property
     def live(self) -> bool:
-        """Whether bars may move: a real terminal, whatever FORCE_COLOR says."""
+        """Whether bars may move."""
         return self.progress and self._at_terminal
 
     @property
@@ -90,48 +88,30 @@ class Terminal:
     @property
     def blocks(self) -> bool:
         """Whether stderr can show characters outside ASCII."""
-        return (getattr(sys.stderr, "encoding", None) or "").lower().startswith("utf")
-
-    @property
-    def depth(self) -> Depth:
-        """How many colours stderr may be given; rich knows TERM, COLORTERM and NO_COLOR."""
-        console = _console()
-        if console.no_color or console.color_system is None:
-            return "none"
-        if console.color_system in ("truecolor", "windows"):
-            return "truecolor"
-        return "256" if console.color_system == "256" else "none"
+        return (getattr(_stderr(), "encoding", None) or "").lower().startswith("utf")
 
     @property
     def size(self) -> tuple[int, int]:
         """Columns and rows of the terminal."""
-        return screen.size(sys.stderr)
+        from vaecli import live
+
+        return live.size(_stderr())
 
     @property
     def _at_terminal(self) -> bool:
-        return (
-            not self.quiet
-            and not self.silent
-            and sys.stderr is not None
-            and sys.stderr.isatty()
-            and os.environ.get("TERM") != "dumb"
-            and shell.takes_escapes(2)
-        )
+        return not self.quiet and not self.silent and may_animate(_stderr())
 
-    def rendered(self, rows: Sequence[NDArray[Any]]) -> list[str]:
-        """Lines that show pictures, a row of them for each (N, H, W, 3) uint8, H even."""
-        depth = self.depth
-        lines = []
-        for row in rows:
-            tiles = [screen.half_blocks(image, depth) for image in row]
-            lines += [" ".join(parts) for parts in zip(*tiles, strict=True)]
-        return lines
+    def half_blocks(self, rows: Sequence[NDArray[Any]]) -> HalfBlocks:
+        """Rows of pictures, (N, H, W, 3) uint8 each, H even, as rich draws them."""
+        from vaecli.live import HalfBlocks
+
+        return HalfBlocks(rows, self.console())
 
     def pictures(self, rows: Sequence[NDArray[Any]]) -> None:
         """Draw rows of pictures, (N, H, W, 3) uint8 each, where `draws` allows."""
         if self.draws:
             with contextlib.suppress(OSError, ValueError):
-                print(*self.rendered(rows), sep="\n", file=sys.stderr, flush=True)
+                self.console().print(self.half_blocks(rows), end="")
 
     def data(self, text: str) -> None:
         """One line of data on stdout."""
@@ -195,10 +175,7 @@ class Terminal:
         if sys.stderr is not None and not self.silent:
             # a closed or full stderr is no reason to lose the work
             with contextlib.suppress(OSError, ValueError):
-                if self._screen is not None:
-                    self._screen.above(escape(text))
-                else:
-                    print(escape(text), file=sys.stderr, flush=True)
+                print(escape(text), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[Progress]:
@@ -211,7 +188,7 @@ class Terminal:
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
         tasks: dict[str, TaskID] = {}
-        with Bars(*columns, console=_console(), transient=True) as progress:
+        with Bars(*columns, console=self.console(), transient=True) as progress:
 
             def work(what: str, done: int, total: int | None) -> None:
                 if what not in tasks:
@@ -220,23 +197,28 @@ class Terminal:
 
             yield work
 
-    @contextlib.contextmanager
-    def rewriting(self) -> Iterator[Screen | None]:
-        """Lines that are rewritten in place, below all that is said; None where nothing moves."""
-        if not self.live:
-            yield None
-            return
-        self._screen = Screen(sys.stderr)
-        try:
-            yield self._screen
-        finally:
-            self._screen = None
+    def console(self) -> Console:
+        """A rich console on stderr."""
+        from rich.console import Console
+
+        from vaecli.live import Frames
+
+        return Console(file=Frames(_stderr()), highlight=False)  # type: ignore[arg-type]
 
 
-def _console() -> Any:
-    from rich.console import Console
+def _stderr() -> Any:
+    """The stream itself, where a live display stands before it to print above its lines."""
+    return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
 
-    return Console(file=sys.stderr)
+
+def may_animate(stream: TextIO | None) -> bool:
+    """Whether lines of a stream may be rewritten: a real terminal, whatever FORCE_COLOR says."""
+    return (
+        stream is not None
+        and stream.isatty()
+        and os.environ.get("TERM") != "dumb"
+        and shell.takes_escapes(stream.fileno())
+    )
 
 
 def _finite(value: Any) -> Any:

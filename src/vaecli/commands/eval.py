@@ -91,8 +91,6 @@ def evaluate(
     """Judge a model: loss, distortion and rate in nats per image.
 
     [bold]Examples[/bold]
-
-    \b
       vaecli eval
       vaecli eval -m runs/001-mnist-mlp --json
       vaecli eval --importance-samples 5000

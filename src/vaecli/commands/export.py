@@ -89,8 +89,6 @@ def export(
     """Write a model as files for elsewhere; prints their paths.
 
     [bold]Examples[/bold]
-
-    \b
       vaecli export
       vaecli export --format html -o digits.html
       vaecli export -m runs/001-mnist-mlp --format onnx --part decoder -o digits/

@@ -16,13 +16,10 @@ from vaecli.commands import completion, config_file
 from vaecli.errors import UsageError
 from vaecli.ui import Terminal
 
-MACHINE, OUTPUT = "Machine", "Output and messages"
+DATA, TRAINING, OUTPUT, MACHINE = "Data", "Training", "Output and messages", "Machine"
 
 
-OWN_IMAGES = (
-    "a folder, .zip or .tar of images (.tar.gz, .xz and .bz2 too), an .npy or .npz file, a .csv of"
-    " pixels or an idx file"
-)
+OWN_IMAGES = "a folder, .zip or .tar of images, or an .npy, .npz, .csv or idx file"
 
 
 def home_text(text: str) -> str:
@@ -59,16 +56,18 @@ def option(
     if default is not None:
         shown = f"{default:g}" if isinstance(default, float) else default
         text = rf"{text} \[default: {shown}]"
-    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, **more)
+    return typer.Option(
+        *names, help=text, metavar=metavar, rich_help_panel=panel, show_envvar=False, **more
+    )
 
 
 Config = Annotated[
     str | None,
     option(
-        "Read options from this TOML file. Also VAECLI_CONFIG.",
+        "TOML file of options.",
         "--config",
         "-c",
-        default="vaecli.toml, where present",
+        default="vaecli.toml",
         metavar="FILE",
         panel=OUTPUT,
         parser=home_text,
@@ -85,7 +84,7 @@ NoProgress = Annotated[bool, option("No live bar.", "--no-progress", panel=OUTPU
 Preview = Annotated[
     bool | None,
     option(
-        "Draw pictures in the terminal.",
+        "Draw pictures.",
         "--preview/--no-preview",
         default="at a terminal",
         panel=OUTPUT,
@@ -94,7 +93,7 @@ Preview = Annotated[
 Device = Annotated[
     str | None,
     option(
-        "auto, cpu, cuda, cuda:N or mps. Also VAECLI_DEVICE.",
+        "auto, cpu, cuda, cuda:N or mps.",
         default="auto",
         metavar="NAME",
         autocompletion=completion.devices,
@@ -103,31 +102,30 @@ Device = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    option(
-        "CPU threads. Also VAECLI_THREADS.", default="torch's choice", metavar="N", panel=MACHINE
-    ),
+    option("CPU threads.", default="torch's choice", metavar="N", panel=MACHINE),
 ]
 DataDir = Annotated[
     Path | None,
     option(
-        "Where named data sets and prepared images are kept. Also VAECLI_DATA_DIR.",
+        "Where data sets are kept.",
         default="the user's cache folder",
         metavar="DIR",
         panel=MACHINE,
         parser=home_path,
     ),
 ]
-NoDownload = Annotated[
-    bool, option("Never use the network. Also VAECLI_NO_DOWNLOAD.", "--no-download", panel=MACHINE)
+NoDownload = Annotated[bool, option("Never use the network.", "--no-download", panel=MACHINE)]
+Seed = Annotated[
+    int | None,
+    option("The only source of randomness.", default="0", metavar="N", panel=TRAINING),
 ]
-Seed = Annotated[int | None, option("The only source of randomness.", default="0", metavar="N")]
 RunSeed = Annotated[
     int | None, option("The only source of randomness.", default="the run's own, or 0", metavar="N")
 ]
 Model = Annotated[
     str | None,
     option(
-        "A run directory, a .safetensors file, latest, or hf://OWNER/NAME. Also VAECLI_MODEL.",
+        "A run directory, a .safetensors file, latest, or hf://OWNER/NAME.",
         "--model",
         "-m",
         default="latest",
@@ -146,10 +144,11 @@ EvalData = Annotated[
         metavar="DATA",
         parser=home_text,
         autocompletion=completion.data,
+        panel=DATA,
     ),
 ]
 SkipBad = Annotated[
-    bool | None, option("Leave unreadable images out, list them, go on.", "--skip-bad")
+    bool | None, option("Leave unreadable images out, list them, go on.", "--skip-bad", panel=DATA)
 ]
 Split = Annotated[
     Literal["test", "train", "validation", "all"] | None,
@@ -157,12 +156,14 @@ Split = Annotated[
         "Which images; validation are those of a validation split, or those that --patience"
         " watched.",
         default="test; all for another set than the run's own",
+        panel=DATA,
     ),
 ]
-Limit = Annotated[int | None, option("Use only the first N images.", default="all", metavar="N")]
+Limit = Annotated[
+    int | None, option("Use only the first N images.", default="all", metavar="N", panel=DATA)
+]
 BINARIZE_HELP = (
-    "Pixels as black or white: dynamic draws with the grey level's probability, anew each"
-    " epoch; static draws once, from a fixed constant."
+    "Draw pixels black or white by their grey level: dynamic, anew each epoch; static, once."
 )
 
 

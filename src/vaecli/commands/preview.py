@@ -6,19 +6,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vaecli.training_view import SHARE
 from vaecli.ui import Terminal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vaecli.live import HalfBlocks
     from vaecli.model import VAE
 
 LARGEST = 32
 """Pixels along the longer side of an image; a cell holds one across and two down."""
 ACROSS, DOWN = 8, 4
-STATUS_LINES = 4
-SHARE = 120
-"""The panel's pictures may take one part in this many of the time."""
+STATUS_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,25 @@ class TrainingPreview:
 
     def __init__(self, terminal: Terminal, model: VAE, pixels: Tensor) -> None:
         self._terminal, self._model, self._pixels = terminal, model, pixels
-        self._lines: list[str] = []
+        self._picture: HalfBlocks | None = None
         self._due = 0.0
 
-    def lines(self, *, last: bool = False) -> list[str]:
-        """What to show now; nothing where pictures are not shown or do not fit.
+    def picture(self, *, last: bool = False) -> HalfBlocks | None:
+        """What to show now; None where pictures are not shown or do not fit.
 
         Where epochs are so short that drawing each would take 1 % of the time, some are skipped,
         but never the last one.
         """
         if not (self._terminal.draws and self._terminal.live):
-            return []
+            return None
         began = time.perf_counter()
         if last or began >= self._due:
-            self._lines = self._draw()
+            self._picture = self._draw()
             now = time.perf_counter()
             self._due = now + SHARE * (now - began)
-        return self._lines
+        return self._picture
 
-    def _draw(self) -> list[str]:
+    def _draw(self) -> HalfBlocks | None:
         from vaecli.generation import reconstruct
 
         wide, high = self._terminal.size
@@ -139,9 +139,8 @@ class TrainingPreview:
         originals = self._pixels[: tiles.across]
         rows = [originals, reconstruct(self._model, originals)]
         # where only one row fits, the reconstructions are the news
-        return self._terminal.rendered(
-            [_small(row, tiles) for row in rows[2 - tiles.down :]] if tiles.down else []
-        )
+        shown = [_small(row, tiles) for row in rows[2 - tiles.down :]]
+        return self._terminal.half_blocks(shown) if tiles.down else None
 
 
 def _spread(count: int, wanted: int) -> list[int]:

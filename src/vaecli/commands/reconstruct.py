@@ -101,8 +101,6 @@ def reconstruct(
     """Reconstruct images of any size and colour mode; prints the paths written.
 
     [bold]Examples[/bold]
-
-    \b
       vaecli reconstruct digit.png
       vaecli reconstruct photos/ -o reconstructed/
       cat digit.png | vaecli reconstruct - > recon.png

@@ -137,8 +137,6 @@ def sample(
     """Decode samples of the prior, or walk through the latent space; prints the paths written.
 
     [bold]Examples[/bold]
-
-    \b
       vaecli sample -n 64
       vaecli sample -n 1000 -o samples/
       vaecli sample --prior gmm -o better.png

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vaecli.processes import Alone
     from vaecli.run import Run
 
-DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
+MODEL, OBJECTIVE = "Model", "Objective"
 
 
 def _tuned(field: str) -> str:
@@ -55,53 +55,52 @@ def train(
     data: Annotated[
         str | None,
         option(
-            f"auto, digits, mnist, fashion-mnist, kmnist, cifar10, or {options.OWN_IMAGES}. auto"
-            " takes MNIST if it can be had, else the built-in digits.",
+            f"digits, mnist, fashion-mnist, kmnist, cifar10, or {options.OWN_IMAGES}.",
             "--data",
             "-d",
-            default="auto",
+            default="auto: mnist, else digits",
             metavar="DATA",
             parser=options.home_text,
             autocompletion=completion.data,
-            panel=DATA,
+            panel=options.DATA,
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        option("Use only the first N training images.", default="all", metavar="N", panel=DATA),
+        option(
+            "Use only the first N training images.", default="all", metavar="N", panel=options.DATA
+        ),
     ] = None,
     image_size: Annotated[
         str | None,
         option(
-            "Bring the images of a folder to N x N, or to a height and width.",
-            default="their own size when all agree and it is at most 64, else 64",
+            "The size images are brought to.",
+            default="common size, or 64",
             metavar="N|HxW",
-            panel=DATA,
+            panel=options.DATA,
         ),
     ] = None,
     fit: Annotated[
         Literal["crop", "pad", "stretch"] | None,
         option(
-            "How images of another shape are brought to the size: crop cuts their sides off, pad"
-            " adds bars of the colour of their edge, stretch changes their proportions.",
+            "crop, pad or stretch images of another shape.",
             default="crop",
-            panel=DATA,
+            metavar="NAME",
+            panel=options.DATA,
         ),
     ] = None,
     max_value: Annotated[
         str | None,
         option(
-            "The value that means white, or full for the end of the sample type's range. auto"
-            " takes that too, unless the highest value of all images is below an eighth of it:"
-            " then the next 2^k - 1.",
+            "The value of white: auto (from the whole set), N, or full (the type's end).",
             default="auto",
-            metavar="N|full|auto",
-            panel=DATA,
+            metavar="N",
+            panel=options.DATA,
         ),
     ] = None,
     channels: Annotated[
         int | None,
-        option("1 for grey or 3 for colour.", default="as found", metavar="N", panel=DATA),
+        option("1 for grey or 3 for colour.", default="as found", metavar="N", panel=options.DATA),
     ] = None,
     test_fraction: Annotated[
         float | None,
@@ -109,15 +108,156 @@ def train(
             "Held-out share where the data has no test split.",
             default="0.1",
             metavar="SHARE",
-            panel=DATA,
+            panel=options.DATA,
         ),
     ] = None,
     skip_bad: options.SkipBad = None,
+    arch: Annotated[
+        Arch | None,
+        option(
+            "mlp, or conv: residual, slower, better in colour.",
+            default=ModelConfig.arch,
+            metavar="NAME",
+            panel=MODEL,
+        ),
+    ] = None,
+    hidden: Annotated[
+        str | None,
+        option(
+            "Hidden widths; of conv, the first one.",
+            default=f"{HIDDEN['mlp'][0]}, conv {HIDDEN['conv'][0]}",
+            metavar="WIDTHS",
+            panel=MODEL,
+        ),
+    ] = None,
+    activation: Annotated[
+        Activation | None,
+        option(
+            "relu, gelu, silu or tanh.",
+            default=ModelConfig.activation,
+            metavar="NAME",
+            panel=MODEL,
+        ),
+    ] = None,
+    latent_dim: Annotated[
+        int | None,
+        option("Latent dimension.", default=ModelConfig.latent_dim, metavar="N", panel=MODEL),
+    ] = None,
+    likelihood: Annotated[
+        Likelihood | None,
+        option(
+            "Of a pixel: bernoulli, logistic (256 levels, in bits), gaussian or"
+            " continuous-bernoulli.",
+            default=f"{ModelConfig.likelihood}, or {COLOUR_LIKELIHOOD} for colour",
+            metavar="NAME",
+            panel=MODEL,
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        option("Weight of the KL.", default=TrainConfig.beta, metavar="WEIGHT", panel=OBJECTIVE),
+    ] = None,
+    warmup_epochs: Annotated[
+        int | None,
+        option(
+            "Epochs over which it rises from 0.",
+            default=TrainConfig.warmup_epochs,
+            metavar="N",
+            panel=OBJECTIVE,
+        ),
+    ] = None,
+    free_bits: Annotated[
+        float | None,
+        option(
+            "KL per latent dimension that is not penalised.",
+            default=TrainConfig.free_bits,
+            metavar="NATS",
+            panel=OBJECTIVE,
+        ),
+    ] = None,
+    importance_samples: Annotated[
+        int | None,
+        option(
+            "K > 1 trains the importance-weighted bound.",
+            default=TrainConfig.importance_samples,
+            metavar="K",
+            panel=OBJECTIVE,
+        ),
+    ] = None,
+    binarize: Annotated[
+        Binarize | None,
+        option(
+            options.BINARIZE_HELP, default=TrainConfig.binarize, metavar="NAME", panel=OBJECTIVE
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        option(
+            "Passes over the training images.",
+            "--epochs",
+            "-e",
+            default=TrainConfig.epochs,
+            metavar="N",
+            panel=options.TRAINING,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        option(
+            "Images per step.",
+            "--batch-size",
+            "-b",
+            default=_tuned("batch_size"),
+            metavar="N",
+            panel=options.TRAINING,
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        option("Peak learning rate.", default=_tuned("lr"), metavar="RATE", panel=options.TRAINING),
+    ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        option(
+            "linear or cosine decay; constant has no warm-up.",
+            default=TrainConfig.schedule,
+            metavar="NAME",
+            panel=options.TRAINING,
+        ),
+    ] = None,
+    output_bias: Annotated[
+        OutputBias | None,
+        option(
+            "Start it at the mean image, or at zero.",
+            default=TrainConfig.output_bias,
+            metavar="NAME",
+            panel=options.TRAINING,
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        option(
+            "fp32, bf16 or, on CUDA, tf32 while training.",
+            default=TrainConfig.precision,
+            metavar="NAME",
+            panel=options.TRAINING,
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        option(
+            "Stop after N epochs without a better loss on a tenth of the images, held out;"
+            " keep the best weights.",
+            default=TrainConfig.patience,
+            metavar="N",
+            panel=options.TRAINING,
+        ),
+    ] = None,
+    seed: options.Seed = None,
     output: Annotated[
         Path | None,
         option(
-            "Run directory: a new one, or an unfinished run of the same settings, which is"
-            " continued.",
+            "New or unfinished run.",
             "--output",
             "-o",
             default="runs/NNN-DATA-ARCH",
@@ -129,7 +269,7 @@ def train(
     resume: Annotated[
         str | None,
         option(
-            "Continue this run exactly; latest is the newest unfinished one.",
+            "Continue this run, or the latest unfinished one.",
             metavar="RUN",
             parser=options.home_text,
             autocompletion=completion.runs,
@@ -139,153 +279,20 @@ def train(
     init_from: Annotated[
         str | None,
         option(
-            "Start a new run from the weights of this run or .safetensors file; model"
-            " settings that are not given are taken from there too.",
+            "Start from the weights, and model settings not given, of this run or .safetensors"
+            " file.",
             metavar="MODEL",
             parser=options.home_text,
             autocompletion=completion.runs,
             panel=options.OUTPUT,
         ),
     ] = None,
-    arch: Annotated[
-        Arch | None,
-        option(
-            "mlp sees an image as one row of numbers; conv is a residual convolutional network"
-            " for images of 16x16 or more, slower and better, above all in colour.",
-            default=ModelConfig.arch,
-            panel=MODEL,
-        ),
-    ] = None,
-    hidden: Annotated[
-        str | None,
-        option(
-            "Hidden widths of an mlp, comma separated; channels of the first stage of a conv.",
-            default=f"{HIDDEN['mlp'][0]}, or {HIDDEN['conv'][0]} for conv",
-            metavar="WIDTHS",
-            panel=MODEL,
-        ),
-    ] = None,
-    activation: Annotated[
-        Activation | None, option("Nonlinearity.", default=ModelConfig.activation, panel=MODEL)
-    ] = None,
-    latent_dim: Annotated[
-        int | None,
-        option("Latent dimension.", default=ModelConfig.latent_dim, metavar="N", panel=MODEL),
-    ] = None,
-    likelihood: Annotated[
-        Likelihood | None,
-        option(
-            "Distribution p(x|z) of a pixel: bernoulli suits black and white, and digits (on"
-            " grey pixels it is the grey-scale BCE); logistic, over 256 levels with a learned"
-            " scale, suits photos and colour, in bits per dimension; gaussian with one learned"
-            " sigma, and continuous-bernoulli, are densities of grey levels.",
-            default=f"{ModelConfig.likelihood}, or {COLOUR_LIKELIHOOD} for colour",
-            panel=MODEL,
-        ),
-    ] = None,
-    beta: Annotated[
-        float | None,
-        option("Weight of the KL.", default=TrainConfig.beta, metavar="WEIGHT", panel=OBJECTIVE),
-    ] = None,
-    warmup_epochs: Annotated[
-        int | None,
-        option(
-            "Epochs over which that weight rises from 0.",
-            default=TrainConfig.warmup_epochs,
-            metavar="N",
-            panel=OBJECTIVE,
-        ),
-    ] = None,
-    free_bits: Annotated[
-        float | None,
-        option(
-            "KL of each latent dimension that is not penalised.",
-            default=TrainConfig.free_bits,
-            metavar="NATS",
-            panel=OBJECTIVE,
-        ),
-    ] = None,
-    importance_samples: Annotated[
-        int | None,
-        option(
-            "Latents per image; more than one trains the importance-weighted bound.",
-            default=TrainConfig.importance_samples,
-            metavar="K",
-            panel=OBJECTIVE,
-        ),
-    ] = None,
-    binarize: Annotated[
-        Binarize | None,
-        option(options.BINARIZE_HELP, default=TrainConfig.binarize, panel=OBJECTIVE),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        option(
-            "Passes over the training images.",
-            "--epochs",
-            "-e",
-            default=TrainConfig.epochs,
-            metavar="N",
-            panel=TRAINING,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        option(
-            "Images per step.",
-            "--batch-size",
-            "-b",
-            default=_tuned("batch_size"),
-            metavar="N",
-            panel=TRAINING,
-        ),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        option("Peak learning rate.", default=_tuned("lr"), metavar="RATE", panel=TRAINING),
-    ] = None,
-    schedule: Annotated[
-        Schedule | None,
-        option(
-            "Decay after warm-up; constant does neither.",
-            default=TrainConfig.schedule,
-            panel=TRAINING,
-        ),
-    ] = None,
-    output_bias: Annotated[
-        OutputBias | None,
-        option(
-            "Start of the decoder's output bias: the mean training image, or zero.",
-            default=TrainConfig.output_bias,
-            panel=TRAINING,
-        ),
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        option(
-            "Of matrix products while training: bf16 is faster where the processor has it,"
-            " tf32 exists on CUDA. Evaluation is always in fp32.",
-            default=TrainConfig.precision,
-            panel=TRAINING,
-        ),
-    ] = None,
-    patience: Annotated[
-        int | None,
-        option(
-            "Stop after N epochs without a better loss on a tenth of the training images,"
-            " which is held out of training, and keep the best weights. 0: never.",
-            default=TrainConfig.patience,
-            metavar="N",
-            panel=TRAINING,
-        ),
-    ] = None,
-    seed: options.Seed = None,
     preview: options.Preview = None,
     animate: Annotated[
         Path | None,
         option(
-            "An animation of the same latents decoded after each epoch.",
-            metavar="FILE.gif",
+            "The same latents decoded after each epoch.",
+            metavar="GIF",
             parser=options.home_path,
             panel=options.OUTPUT,
         ),
@@ -308,13 +315,10 @@ def train(
     """Train a VAE and write a run directory; prints its path.
 
     [bold]Examples[/bold]
-
-    \b
       vaecli train --epochs 20
       vaecli train --data mnist --latent-dim 2 -o runs/flat
       vaecli train --data photos/ --arch conv
       vaecli train --binarize dynamic --importance-samples 50
-      vaecli train --animate epochs.gif
       vaecli train --resume latest
     """
     common = options.Common.of(ctx)

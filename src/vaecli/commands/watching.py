@@ -67,12 +67,12 @@ class Watch:
                         terminal.prose(first_line)
                         view.start(event.epoch * n_train + event.images)
                         preview = self._start(event)
-                        view.picture(preview.lines())
+                        view.picture(preview.picture())
                     case Step():
                         view.step(event.epoch, event.images, event.distortion, event.rate)
                     case EpochEnd():
                         view.epoch(event.metrics)
-                        view.picture(preview.lines())
+                        view.picture(preview.picture())
                         self._add_frame(event.metrics.epoch, event.metrics.test_loss)
                     case Saved():
                         seen = f" and {event.images:,} images" if event.images else ""
@@ -82,7 +82,7 @@ class Watch:
                     case Stopped():
                         raise KeyboardInterrupt
                     case Finished():
-                        view.picture(preview.lines(last=True))
+                        view.picture(preview.picture(last=True))
                         last = event.metrics[event.epoch - 1]
                         if last.epoch < event.metrics[-1].epoch:
                             terminal.note(f"the weights are those of epoch {last.epoch}, the best")

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console, Group
+from rich.live import Live
 
-from vaecli import screen
+from vaecli import live
 from vaecli.commands.preview import fit
 
 pyte: Any = pytest.importorskip(
@@ -34,7 +36,7 @@ class Recorder(io.StringIO):
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    monkeypatch.setattr(screen, "size", lambda _: (COLUMNS, ROWS))
+    monkeypatch.setattr(live, "size", lambda _: (COLUMNS, ROWS))
     return Recorder()
 
 
@@ -45,7 +47,7 @@ def shown(terminal: Any) -> list[str]:
 def characters(text: str) -> Iterator[str]:
     """One character, or one whole escape sequence, at a time."""
     while text:
-        match = screen._ESCAPE.match(text)
+        match = live._ESCAPE.match(text)
         length = match.end() if match else 1
         yield text[:length]
         text = text[length:]
@@ -57,12 +59,37 @@ def emulator() -> tuple[Any, Any]:
     return terminal, pyte.Stream(terminal)
 
 
+def console_on(stream: Recorder, colours: str | None = "truecolor") -> Console:
+    return Console(
+        file=live.Frames(stream),
+        force_terminal=True,
+        color_system=colours,  # type: ignore[arg-type]
+        width=COLUMNS - 1,
+        height=ROWS,
+        highlight=False,
+        _environ={},
+    )
+
+
+def drawn(image: np.ndarray[Any, Any], colours: str | None) -> str:
+    """What a picture looks like to a terminal."""
+    console = console_on(Recorder(), colours)
+    picture = live.HalfBlocks([image[None]], console)
+    with console.capture() as capture:
+        console.print(picture, end="")
+    return capture.get()
+
+
+def display(stream: Recorder) -> Live:
+    return Live(console=console_on(stream), auto_refresh=False)
+
+
 def test_every_pixel_has_its_colour() -> None:
     image = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (6, 9, 3)).astype(np.uint8)
     image[0, :4] = [[0, 0, 0], [255, 255, 255], [128, 128, 128], [0, 95, 255]]
-    for depth, error in (("truecolor", 0), ("256", 48)):
+    for colours, error in (("truecolor", 0), ("256", 48)):
         terminal, emulated = emulator()
-        emulated.feed("\n".join(screen.half_blocks(image, depth)))  # type: ignore[arg-type]
+        emulated.feed(drawn(image, colours))
         for row, column in itertools.product(range(3), range(9)):
             cell = terminal.buffer[row][column]
             assert cell.data == "▀"
@@ -71,27 +98,27 @@ def test_every_pixel_has_its_colour() -> None:
                 assert np.abs(np.subtract(found, image[place, column])).max() <= error, name
 
 
-def test_without_colours_the_ink_is_shaded() -> None:
+@pytest.mark.parametrize("colours", [None, "standard"])
+def test_with_few_colours_the_ink_is_shaded(colours: str | None) -> None:
     ramp = np.linspace(0, 255, 10).astype(np.uint8)
     image = np.broadcast_to(ramp[None, :, None], (2, 10, 3))
-    (line,) = screen.half_blocks(image, "none")
-    assert line == "  ░░▒▒▓▓██"
-    assert screen.width_of(screen.half_blocks(image, "truecolor")[0]) == 10
+    assert drawn(image, colours) == "  ░░▒▒▓▓██\n"
 
 
 def test_lines_are_rewritten_in_place(stream: Recorder) -> None:
     terminal, emulated = emulator()
-    lines = screen.Screen(stream)
     emulated.feed("before\n")
-    for number in range(30):
-        content = ["picture", f"step {number}", "x" * (39 - number)][: 2 + number % 2]
-        lines.draw(content)
-        if number % 7 == 0:
-            lines.above(f"note {number}")
-        emulated.feed("".join(stream.writes))
-        stream.writes.clear()
-        assert [line for line in shown(terminal) if line][-len(content) :] == content
-    lines.close(["picture"])
+    with display(stream) as lines:
+        for number in range(30):
+            content = ["picture", f"step {number}", "x" * (39 - number)][: 2 + number % 2]
+            lines.update("\n".join(content), refresh=True)
+            if number % 7 == 0:
+                lines.console.print(f"note {number}")
+            emulated.feed("".join(stream.writes))
+            stream.writes.clear()
+            assert [line for line in shown(terminal) if line][-len(content) :] == content
+        assert terminal.cursor.hidden
+        lines.update("picture")
     emulated.feed("".join(stream.writes) + "after")
     notes = [f"note {number}" for number in range(0, 30, 7)]
     assert [line for line in shown(terminal) if line] == ["before", *notes, "picture", "after"]
@@ -100,46 +127,44 @@ def test_lines_are_rewritten_in_place(stream: Recorder) -> None:
 
 def test_nothing_that_stays_is_ever_blank(stream: Recorder) -> None:
     terminal, emulated = emulator()
-    lines = screen.Screen(stream)
-    lines.draw(["picture", "step 100", "loss 100"])
-    emulated.feed("".join(stream.writes))
-    for number in range(100, 120):
-        stream.writes.clear()
-        lines.draw(["picture", f"step {number}", f"loss {number}"])
-        for part in characters("".join(stream.writes)):
-            emulated.feed(part)
-            assert terminal.display[0].startswith("picture")
-            assert terminal.display[1].startswith("step 1")
-            assert terminal.display[2].startswith("loss 1")
+    with display(stream) as lines:
+        lines.update("picture\nstep 100\nloss 100", refresh=True)
+        emulated.feed("".join(stream.writes))
+        for number in range(100, 120):
+            stream.writes.clear()
+            lines.update(f"picture\nstep {number}\nloss {number}", refresh=True)
+            for part in characters("".join(stream.writes)):
+                emulated.feed(part)
+                assert terminal.display[0].startswith("picture")
+                assert terminal.display[1].startswith("step 1")
+                assert terminal.display[2].startswith("loss 1")
 
 
 def test_only_what_changed_is_written_in_one_go(stream: Recorder) -> None:
-    lines = screen.Screen(stream)
-    picture = screen.half_blocks(np.zeros((14, 30, 3), np.uint8), "truecolor")
-    lines.draw([*picture, "step 1"])
-    stream.writes.clear()
-    lines.draw([*picture, "step 2"])
-    assert len(stream.writes) == 1
-    assert len(stream.writes[0]) < 80
-    lines.draw([*picture, "step 2"])
-    assert len(stream.writes) == 1
+    with display(stream) as lines:
+        picture = live.HalfBlocks([np.zeros((1, 14, 30, 3), np.uint8)], lines.console)
+        lines.update(Group(picture, "step 1"), refresh=True)
+        stream.writes.clear()
+        lines.update(Group(picture, "step 2"), refresh=True)
+        assert len(stream.writes) == 1
+        assert len(stream.writes[0]) < 80
 
 
 def test_a_narrower_terminal_is_cleaned_up(
     stream: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = screen.Screen(stream)
-    lines.draw(["a" * 40, "b"])
-    # the terminal has wrapped the first line into two
-    terminal = pyte.Screen(20, ROWS)
-    terminal.set_mode(pyte.modes.LNM)
-    emulated = pyte.Stream(terminal)
-    emulated.feed(f"{'a' * 20}\n{'a' * 20}\nb")
-    monkeypatch.setattr(screen, "size", lambda _: (20, ROWS))
-    stream.writes.clear()
-    lines.draw(["c", "d"])
-    emulated.feed("".join(stream.writes))
-    assert [line for line in shown(terminal) if line] == ["c", "d"]
+    with display(stream) as lines:
+        lines.update("a" * 39 + "\nb", refresh=True)
+        # the terminal has wrapped the first line into two
+        terminal = pyte.Screen(20, ROWS)
+        terminal.set_mode(pyte.modes.LNM)
+        emulated = pyte.Stream(terminal)
+        emulated.feed(f"{'a' * 20}\n{'a' * 19}\nb")
+        monkeypatch.setattr(live, "size", lambda _: (20, ROWS))
+        stream.writes.clear()
+        lines.update("c\nd", refresh=True)
+        emulated.feed("".join(stream.writes))
+        assert [line for line in shown(terminal) if line] == ["c", "d"]
 
 
 @pytest.mark.parametrize("columns", [12, 40, 80, 200])
