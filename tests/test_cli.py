@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from command import bug_expected
 from conftest import TRAIN, Vaecli
 from vaecli import __version__, cli
+from vaecli.commands.config_file import SHORT_VARIABLES
 from vaecli.errors import ExitCode
 
 pytestmark = pytest.mark.usefixtures("_in_cache", "quick_figures")
@@ -174,6 +176,17 @@ def test_no_command_shows_the_help(vaecli: Vaecli) -> None:
     outcome = vaecli()
     assert (outcome.code, outcome.err) == (ExitCode.USAGE, "")
     assert "reconstruct" in outcome.out
+
+
+def test_help_has_a_panel_for_every_option_and_room_for_more(
+    vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = vaecli("train", "--help").out
+    assert len(text.splitlines()) <= 90
+    panels = ["Data", "Model", "Objective", "Training", "Output and messages", "Machine"]
+    assert re.findall(r"^╭─ (.*?) ─", text, re.MULTILINE) == panels
+    assert re.findall(r"VAECLI_\w+", text) == ["VAECLI_TRAIN_SEED", *SHORT_VARIABLES.values()]
 
 
 def test_every_variable_is_named_after_its_option() -> None:

@@ -61,7 +61,7 @@ def emulator() -> tuple[Any, Any]:
 
 def console_on(stream: Recorder, colours: str | None = "truecolor") -> Console:
     return Console(
-        file=live.Frames(stream),
+        file=live.Frames(stream),  # type: ignore[arg-type]
         force_terminal=True,
         color_system=colours,  # type: ignore[arg-type]
         width=COLUMNS - 1,

@@ -72,7 +72,7 @@ def show_data(terminal: Terminal, plan: Plan) -> None:
     rows = data_rows(plan)
     width = max(map(len, rows))
     for name, text in rows.items():
-        terminal.note(f"{name:<{width}}  {text}")
+        terminal.prose(f"{name:<{width}}  {text}")
 
 
 def data_rows(plan: Plan) -> dict[str, str]:
