@@ -85,7 +85,7 @@ def test_the_panel_and_what_stays_of_it(play: Play, columns: int) -> None:
 @pytest.mark.parametrize(("columns", "panel"), [(80, PANEL), (40, NARROW_PANEL)])
 def test_live_lines(play: Play, columns: int, panel: str) -> None:
     arguments = (*TRAIN, "--epochs", "500", "--no-preview", "-o", "run")
-    screen = play(*arguments, NO_COLOR="1", columns=columns, rows=12, when="left")
+    screen = play(*arguments, NO_COLOR="1", columns=columns, rows=12, when="nats/image")
     assert "▀" not in text(screen)
     assert re.search(panel, text(screen)), text(screen)
 
