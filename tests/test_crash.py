@@ -31,6 +31,12 @@ GIVEN = {"hidden": (4,), "latent_dim": 2, "batch_size": 16, "epochs": 2, "patien
 
 ON_WINDOWS = vars(files)["os"].name == "nt"
 """Or on its double, which tells vaecli's files so."""
+refused_at_once = pytest.mark.skipif(
+    ON_WINDOWS, reason="Windows says so of a file held open: tests/test_windows.py"
+)
+names_synced = pytest.mark.skipif(
+    ON_WINDOWS, reason="Windows has no call that syncs the names in a folder"
+)
 
 
 class Memory(sources.Source):
@@ -153,12 +159,7 @@ def test_killed_at_every_call_and_continued(
     [
         "ENOSPC",
         "EIO",
-        pytest.param(
-            "EACCES",
-            marks=pytest.mark.skipif(
-                ON_WINDOWS, reason="Windows says so of a file held open: tests/test_windows.py"
-            ),
-        ),
+        pytest.param("EACCES", marks=refused_at_once),
     ],
 )
 def test_an_error_at_every_call_is_exit_5_and_costs_nothing(
@@ -210,7 +211,7 @@ def is_harmless(call: tuple[str, str]) -> bool:
 SEEDS = 2000
 
 
-@pytest.mark.skipif(ON_WINDOWS, reason="Windows has no call that syncs the names in a folder")
+@names_synced
 def test_power_loss_corrupts_no_commit(tmp_path: Path, reference: object) -> None:
     """Whatever is lost of what was not synced: a commit that was made is there and undamaged.
 
