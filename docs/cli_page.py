@@ -34,7 +34,8 @@ stdout carries data only: `train` prints the run directory, `eval` the metrics,
 `reconstruct`, `sample` and `export` the paths written, or the bytes with `-o -`. Everything else
 goes to stderr. With `--json` the data is one JSON object, for `reconstruct` one per input, each on
 a line of its own; so are errors: `{"error": {"code", "message", "hint"}}`. A path is printed as the
-bytes of its name, so that it opens again.
+bytes of its name, so that it opens again. A full or closed stdout is
+exit 5 if data had to go there, else nothing; a stderr that cannot be written changes no exit code.
 
 `vaecli --install-completion` teaches bash, zsh, fish or PowerShell to complete commands, options
 and values: likelihoods, architectures, formats, data sets, devices, the runs under `runs/`. It adds

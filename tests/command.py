@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import surroundings
 from vaecli.errors import ExitCode
 
 VAECLI = (sys.executable, "-m", "vaecli")
@@ -82,7 +83,11 @@ def _without_torchruns_own(said: str) -> str:
 
 
 class CheckedPopen(subprocess.Popen):  # type: ignore[type-arg]
-    """A child process; one that runs vaecli is judged when its output is taken."""
+    """A child process, guarded; one that runs vaecli is judged when its output is taken."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options["env"] = surroundings.for_a_child(options.get("env"))
+        super().__init__(*arguments, **options)
 
     def communicate(self, *arguments: Any, **options: Any) -> Any:
         out, err = super().communicate(*arguments, **options)

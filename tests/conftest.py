@@ -8,12 +8,13 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# two small test processes share the cores better than one that spins on both
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import surroundings
+
+surroundings.forget_the_machine()  # before anything is imported that reads variables
 
 import numpy as np
 import pytest
@@ -47,11 +48,37 @@ def _no_pickles(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_no_pickles)
 
 
+_files_before = surroundings.files_of(REPOSITORY)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the suite for a pickle even where the error it got was swallowed."""
-    if unpickled:
-        print(f"\nunpickled: {sorted(set(unpickled))}", file=sys.__stderr__)
+    """Fail the suite for a pickle even where the error it got was swallowed, and for new files."""
+    surroundings.end_guard()  # what follows is pytest's own
+    problems = [f"unpickled: {name}" for name in sorted(set(unpickled))]
+    new = surroundings.files_of(REPOSITORY) - _files_before
+    problems += [f"written into the repository: {path}" for path in sorted(new)]
+    if problems:
+        print("", *problems, sep="\n", file=sys.__stderr__)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Surroundings of what is made once for many tests; a folder for the homes of the tests."""
+    with surroundings.guarded(tmp_path_factory.getbasetemp()) as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _own_home(
+    _own_surroundings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A home of its own for each test, for what it starts too, and nothing done outside it."""
+    with surroundings.home(_own_surroundings, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        yield
+    surroundings.require_innocence()
 
 
 @dataclass(frozen=True)
@@ -64,15 +91,6 @@ class Outcome:
 
 
 Vaecli = Callable[..., Outcome]
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("VAECLI_")]:
-        if name != "VAECLI_TEST_DATA":
-            monkeypatch.delenv(name)
-    for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -90,11 +108,8 @@ def real_figures(quick_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def vaecli(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Vaecli:
+def vaecli(capfd: pytest.CaptureFixture[str]) -> Vaecli:
     """Run a command line in an empty folder; command.py judges it."""
-    monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Outcome:
         capfd.readouterr()

@@ -370,7 +370,8 @@ def test_streams_in_a_real_process(trained: Path, tmp_path: Path) -> None:
     assert piped.stderr == ""
     assert piped.stdout.strip() in ("0", "141")
     closed = subprocess.run(f"{script} >&-", **shell)  # type: ignore[call-overload]
-    assert (closed.returncode, closed.stderr) == (0, "")
+    assert closed.returncode == ExitCode.ENVIRONMENT
+    assert closed.stderr == "vaecli: error: stdout: it is closed. Redirect it to a file.\n"
     full_disk = subprocess.run(f"{script} >/dev/full", **shell)  # type: ignore[call-overload]
     assert full_disk.returncode == ExitCode.ENVIRONMENT
     assert full_disk.stderr.startswith("vaecli: error: ")

@@ -24,7 +24,7 @@ import typer
 
 from conftest import REPOSITORY, Vaecli
 from pages import PAGES, blocks, other_blocks, prose
-from vaecli import cli, data, loaded, planning, run
+from vaecli import cli, data, loaded, planning, precision, run
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import ModelError
 
@@ -152,6 +152,7 @@ def test_every_command_is_one_its_program_takes(
     monkeypatch.setattr(run, "open_run", stop)
     monkeypatch.setattr(planning, "latest_unfinished", stop)
     monkeypatch.setattr(data, "load", small)
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)  # on any machine
     for line in lines(page):
         for words in filter(None, commands(line)):
             assert (why := mistake(words, vaecli)) is None, f"{line}: {why}"

@@ -20,6 +20,7 @@ from PIL import Image
 from command import peak_memory, process
 from conftest import TRAIN, Vaecli
 from test_corpus import CORPUS, ROWS
+from vaecli.data import default_folder
 from vaecli.errors import ExitCode
 from vaecli.model import VAE
 
@@ -43,18 +44,21 @@ def test_a_reader_that_goes_away_is_141_and_silent(trained: Path, tmp_path: Path
 
 
 def test_no_stream_at_all(trained: Path, tmp_path: Path) -> None:
+    """The picture is written, and the exit code tells that its name was not."""
     shell = "{} <&- >&- 2>&-"
     done = process("sample", "-m", trained, "-n", 1, "-o", "x.png", shell=shell, cwd=tmp_path)
-    assert done.returncode == 0
+    assert done.returncode == ExitCode.ENVIRONMENT
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "PYTHONUNBUFFERED=1"])
 @pytest.mark.parametrize(
     ("arguments", "shell", "code"),
     [
         (["--help"], "{} >/dev/full", ExitCode.ENVIRONMENT),
-        (["--version"], "{} >&-", ExitCode.OK),
+        (["--version"], "{} >&-", ExitCode.ENVIRONMENT),
         (["--help"], f"{NO_READER} {{}} >&3", ExitCode.BROKEN_PIPE),
+        (["train", "--help"], "{} 2>/dev/full", ExitCode.OK),
         (["train", "--config", "absent.toml"], "{} 2>/dev/full", ExitCode.USAGE),
         (["train", "--config", "absent.toml"], "{} 2>&-", ExitCode.USAGE),
         (["train", "--config", "absent.toml", "--json"], "{} >/dev/full", ExitCode.USAGE),
@@ -62,10 +66,13 @@ def test_no_stream_at_all(trained: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_exit_code_survives_its_streams(
-    arguments: list[str], shell: str, code: int, tmp_path: Path
+    arguments: list[str], shell: str, code: int, unbuffered: str, tmp_path: Path
 ) -> None:
-    done = process(*arguments, shell=shell, cwd=tmp_path)
+    """In an environment that holds nothing but a home and a path."""
+    bare = f"env -i HOME={tmp_path} PATH=$PATH {unbuffered} "
+    done = process(*arguments, shell=shell.replace("{}", f"{bare}{{}}"), cwd=tmp_path)
     assert done.returncode == code, done.stderr
+    assert "ignored" not in done.stderr
 
 
 # ---------------------------------------------------------------- the environment
@@ -76,7 +83,7 @@ def test_bare_surroundings(data_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "a\n\x1b[31m\udcff"
     bare = {
         name: os.environ[name]
-        for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+        for name in ("PATH", "PYTHONPATH", "OMP_NUM_THREADS", "MPLCONFIGDIR", "TMPDIR")
         if name in os.environ
     }
     done = process(
@@ -317,18 +324,29 @@ def test_a_run_cannot_name_a_place_on_this_machine(vaecli: Vaecli, trained: Path
 
 @pytest.mark.parametrize("old", [False, True])
 def test_a_file_system_without_locks(
-    vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch, old: bool
+    vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch, data_dir: Path, old: bool
 ) -> None:
-    """filelock used to raise NotImplementedError; now it goes over to a lock that stays behind."""
+    """One sentence, of a run and of the data folder, where nothing is asked of the network.
+
+    filelock used to raise NotImplementedError; now it goes over to a lock that stays behind.
+    """
     if old:
         monkeypatch.setattr(filelock.FileLock, "acquire", _not_implemented)
     else:
         fcntl = pytest.importorskip("fcntl", reason="Windows always has locks")
         monkeypatch.setattr(fcntl, "flock", _no_such_call)
-    outcome = vaecli(*TRAIN, "-o", "run")
-    assert outcome.code == ExitCode.ENVIRONMENT, outcome.err
-    assert "no locks" in outcome.err
-    assert not list(Path("run").rglob("*.safetensors"))
+    Path("photos").mkdir()
+    Image.new("L", (8, 8)).save("photos/a.png")
+    for words, place in (
+        (["--data", "mnist", "--data-dir", data_dir, "-o", "run"], Path("run/state/lock")),
+        (["--data", "mnist", "-o", "other"], default_folder() / "vaecli/mnist/lock"),
+        (["--data", "photos", "-o", "other"], default_folder()),
+    ):
+        outcome = vaecli("train", *words, "-q")
+        assert outcome.code == ExitCode.ENVIRONMENT, outcome.err
+        assert outcome.err.startswith(f"vaecli: error: {place}")
+        assert "lock: the file system has no locks. Choose a folder on another" in outcome.err
+    assert not list(Path().rglob("*.safetensors"))
 
 
 def _not_implemented(*_: object, **__: object) -> None:

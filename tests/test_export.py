@@ -3,6 +3,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,6 +161,21 @@ def test_onnx_is_the_default_and_its_snippet_runs(
     expected = package.load(trained).decode(torch.zeros(1, 8))
     np.testing.assert_allclose(image, expected, atol=1e-6)
     assert isinstance(values["log_variance"], np.ndarray)
+
+
+@needs_onnx
+def test_onnx_leaves_the_home_as_it_was(trained: Path, tmp_path: Path) -> None:
+    """onnxruntime has a telemetry, written in C++: only the system sees what that does."""
+    strace = shutil.which("strace")
+    calls = tmp_path / "calls"
+    watch = [strace, "-f", "-e", "trace=connect", "-o", str(calls)] if strace else []
+    command = [sys.executable, "-m", "vaecli", "export", "-m", str(trained), "-o", "onnx"]
+    subprocess.run([*watch, *command], check=True, capture_output=True)
+    home = Path.home()
+    assert not [path for path in home.rglob("*") if path.is_file()]
+    assert not (home / ".cache").exists()
+    if strace and calls.exists():
+        assert "AF_INET" not in calls.read_text()
 
 
 def test_pt2_in_parts_and_by_default_name(vaecli: Vaecli, trained: Path) -> None:

@@ -29,6 +29,7 @@ LADDER = [
         "outputs",
         "extras",
         "live",
+        "streams",
     ],
     ["levels", "formats"],
     ["data.origin"],

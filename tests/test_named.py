@@ -23,6 +23,7 @@ from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -667,8 +668,12 @@ def test_a_server_without_data_is_not_reachable(server: Server, behaviour: str) 
     assert time.monotonic() - start < 3
 
 
-def test_no_server_is_not_reachable() -> None:
+def test_no_server_is_not_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
     assert not named.reachable("mnist", mirror=closed_port())
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     assert not named.reachable("mnist", mirror="http://no-such-host.invalid/")
 
 

@@ -234,7 +234,6 @@ def test_a_pipe_nobody_reads_is_einval(
 
     monkeypatch.setattr(ui.Terminal, "data", closed)
     monkeypatch.setattr(cli, "os", system)
-    monkeypatch.setattr(cli, "_abandon_stdout", lambda: None)
     outcome = vaecli("sample", "-m", trained, "-n", 1, "-o", "x.png")
     assert outcome.code == code
     assert ("error" in outcome.err) is (code != ExitCode.BROKEN_PIPE)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from vaecli import launch, ui
+from vaecli import launch, streams, ui
 from vaecli._version import __version__
 from vaecli.commands import options
 from vaecli.commands.config_file import SHORT_VARIABLES
@@ -116,7 +116,7 @@ def root(
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    ui.plain_streams()
+    streams.install()
     status = run(sys.argv[1:])
     if launch.by_torchrun():
         # the threads of a process group can abort an interpreter that is taking itself apart
@@ -133,8 +133,8 @@ def run(arguments: list[str]) -> int:
     terminal.silent = launch.rank() > 0 and arguments[:1] == ["train"]
     try:
         status = app(arguments, prog_name="vaecli", standalone_mode=False, obj=terminal)
-        if sys.stdout is not None and not sys.stdout.closed:
-            sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what Typer printed
     except BaseException as error:
         terminal.silent = not getattr(error, "heard", not terminal.silent)
         return _failure(error, terminal, arguments[:1])
@@ -150,7 +150,6 @@ def _wants_json(arguments: list[str]) -> bool:
 
 def _failure(error: BaseException, terminal: ui.Terminal, command: list[str]) -> int:
     if _is_broken_pipe(error) or _is_broken_pipe(error.__context__):
-        _abandon_stdout()
         return ExitCode.BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt):
         return _stopped(terminal)
@@ -161,10 +160,8 @@ def _failure(error: BaseException, terminal: ui.Terminal, command: list[str]) ->
     if terminal.debug:
         traceback.print_exception(error)
     known = _translate(error, command)
-    try:
+    with contextlib.suppress(OSError):  # stdout fails as well: the exit code still tells
         terminal.error(known)
-    except OSError:  # stdout is full or gone as well: the exit code still tells
-        _abandon_stdout()
     return known.exit_code
 
 
@@ -174,7 +171,7 @@ def _is_broken_pipe(error: BaseException | None) -> bool:
         os.name == "nt"
         and isinstance(error, OSError)
         and error.errno == errno.EINVAL
-        and error.filename is None
+        and error.filename in (None, streams.STDOUT)
     )
     return isinstance(error, BrokenPipeError) or told_by_windows
 
@@ -218,6 +215,7 @@ def _translate_os_error(error: OSError) -> VaecliError:
         errno.EACCES: "Check the permissions, or write elsewhere with -o.",
         errno.EPERM: "Check the permissions, or write elsewhere with -o.",
         errno.EROFS: "Write elsewhere with -o.",
+        errno.EBADF: "Redirect it to a file.",
     }
     hint = remedies.get(error.errno or 0, "Check the path and the disk.")
     notes = getattr(error, "__notes__", [])  # what to do then, where the raiser knew
@@ -228,11 +226,6 @@ def _stopped(terminal: ui.Terminal) -> int:
     if sys.stderr is not None and not terminal.silent:
         print("vaecli: stopped.", file=sys.stderr)
     return stop_flag.exit_code if stop_flag.received else ExitCode.INTERRUPTED
-
-
-def _abandon_stdout() -> None:
-    """Point stdout nowhere, so that Python's own flush at exit stays silent."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _versions() -> str:

@@ -342,7 +342,7 @@ def turn(path: Path, *, what: str, patience: float, report: Report) -> Iterator[
         report: told that there is somebody to wait for.
 
     Raises:
-        EnvironmentFailure: that process does not end.
+        EnvironmentFailure: that process does not end, or the file system has no locks.
         OSError: as `lock`.
     """
     start = time.monotonic()
@@ -369,25 +369,25 @@ def lock(path: Path, *, what: str) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it; the message names that process.
-        OSError: the lock file cannot be opened, or the file system has no locks.
+        EnvironmentFailure: the file system has no locks.
+        OSError: the lock file cannot be opened.
     """
     import filelock
 
     guard: filelock.BaseFileLock = filelock.FileLock(path)
     holder = path.with_name(LOCK_FILES[1])
-    no_locks = OSError(errno.ENOLCK, "the file system has no locks", str(path))
+    no_locks = EnvironmentFailure(
+        f"{path}: the file system has no locks",
+        "Choose a folder on another file system with -o or --data-dir.",
+    )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that it goes over to a soft lock
+            # filelock warns before it goes over to a soft lock, which outlives a killed process
+            warnings.simplefilter("error", UserWarning)
             guard.acquire(timeout=0)
-        if isinstance(guard, filelock.SoftFileLock):  # it would outlive a process that is killed
-            guard.release()
-            raise no_locks
-    except NotImplementedError:
+    except (NotImplementedError, UserWarning):
         raise no_locks from None
     except filelock.Timeout:
-        if isinstance(guard, filelock.SoftFileLock):  # it takes a file that is there for a holder
-            raise no_locks from None
         who = "another process"
         with contextlib.suppress(OSError, ValueError):
             who = read_capped(holder, 200).decode("utf-8", "replace").strip() or who

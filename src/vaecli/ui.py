@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
 import os
@@ -29,28 +28,6 @@ SCHEMA_VERSION = 1
 def escape(text: str) -> str:
     """Make control characters and undecodable bytes visible, so that no name can draw."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def plain_streams() -> None:
-    """Let a stream that cannot show a character show an escape instead of failing.
-
-    On stdout a file name becomes its bytes instead, where names are bytes: a path printed there
-    opens again.
-    """
-    codecs.register_error("vaecli-path", _path_bytes)
-    on_stdout = "backslashreplace" if os.name == "nt" else "vaecli-path"
-    for stream, errors in ((sys.stdout, on_stdout), (sys.stderr, "backslashreplace")):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=errors)
-
-
-def _path_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What stands in the place of characters that a stream cannot encode."""
-    assert isinstance(error, UnicodeEncodeError)
-    try:
-        return os.fsencode(error.object[error.start : error.end]), error.end
-    except UnicodeError:  # no file name has such a character
-        return codecs.backslashreplace_errors(error)
 
 
 @dataclass
@@ -115,15 +92,13 @@ class Terminal:
 
     def data(self, text: str) -> None:
         """One line of data on stdout."""
-        if sys.stdout is not None and not self.silent:
-            with contextlib.suppress(ValueError):  # stdout was closed before we started
-                print(text, flush=True)
+        if not self.silent:
+            print(text, flush=True)
 
     def bytes(self, data: bytes) -> None:
         """Data that is no text, such as a PNG, on stdout."""
-        if sys.stdout is not None:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
     def object(self, value: Mapping[str, Any]) -> None:
         """One JSON object on stdout; NaN and infinity become null."""

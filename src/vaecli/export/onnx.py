@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -57,8 +58,11 @@ def encode(part: Part) -> bytes:
 
 def load(data: bytes) -> Runner:
     """The file in onnxruntime on the CPU."""
+    # or it leaves a device identifier and a database in the home; it is read on import
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # what older versions know, and Windows
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
