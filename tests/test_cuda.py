@@ -109,8 +109,10 @@ def test_settings_of_tf32_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["bernoulli", "gaussian", "logistic", "continuous-bernoulli"],
 )
 def test_metal_does_without_float64(
-    options: tuple[str, ...], vaecli: Vaecli, data_dir: Path
+    options: tuple[str, ...], vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # on a slow machine sums would be fetched after every step, and none would wait for another
+    monkeypatch.setattr(training, "REFRESH_SECONDS", 3600)
     data = ("--data-dir", data_dir)
     train(vaecli, data_dir, "cpu", "cpu", *options)
     judged = {}
