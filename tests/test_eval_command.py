@@ -133,8 +133,9 @@ def test_scores_per_image_average_to_the_loss(vaecli: Vaecli, trained: Path, suf
         rows = list(csv.DictReader(text.splitlines()))
     else:
         rows = [json.loads(line) for line in text.splitlines()]
-    assert list(rows[0])[:7] == ["index", "label", "loss", "distortion", "rate", "nll", "ess"]
-    assert list(rows[0])[7:] == [f"z{index}" for index in range(8)]
+    columns = ["index", "label", "class", "loss", "distortion", "rate", "nll", "ess"]
+    assert list(rows[0])[:8] == columns
+    assert list(rows[0])[8:] == [f"z{index}" for index in range(8)]
     assert [int(row["index"]) for row in rows] == list(range(130))
     assert len({row["label"] for row in rows}) == 10
     for name in ("loss", "distortion", "rate", "nll", "ess"):
