@@ -15,6 +15,7 @@ from command import peak_memory
 from conftest import REPOSITORY, Vaecli
 from vaecli import cli, weights
 from vaecli.config import ModelConfig
+from vaecli.limits import MAX_RUN_CONFIG_BYTES
 from vaecli.model import build
 
 CORPUS = REPOSITORY / "tests/corpus"
@@ -68,7 +69,7 @@ def arguments(file: Path, kind: str, model: Path, run: Path, data_dir: Path) -> 
         "images": ["reconstruct", file, "-m", model, "-o", "out.png"],
         "weights": ["sample", "-m", file, "-n", "1", "-o", "out.png"],
         "config": ["eval", "-m", run, *offline],
-        "manifest": ["train", "--resume", run, *offline],
+        "manifest": ["train", "--resume", run, "-q", *offline],
         "arrays": ["train", "--data", file, "--data-dir", "cache", *small],
         "latents": ["sample", "-m", model, "--latents", file, "-o", "out.npy"],
         "toml": ["train", "--config", file, "--data", "mnist", *offline, "--dry-run"],
@@ -113,3 +114,12 @@ def test_the_script_makes_all_but_what_was_found() -> None:
     folders = runpy.run_path(str(CORPUS / "make.py"))["FOLDERS"]
     made = {f"{folder}/{case[0]}" for folder, cases in folders.items() for case in cases()}
     assert made == {name for name in ROWS if not name.startswith("found/")}
+
+
+def test_a_configuration_of_too_many_bytes(run: Path, trained: Path, vaecli: Vaecli) -> None:
+    config = run / "config.json"
+    config.write_text(config.read_text() + " " * MAX_RUN_CONFIG_BYTES)
+    outcome = vaecli("eval", "-m", run)
+    shutil.copy(trained / "config.json", config)
+    assert outcome.code == 4
+    assert f"more than the limit of {MAX_RUN_CONFIG_BYTES:,}" in outcome.err

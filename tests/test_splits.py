@@ -74,14 +74,14 @@ def test_the_validation_split_counts_in_the_fingerprint(tmp_path: Path) -> None:
 
 
 def test_arrays_in_splits_by_their_pixels(tmp_path: Path) -> None:
-    flat = np.arange(12, dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
+    flat = np.arange(240, 252, dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
     np.savez(tmp_path / "a.npz", X_train=flat[:6], x_valid=flat[6:8], Test_x=flat[8:])
     dataset = load(tmp_path / "a.npz")
     assert dataset.validation is not None
     assert (levels(dataset.train), levels(dataset.validation), levels(dataset.test)) == (
-        [0, 1, 2, 3, 4, 5],
-        [6, 7],
-        [8, 9, 10, 11],
+        [240, 241, 242, 243, 244, 245],
+        [246, 247],
+        [248, 249, 250, 251],
     )
 
 
@@ -129,9 +129,9 @@ def test_no_training_images_is_exit_3(vaecli: Vaecli) -> None:
 
 
 def test_pictures_on_both_sides_are_counted(tmp_path: Path) -> None:
-    pictures(tmp_path / "d/train", 5, 10)
-    pictures(tmp_path / "d/test", 4, 13)  # 13 and 14 are there twice
-    pictures(tmp_path / "d/val", 3, 14)  # 14 is there twice
+    pictures(tmp_path / "d/train", 5, 100)
+    pictures(tmp_path / "d/test", 4, 103)  # 103 and 104 are there twice
+    pictures(tmp_path / "d/val", 3, 104)  # 104 is there twice
     for _ in range(2):  # from the files, and from the cache
         notes = load(tmp_path / "d").account.notes
         assert notes == (

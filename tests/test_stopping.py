@@ -259,7 +259,7 @@ def require_small_disks() -> None:
 def test_a_disk_too_small_is_refused_before_the_first_step(data_dir: Path) -> None:
     require_small_disks()
     command = shlex.join([*VAECLI, *SHORT, "--data-dir", str(data_dir)])
-    outcome = in_a_full_disk(f'{command} -o "$DISK/out"; echo "rc $?"; ls -A "$DISK/out/state"')
+    outcome = in_a_full_disk(f'{command} -q -o "$DISK/out"; echo "rc $?"; ls -A "$DISK/out/state"')
     assert "rc 5\n" in outcome.stdout, outcome
     assert "MB are needed" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
