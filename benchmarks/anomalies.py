@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vaecli import cli, data
+from vaecli.cli import app
+from vaecli.data import catalogue
 
 Bytes = NDArray[np.uint8]
 
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
     rng = np.random.Generator(np.random.PCG64(0))
-    digits = data.load("mnist", folder=options.data_dir).test.pixels[:, 0].numpy()
+    digits = catalogue.load("mnist", folder=options.data_dir).test.pixels[:, 0].numpy()
     letters = [letter("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[i % 26], 27 + i % 3) for i in range(33)]
     noise = rng.integers(0, 256, (34, 28, 28)).astype(np.uint8)
     images = np.concatenate([digits[:9900], noise, np.stack(letters), 255 - digits[9900:9933]])
@@ -66,7 +67,7 @@ def main() -> None:
             write_idx(folder / f"MNIST/raw/{prefix}-labels-idx1-ubyte.gz", kinds[order])
         arguments = ["eval", "-q", "-m", options.run, "-d", "mnist", "--split", "test"]
         arguments += ["--data-dir", folder, "--no-download", "--per-image", scores]
-        if code := cli.run([str(argument) for argument in arguments]):
+        if code := app.run([str(argument) for argument in arguments]):
             raise SystemExit(code)
         rows = list(csv.DictReader(scores.read_text().splitlines()))
     losses = np.array([float(row["loss"]) for row in rows])

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from sheet import write_sheet
 
 import vaecli
-from vaecli import training
-from vaecli.generation import reconstruct, sample
-from vaecli.loaded import load_model
-from vaecli.metrics import EpochMetrics
-from vaecli.protocol import bits_per_dim
+from vaecli.evaluation.generation import reconstruct, sample
+from vaecli.evaluation.meaning import bits_per_dim
+from vaecli.runs.load import load_model
+from vaecli.runs.metrics import EpochMetrics
+from vaecli.training import loop
 
 SIDE, TEST, LATENTS = 32, 2000, 64
 Array = NDArray[np.float64]
@@ -93,7 +93,7 @@ def train(folder: Path, arch: str, epochs: int) -> list[EpochMetrics]:
     settings = {"arch": arch, "epochs": epochs, "latent_dim": LATENTS, "data_dir": folder}
     data, output = str(folder / "colour.npz"), folder / f"{arch}-{epochs}"
     events = vaecli.train(data, output=output, device="cpu", **settings)
-    return list(next(event.metrics for event in events if isinstance(event, training.Finished)))
+    return list(next(event.metrics for event in events if isinstance(event, loop.Finished)))
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from vaecli import api, training
+from vaecli import api
+from vaecli.training import loop as training
 
 
 def main(data_dir: Path, epochs: int) -> None:

@@ -56,7 +56,7 @@ def train(folder: Path, threads: int, device: str, **settings: Any) -> Iterator[
     import torch
 
     import vaecli
-    from vaecli.training import EpochEnd
+    from vaecli.training.loop import EpochEnd
 
     torch.set_num_threads(threads)
     # waiting for its turn makes an epoch look long enough to be committed after; the disk is left

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vaecli import planning, sources, training
-from vaecli.data import own
 from vaecli.data.origin import Options
+from vaecli.data.own import prepare as own
+from vaecli.training import loop, planning, provenance
 
 SIZE = 64
 
@@ -62,10 +62,12 @@ def torchvision_pass(folder: Path) -> float:
 def epoch_seconds(data: str, cache: Path, output: Path) -> float:
     """Median training time of an epoch without its test pass."""
     given = {"data": data, "epochs": 3, "hidden": (64,)}
-    plan = planning.plan(planning.Request(given=given, output=output), sources.Source(cache))
+    plan = planning.plan(
+        planning.Request(given=given, output=output), provenance.DatasetLoader(cache)
+    )
     with plan.opened() as run:
-        events = list(training.train(run, plan.dataset))
-    rows = [event.metrics for event in events if isinstance(event, training.EpochEnd)]
+        events = list(loop.train(run, plan.dataset))
+    rows = [event.metrics for event in events if isinstance(event, loop.EpochEnd)]
     return statistics.median(len(plan.dataset.train) / row.images_per_second for row in rows)
 
 

@@ -28,9 +28,11 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from vaecli import capture, cli, stepping, training
-from vaecli.data import store
-from vaecli.signals import stop_flag
+from vaecli.cli import app
+from vaecli.data.own import store
+from vaecli.system.signals import stop_flag
+from vaecli.training import cuda_graph, loop
+from vaecli.training import step as stepping
 
 DOUBLE = bool(os.environ.get("PROOF_DOUBLE"))
 BATCH, FULL_STEPS = (32, 5) if DOUBLE else (128, 46)
@@ -83,7 +85,7 @@ class Proof:
         """Exit code and stdout of a command."""
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            code = cli.run([*map(str, words), "--device", device, "-q"])
+            code = app.run([*map(str, words), "--device", device, "-q"])
         return code, out.getvalue()
 
     def train(self, out: str, *options: object, device: str = "cuda") -> int:
@@ -119,9 +121,9 @@ def put(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 def counting(proof: Proof) -> Callable[..., Callable[[], None]]:
     """`CudaGraphs.record` that counts."""
-    record = capture.CudaGraphs.record
+    record = cuda_graph.CudaGraphs.record
 
-    def counted(self: capture.CudaGraphs, step: Callable[[], None]) -> Callable[[], None]:
+    def counted(self: cuda_graph.CudaGraphs, step: Callable[[], None]) -> Callable[[], None]:
         replay = record(self, step)
         proof.counts["recorded"] += 1
 
@@ -165,7 +167,7 @@ def prove_training(proof: Proof) -> None:
     for options in VARIANTS:
         proof.counts.update(recorded=0, replayed=0)
         code = proof.train("x", "--epochs", 1, *options.split())
-        holds = code == 0 and proof.counts["replayed"] >= FULL_STEPS - capture.WARM_UP - 1
+        holds = code == 0 and proof.counts["replayed"] >= FULL_STEPS - cuda_graph.WARM_UP - 1
         proof.check(f"train {options}", holds and proof.counts["recorded"] == 1, proof.counts)
 
 
@@ -180,16 +182,16 @@ def prove_evaluation(proof: Proof) -> None:
 
 def prove_continuation(proof: Proof) -> None:
     """Stopped early, and before the short last batch; then continued to the same bytes."""
-    steps = training._Loop.steps
+    steps = loop._Loop.steps
     for last in (3 if DOUBLE else 10, FULL_STEPS):
 
-        def stopping(self: training._Loop, last: int = last) -> Iterator[None]:
+        def stopping(self: loop._Loop, last: int = last) -> Iterator[None]:
             for count, step in enumerate(steps(self), start=1):
                 if count == last:
                     stop_flag.received = signal.SIGINT
                 yield step
 
-        with put(training._Loop, "steps", stopping):
+        with put(loop._Loop, "steps", stopping):
             code = proof.train("stopped", "--epochs", 2)
         stop_flag.received = None
         proof.run("train", "--resume", proof.folder / "stopped", *proof.cache)
@@ -267,7 +269,7 @@ def main() -> int:
             seen = stack.enter_context(importlib.import_module("doubles.cuda").double(devices=2))
         print(torch.__version__, torch.cuda.get_device_name(), flush=True)
         proof = Proof(folder)
-        stack.enter_context(put(capture.CudaGraphs, "record", counting(proof)))
+        stack.enter_context(put(cuda_graph.CudaGraphs, "record", counting(proof)))
         stack.enter_context(put(stepping.Stepper, "_fit_batch", strict()))
         prove_training(proof)
         prove_evaluation(proof)

@@ -13,12 +13,13 @@ import torch
 from sheet import write_sheet
 
 import vaecli
-from vaecli import data, training
-from vaecli.evaluation import evaluate
-from vaecli.generation import reconstruct, sample
-from vaecli.likelihood import LIKELIHOODS, learned_scale
-from vaecli.loaded import load_model
-from vaecli.protocol import bits_per_dim
+from vaecli.data import catalogue
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.evaluation.generation import reconstruct, sample
+from vaecli.evaluation.meaning import bits_per_dim
+from vaecli.model.likelihoods import LIKELIHOODS, learned_scale
+from vaecli.runs.load import load_model
+from vaecli.training import loop
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("docs/images/likelihoods.png"))
     options = parser.parse_args()
-    test = data.load("mnist", folder=options.data_dir).test
+    test = catalogue.load("mnist", folder=options.data_dir).test
     shown = test.pixels[:12]
     rows = {"test images": shown}
     print("| likelihood | test loss | distortion | rate | black image | white image | scale |")
@@ -43,13 +44,13 @@ def main() -> None:
                 epochs=options.epochs,
                 device="cpu",
             )
-            last = next(event for event in events if isinstance(event, training.Drawn))
+            last = next(event for event in events if isinstance(event, loop.Drawn))
             model = load_model(str(last.files[0].parent)).model
             result = evaluate(model, test, seed=0)
             rows[f"{name}: again"] = reconstruct(model, shown)
             rows["samples" + " " * len(rows)] = sample(model, len(shown), seed=0)
             extremes = torch.stack([torch.zeros(1, 28, 28), torch.full((1, 28, 28), 255.0)]).byte()
-            black, white = evaluate(model, data.Images(extremes), seed=0).losses.tolist()
+            black, white = evaluate(model, catalogue.Images(extremes), seed=0).losses.tolist()
             log_scale = model.decoder.log_scale
             scale = "" if log_scale is None else f"{float(learned_scale(log_scale).detach()):.4f}"
             if LIKELIHOODS[name].levels:

@@ -21,10 +21,10 @@ from typing import get_args
 
 import torch
 
-from vaecli import config, export
-from vaecli.export import html, onnx, pt2
-from vaecli.generation import mean_image
-from vaecli.model import VAE, build
+from vaecli import config
+from vaecli.evaluation.generation import mean_image
+from vaecli.export import html, onnx, parts, pt2
+from vaecli.model.vae import VAE, build
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import browser
@@ -49,8 +49,8 @@ def models() -> Iterator[tuple[str, VAE]]:
 
 def in_parts(model: VAE, kind: object) -> float:
     return max(
-        export.difference(part, kind.load(kind.encode(part)))  # type: ignore[attr-defined]
-        for part in export.split(model)
+        parts.difference(part, kind.load(kind.encode(part)))  # type: ignore[attr-defined]
+        for part in parts.split(model)
     )
 
 
@@ -85,7 +85,7 @@ def main() -> None:
         folder = Path(temporary)
         for name, model in models():
             values = [in_parts(model, onnx), in_parts(model, pt2)]
-            values.append(export.half_difference(model, export.round_to_half(model)))
+            values.append(parts.half_difference(model, parts.round_to_half(model)))
             row = " | ".join(f"{value:.1e}" for value in values)
             if browser.CHROMIUM is not None:
                 with browser.chromium(folder / "profile") as page:

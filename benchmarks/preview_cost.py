@@ -24,9 +24,9 @@ def child(report: str, arguments: list[str]) -> None:
     """Train with every door to the panel timed."""
     import time
 
-    from vaecli import cli
-    from vaecli.commands import preview
-    from vaecli.training_view import LiveTrainingView
+    from vaecli.cli import app
+    from vaecli.terminal import preview
+    from vaecli.terminal.progress import LiveTrainingView
 
     spent = {"panel": 0.0, "training": 0.0}
 
@@ -61,7 +61,7 @@ def child(report: str, arguments: list[str]) -> None:
         spent["training"] = time.process_time() - began
 
     LiveTrainingView.epoch = epoch  # type: ignore[method-assign]
-    cli.run(arguments)
+    app.run(arguments)
     Path(report).write_text(json.dumps(spent))
 
 

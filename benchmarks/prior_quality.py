@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vaecli import data, generation, latent_space, mixture
+from vaecli.data import catalogue
 from vaecli.data.dataset import Images, as_float
-from vaecli.loaded import load_model
+from vaecli.evaluation import generation, latent_space, mixture
+from vaecli.runs.load import load_model
 
 
 def train_classifier(images: Images, epochs: int = 2, seed: int = 0) -> nn.Module:
@@ -81,7 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
     loaded = load_model(arguments.model)
     assert loaded.run is not None
-    sets = data.load(
+    sets = catalogue.load(
         loaded.run.config.data.name, folder=arguments.data_dir, download=False, report=print
     )
     model, count, seed = loaded.model, arguments.n, loaded.seed(None)

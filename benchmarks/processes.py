@@ -150,7 +150,7 @@ def answer_with_steps() -> None:
     """Time optimizer steps of the cases asked for on stdin."""
     import torch
 
-    from vaecli import processes
+    from vaecli.system import processes
 
     group = processes.join(torch.device("cpu"))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -175,8 +175,8 @@ def endless(folder: Path, hidden: str, batch: int, group: Any) -> Any:
 
     from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
     from vaecli.data.dataset import Dataset, Images
-    from vaecli.run import Run
-    from vaecli.training import _Loop
+    from vaecli.runs.directory import Run
+    from vaecli.training.loop import _Loop
 
     drawn = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (8192, 1, 28, 28), dtype=torch.uint8, generator=drawn)
@@ -243,10 +243,11 @@ def answer_with_results(data_dir: Path, epochs: int, limit: int | None) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from vaecli import processes, training
     from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-    from vaecli.data import load
-    from vaecli.run import Run
+    from vaecli.data.catalogue import load
+    from vaecli.runs.directory import Run
+    from vaecli.system import processes
+    from vaecli.training import loop as training
 
     group = processes.join(torch.device("cpu"))
     torch.set_num_threads(1)

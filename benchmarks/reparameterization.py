@@ -19,12 +19,14 @@ from sheet import write_sheet
 from torch import Tensor
 
 import vaecli
-from vaecli import data, model, training
+from vaecli.data import catalogue
 from vaecli.data.dataset import Images
-from vaecli.evaluation import evaluate
-from vaecli.generation import reconstruct, sample
-from vaecli.loaded import load_model
-from vaecli.model import VAE
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.evaluation.generation import reconstruct, sample
+from vaecli.model import vae as model
+from vaecli.model.vae import VAE
+from vaecli.runs.load import load_model
+from vaecli.training import loop
 
 
 def slip(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ def train(folder: Path, options: argparse.Namespace) -> VAE:
         "mnist", data_dir=options.data_dir, output=folder, epochs=options.epochs, device="cpu"
     )
     for event in events:
-        if isinstance(event, training.Finished):
+        if isinstance(event, loop.Finished):
             break
     return load_model(str(folder)).model
 
@@ -71,7 +73,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--output", type=Path, default=Path("docs/images/reparameterization.png"))
     options = parser.parse_args()
-    test = data.load("mnist", folder=options.data_dir).test
+    test = catalogue.load("mnist", folder=options.data_dir).test
     print("| trained and judged with | loss | distortion | rate | NLL, 1,000 images | ESS |")
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:

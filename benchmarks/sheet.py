@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from vaecli.pictures import make_grid
+from vaecli.pictures.grid import make_grid
 
 MARGIN = 200
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from vaecli import data
+from vaecli.data import catalogue
 from vaecli.data.dataset import as_float
-from vaecli.evaluation import batches, evaluate
-from vaecli.loaded import load_model
-from vaecli.loss import elbo_terms
-from vaecli.model import reparameterize
+from vaecli.evaluation.evaluate import batches, evaluate
+from vaecli.model.bounds import elbo_terms
+from vaecli.model.vae import reparameterize
 from vaecli.noise import NormalNoise
+from vaecli.runs.load import load_model
 
 
 @torch.inference_mode()
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
-    dataset = data.load("mnist", folder=options.data_dir)
+    dataset = catalogue.load("mnist", folder=options.data_dir)
     model = load_model(str(options.run)).model
     test = evaluate(model, dataset.test, seed=0)
     train = evaluate(model, dataset.train, seed=0)

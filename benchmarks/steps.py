@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from vaecli.precision import cpu_has_bf16
+    from vaecli.model.precision import cpu_has_bf16
 
     torch.set_num_threads(options.threads)
     result = {"threads": options.threads, "torch": torch.__version__}
@@ -54,9 +54,9 @@ def profile(precision: str, steps: int) -> dict[str, float]:
 
     from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
     from vaecli.data.dataset import Dataset, Images
-    from vaecli.processes import ALONE
-    from vaecli.run import Run
-    from vaecli.training import _Loop
+    from vaecli.runs.directory import Run
+    from vaecli.system.processes import ONE_PROCESS
+    from vaecli.training.loop import _Loop
 
     batch, warm_up = 128, 50
     pixels = torch.randint(0, 256, (batch * (steps + warm_up), 1, 28, 28), dtype=torch.uint8)
@@ -69,7 +69,7 @@ def profile(precision: str, steps: int) -> dict[str, float]:
     )
     with tempfile.TemporaryDirectory() as folder:
         run, cpu = Run(Path(folder), config), torch.device("cpu")
-        loop = _Loop(run, dataset, cpu, None, ALONE, torch.float32)
+        loop = _Loop(run, dataset, cpu, None, ONE_PROCESS, torch.float32)
         todo = loop.steps()
         for _ in range(warm_up):
             next(todo)

@@ -119,19 +119,19 @@ def shapes(count: int) -> Any:
 def fit(settings: dict[str, Any], folder: Path) -> float:
     """Held-out loss after the last epoch, nats per image."""
     import vaecli
-    from vaecli import training
+    from vaecli.training import loop
 
     settings = dict(settings)
     name = settings.pop("data", "mnist")
     source = folder / "shapes.npy" if name == "shapes" else name
-    training.ADAM_BETAS = (0.9, settings.pop("beta2"))
-    training.WARMUP_FRACTION = settings.pop("warmup")
+    loop.ADAM_BETAS = (0.9, settings.pop("beta2"))
+    loop.WARMUP_FRACTION = settings.pop("warmup")
     with tempfile.TemporaryDirectory() as name:
         events = vaecli.train(
             str(source), data_dir=folder, output=Path(name) / "run", device="cpu", **settings
         )
         for event in events:
-            if isinstance(event, training.Finished):
+            if isinstance(event, loop.Finished):
                 events.close()  # no pictures are needed
                 return float(event.metrics[-1].test_loss)
     raise AssertionError("training did not finish")

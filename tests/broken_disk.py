@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vaecli import files
+from vaecli.system import files
 
 CALLS = tuple(name for name in vars(files.OperatingSystem) if not name.startswith("_"))
 

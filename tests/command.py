@@ -1,6 +1,6 @@
 """What holds for every vaecli a test starts: no traceback, no bug report, documented exit codes.
 
-conftest.py puts `checked` around `cli.run` and `CheckedPopen` in the place of
+conftest.py puts `checked` around `app.run` and `CheckedPopen` in the place of
 `subprocess.Popen`, so that no test can call vaecli past them.
 """
 
@@ -45,7 +45,7 @@ def judge(arguments: Sequence[object], code: int | None, said: str) -> None:
 
 
 def checked(run: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """`cli.run` with these checks, of what it writes to stderr too."""
+    """`app.run` with these checks, of what it writes to stderr too."""
 
     def call(arguments: list[str]) -> int:
         if sys.stderr is None:

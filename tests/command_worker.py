@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from vaecli import cli, launch, processes
-from vaecli.data import own, store
+from vaecli.cli import app
 from vaecli.data.mapped import _Stretch
+from vaecli.data.own import prepare, store
+from vaecli.system import processes, torchrun
 
 
 def main(folder: Path, seconds: float, arguments: list[str]) -> int:
@@ -26,7 +27,7 @@ def main(folder: Path, seconds: float, arguments: list[str]) -> int:
         arguments: the command line.
     """
     seen = {"prepared": 0, "read": 0}
-    make, read = own._make, _Stretch.read
+    make, read = prepare._make, _Stretch.read
 
     def counted_make(*of: Any) -> None:
         seen["prepared"] += 1
@@ -38,14 +39,14 @@ def main(folder: Path, seconds: float, arguments: list[str]) -> int:
 
     impatient = functools.partial(processes.join, timeout=timedelta(seconds=seconds))
     for owner, name, instead in (
-        (own, "_make", counted_make),
+        (prepare, "_make", counted_make),
         (_Stretch, "read", counted_read),
         (store, "memory_for_images", lambda: 0),  # so that all images are mapped
         (processes, "join", impatient),
     ):
         setattr(owner, name, instead)
-    status = cli.run(arguments)
-    (folder / f"{launch.rank()}.json").write_text(json.dumps(seen))
+    status = app.run(arguments)
+    (folder / f"{torchrun.rank()}.json").write_text(json.dumps(seen))
     return status
 
 

@@ -23,14 +23,15 @@ import typer
 from numpy.typing import NDArray
 
 import command
-from vaecli import cli, plots
-from vaecli.data import digits
+from vaecli.cli import app
+from vaecli.data.named import digits
+from vaecli.pictures import plots
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # a process builds its commands once; so do these tests, which are one process
 typer.main.get_command = functools.cache(typer.main.get_command)
-cli.run = command.checked(cli.run)  # type: ignore[assignment]
+app.run = command.checked(app.run)  # type: ignore[assignment]
 subprocess.Popen = command.CheckedPopen  # type: ignore[misc]
 
 REAL_FIGURES = {"curves": plots.curves, "latents": plots.latents}
@@ -114,7 +115,7 @@ def vaecli(capfd: pytest.CaptureFixture[str]) -> Vaecli:
     def call(*arguments: object) -> Outcome:
         capfd.readouterr()
         threads = torch.get_num_threads()
-        code = cli.run([str(argument) for argument in arguments])
+        code = app.run([str(argument) for argument in arguments])
         torch.set_num_threads(threads)
         out, err = capfd.readouterr()
         return Outcome(code, out, err)
@@ -154,7 +155,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """A finished run of two epochs; read it, never write to it."""
     path = tmp_path_factory.mktemp("trained") / "run"
     arguments = [*TRAIN, "--epochs", "2", "--data-dir", str(data_dir), "-o", str(path), "-q"]
-    assert cli.run(arguments) == 0
+    assert app.run(arguments) == 0
     return path
 
 

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from test_training import DATASET, make_run
-from vaecli import processes, training
 from vaecli.errors import DataError
-from vaecli.events import Finished, Started
-from vaecli.run import Run
+from vaecli.runs.directory import Run
+from vaecli.system import processes
+from vaecli.training import loop
+from vaecli.training.events import Finished, Started
 
 CASES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "double": (torch.float64, {"epochs": 3}),
@@ -26,7 +27,7 @@ CASES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
 }
 
 
-def train(folder: Path, group: processes.Alone) -> None:
+def train(folder: Path, group: processes.Processes) -> None:
     """Train every case into its own run under `folder`."""
     for name, (dtype, settings) in CASES.items():
         path = folder / name
@@ -34,7 +35,7 @@ def train(folder: Path, group: processes.Alone) -> None:
             make_run(path, **settings)
         config = make_run(folder / f"config-{name}-{group.rank}", **settings).config
         run = Run(path, config)
-        events = training.train(run, DATASET, processes=group, dtype=dtype)
+        events = loop.train(run, DATASET, processes=group, dtype=dtype)
         for event in events:
             if isinstance(event, Finished) and group.first:
                 rows = [[row.train_loss, row.test_loss] for row in event.metrics]
@@ -46,7 +47,7 @@ def train(folder: Path, group: processes.Alone) -> None:
         save_file(kept, folder / f"{name}-{group.rank}.safetensors")
 
 
-def share_an_error(folder: Path, group: processes.Alone) -> None:
+def share_an_error(folder: Path, group: processes.Processes) -> None:
     """Keep what this process hears of an error that only the second one meets."""
     heard = None
     try:

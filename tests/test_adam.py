@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vaecli.adam import Adam
+from vaecli.training.optimizer import Adam
 
 
 def test_the_same_as_torch_optim() -> None:

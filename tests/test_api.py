@@ -9,7 +9,7 @@ import torch
 import vaecli
 from test_layers import modules_after
 from vaecli.errors import DataError, ModelError, UsageError
-from vaecli.events import EpochEnd, Event, Finished, Started
+from vaecli.training.events import EpochEnd, Event, Finished, Started
 
 
 def test_importing_the_package_is_light() -> None:

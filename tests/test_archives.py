@@ -21,12 +21,12 @@ import pytest
 from PIL import Image
 
 from conftest import Vaecli
-from vaecli.data import archives, own
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.layout import HIDDEN
 from vaecli.data.origin import Options
+from vaecli.data.own import archives, prepare
 from vaecli.errors import DataError, ExitCode
-from vaecli.listeners import nobody
+from vaecli.system.callbacks import no_report
 
 KINDS = [".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2"]
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -76,13 +76,13 @@ def make(path: Path, contents: dict[str, bytes], *, first: tuple[str, ...] = ())
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[[Path], Dataset]:
     def call(path: Path) -> Dataset:
-        return own.load(path, Options(), data_dir=tmp_path / "cache")
+        return prepare.load(path, Options(), data_dir=tmp_path / "cache")
 
     return call
 
 
 def unpack(path: Path, cache: Path) -> archives.Unpacked:
-    return archives.unpack(path, cache, nobody, None)
+    return archives.unpack(path, cache, no_report, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from conftest import Vaecli
-from vaecli.data import own
 from vaecli.data.dataset import Dataset, Images, join
 from vaecli.data.origin import Options
+from vaecli.data.own import prepare
 from vaecli.errors import DataError, ExitCode
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -27,7 +27,7 @@ COLOUR = RNG.integers(0, 256, (40, 3, 6, 5), dtype=np.uint8)
 
 
 def load(path: Path, **options: object) -> Dataset:
-    return own.load(path, Options(), data_dir=path.parent / "cache", **options)  # type: ignore[arg-type]
+    return prepare.load(path, Options(), data_dir=path.parent / "cache", **options)  # type: ignore[arg-type]
 
 
 def everything(dataset: Dataset) -> Images:

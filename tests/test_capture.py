@@ -12,7 +12,7 @@ from torch import Tensor
 
 from test_resume import state
 from test_training import DATASET, finish, make_run
-from vaecli.capture import WARM_UP, Replayed, recorder
+from vaecli.training.cuda_graph import WARM_UP, Replayed, recorder
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -81,7 +81,7 @@ def test_training_from_a_record_is_the_same(
     eager = make_run(tmp_path / "eager", epochs=3, batch_size=30, **settings)
     assert len(DATASET.train) % 30
     finish(eager)
-    monkeypatch.setattr("vaecli.stepping.recorder", lambda device: tape)
+    monkeypatch.setattr("vaecli.training.step.recorder", lambda device: tape)
     taped = make_run(tmp_path / "taped", epochs=3, batch_size=30, **settings)
     finish(taped)
     expected = state(eager)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vaecli.checkpoint import Checkpoints
 from vaecli.errors import ModelError
-from vaecli.run import MANIFEST
+from vaecli.runs.directory import MANIFEST
+from vaecli.training.checkpoint import Checkpoints
 
 SHAPES = {"a": (torch.float32, (3,))}
 

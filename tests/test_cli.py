@@ -13,8 +13,9 @@ import pytest
 
 from command import bug_expected
 from conftest import TRAIN, Vaecli
-from vaecli import __version__, cli
-from vaecli.commands.config_file import SHORT_VARIABLES
+from vaecli import __version__
+from vaecli.cli import app
+from vaecli.cli.config_file import SHORT_VARIABLES
 from vaecli.errors import ExitCode
 
 pytestmark = pytest.mark.usefixtures("_in_cache", "quick_figures")
@@ -192,7 +193,7 @@ def test_help_has_a_panel_for_every_option_and_room_for_more(
 def test_every_variable_is_named_after_its_option() -> None:
     import typer
 
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app.app)
     for command in group.commands.values():  # type: ignore[attr-defined]
         for parameter in command.params:
             if parameter.param_type_name == "option" and parameter.name != "help":
@@ -343,7 +344,7 @@ def test_a_bug_asks_for_a_report(vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
     def explode(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("vaecli.loaded.load_model", explode)
+    monkeypatch.setattr("vaecli.runs.load.load_model", explode)
     with bug_expected("ZeroDivisionError: oh"):
         outcome = vaecli("eval")
         shown = vaecli("eval", "--debug")

@@ -24,9 +24,13 @@ import typer
 
 from conftest import REPOSITORY, Vaecli
 from pages import PAGES, blocks, other_blocks, prose
-from vaecli import cli, data, loaded, planning, precision, run
+from vaecli.cli import app
+from vaecli.data import catalogue
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import ModelError
+from vaecli.model import precision
+from vaecli.runs import directory, load
+from vaecli.training import planning
 
 PROGRAMS = ("vaecli", "python", "pytest", "torchrun")
 FAMILIAR = {"cat", "file", "head", "sort"}
@@ -90,7 +94,7 @@ def mistake(words: list[str], vaecli: Vaecli) -> str | None:
 
 def mistake_of_vaecli(arguments: list[str], vaecli: Vaecli) -> str | None:
     if arguments[0].startswith("-"):  # --install-completion would change this machine
-        known = {name for option in typer.main.get_command(cli.app).params for name in option.opts}
+        known = {name for option in typer.main.get_command(app.app).params for name in option.opts}
         return None if arguments[0] in {*known, "--help"} else "no such option"
     outcome = vaecli(*arguments, *(["--dry-run"] if arguments[0] == "train" else []))
     return None if outcome.code == 0 or REACHED in outcome.err else outcome.err
@@ -132,7 +136,7 @@ def mistake_of_pytest(arguments: list[str]) -> str | None:
 
 def small(name: str, **_: Any) -> Dataset:
     """What stands for any set: four images of its shape."""
-    assert name in (data.AUTO, *data.NAMES, *ANYONES), f"--data {name}"
+    assert name in (catalogue.AUTO, *catalogue.NAMES, *ANYONES), f"--data {name}"
     shape = (3, 32, 32) if name in {"cifar10", *ANYONES} else (1, 28, 28)
     pixels = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
     images = Images(torch.from_numpy(pixels), None)
@@ -147,11 +151,11 @@ def stop(*_: object, **__: object) -> NoReturn:
 def test_every_command_is_one_its_program_takes(
     page: Path, vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded, "load_model", stop)
+    monkeypatch.setattr(load, "load_model", stop)
     monkeypatch.setattr(planning, "load_model", stop)
-    monkeypatch.setattr(run, "open_run", stop)
+    monkeypatch.setattr(directory, "open_run", stop)
     monkeypatch.setattr(planning, "latest_unfinished", stop)
-    monkeypatch.setattr(data, "load", small)
+    monkeypatch.setattr(catalogue, "load", small)
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)  # on any machine
     for line in lines(page):
         for words in filter(None, commands(line)):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from test_layers import modules_after
-from vaecli import data
-from vaecli.commands import completion
+from vaecli.cli import completion
+from vaecli.data import catalogue
 
 
 def completed(line: str, shell: str = "bash") -> list[str]:
@@ -69,7 +69,7 @@ def test_bash_is_told(line: str, answer: list[str]) -> None:
 
 
 def test_the_names_are_those_of_the_data_sets() -> None:
-    assert {*completion.DATA_NAMES} == {data.AUTO, *data.NAMES}
+    assert {*completion.DATA_NAMES} == {catalogue.AUTO, *catalogue.NAMES}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

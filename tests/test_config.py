@@ -13,7 +13,7 @@ from vaecli.config import (
     from_json,
     to_json,
 )
-from vaecli.strict_json import canonical_json, parse_json
+from vaecli.system.strict_json import canonical_json, parse_json
 
 MODEL = ModelConfig(image_shape=(1, 28, 28))
 RUN = RunConfig(

@@ -15,14 +15,15 @@ from torch.nn import functional
 from conftest import Vaecli
 from test_export import needs_onnx
 from vaecli import config as settings_of
-from vaecli import convolution, export, run, weights
 from vaecli.config import Likelihood, ModelConfig, from_json, to_json
-from vaecli.convolution import Enlarge, Residual, Stage, stages
 from vaecli.data.dataset import Images
 from vaecli.errors import ExitCode
-from vaecli.evaluation import evaluate
-from vaecli.export import html, onnx, pt2
-from vaecli.model import ACTIVATIONS, VAE, build
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.export import html, onnx, parts, pt2
+from vaecli.model import convolution
+from vaecli.model.convolution import Enlarge, Residual, Stage, stages
+from vaecli.model.vae import ACTIVATIONS, VAE, build
+from vaecli.runs import directory, weights
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -47,8 +48,8 @@ def lively(config: ModelConfig) -> VAE:
 @pytest.mark.timeout(300)  # the first use imports the exporter
 def test_onnx_computes_what_the_model_does() -> None:
     model = lively(conv((3, 17, 40), latent_dim=3, likelihood="logistic", activation="silu"))
-    for part in export.split(model):
-        assert export.difference(part, onnx.load(onnx.encode(part))) < 1e-5
+    for part in parts.split(model):
+        assert parts.difference(part, onnx.load(onnx.encode(part))) < 1e-5
 
 
 @pytest.mark.parametrize("likelihood", get_args(Likelihood))
@@ -174,7 +175,7 @@ def test_colour_gets_a_likelihood_that_is_said_and_recorded(vaecli: Vaecli) -> N
         assert outcome.code == 0, outcome.err
         assert ("taking --likelihood logistic" in outcome.err) == said, arguments
         path = Path(outcome.out.strip())
-        assert run.open_run(path).config.model.likelihood == chosen
+        assert directory.open_run(path).config.model.likelihood == chosen
         assert weights.read_model(path / "model.safetensors").config.likelihood == chosen
 
 
@@ -221,8 +222,8 @@ def test_every_shape_trains_two_steps_exports_and_reloads(
     model = weights.read_model(Path("run/model.safetensors"))
     border = model.config.border
     assert model.config == conv(shape, latent_dim=latent_dim, likelihood=likelihood, border=border)
-    for part in export.split(model):
-        assert export.difference(part, pt2.load(pt2.encode(part))) < 1e-5
+    for part in parts.split(model):
+        assert parts.difference(part, pt2.load(pt2.encode(part))) < 1e-5
     assert html.render(model, title="a").difference < 0.05
     judged = vaecli("eval", "-m", "run", "--json", "--data-dir", "cache")
     with open("run/metrics.csv") as file:

@@ -13,10 +13,11 @@ import pytest
 
 from command import peak_memory
 from conftest import REPOSITORY, Vaecli
-from vaecli import cli, weights
+from vaecli.cli import app
 from vaecli.config import ModelConfig
-from vaecli.limits import MAX_RUN_CONFIG_BYTES
-from vaecli.model import build
+from vaecli.model.vae import build
+from vaecli.runs import weights
+from vaecli.system.limits import MAX_RUN_CONFIG_BYTES
 
 CORPUS = REPOSITORY / "tests/corpus"
 with (CORPUS / "expected.csv").open(newline="") as _file:
@@ -53,7 +54,7 @@ def _warm(model: Path, run: Path, data_dir: Path, tmp_path_factory: pytest.TempP
         ["train", "--data", folder / "good.npy", "--data-dir", folder, "--dry-run"],
         ["train", "--resume", run, "--data-dir", data_dir, "--no-download"],
     ):
-        assert cli.run([str(word) for word in [*words, "-q"]]) == 0
+        assert app.run([str(word) for word in [*words, "-q"]]) == 0
 
 
 def arguments(file: Path, kind: str, model: Path, run: Path, data_dir: Path) -> list[object]:

@@ -19,11 +19,13 @@ import pytest
 from broken_disk import CALLS, BreakingSystem, PowerLoss, RecordingSystem, disk
 from command import bug_expected
 from test_training import DATASET
-from vaecli import cli, files, planning, sources, training
-from vaecli.checkpoint import Checkpoints
+from vaecli.cli import app
 from vaecli.data.dataset import Dataset
 from vaecli.errors import ExitCode
-from vaecli.run import MANIFEST, METRICS, OWN_FILES, STATE, WEIGHTS, open_run
+from vaecli.runs.directory import MANIFEST, METRICS, OWN_FILES, STATE, WEIGHTS, open_run
+from vaecli.system import files
+from vaecli.training import loop, planning, provenance
+from vaecli.training.checkpoint import Checkpoints
 
 FEWEST_POINTS = 60
 GIVEN = {"hidden": (4,), "latent_dim": 2, "batch_size": 16, "epochs": 2, "patience": 2}
@@ -39,7 +41,7 @@ names_synced = pytest.mark.skipif(
 )
 
 
-class Memory(sources.Source):
+class Memory(provenance.DatasetLoader):
     """Images that are there already."""
 
     def load(self, name: str, *others: object, **settings: object) -> Dataset:
@@ -49,8 +51,8 @@ class Memory(sources.Source):
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
     """A commit after each epoch."""
-    monkeypatch.setattr(training, "COMMIT_EVERY", 0)
-    monkeypatch.setattr("vaecli.data.NAMES", (DATASET.name,))
+    monkeypatch.setattr(loop, "COMMIT_EVERY", 0)
+    monkeypatch.setattr("vaecli.data.catalogue.NAMES", (DATASET.name,))
 
 
 def train(output: Path) -> None:
@@ -58,15 +60,15 @@ def train(output: Path) -> None:
     plan = planning.plan(planning.Request(GIVEN, output=output), Memory())
     if plan.status != "finished":
         with plan.opened() as target:
-            for _ in training.train(target, plan.dataset):
+            for _ in loop.train(target, plan.dataset):
                 pass
 
 
 def train_at_the_boundary(output: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """The same behind the exception boundary of the command line; its exit code."""
-    monkeypatch.setattr(cli, "app", lambda arguments, **options: train(output))
+    monkeypatch.setattr(app, "app", lambda arguments, **options: train(output))
     with bug_expected("unexpected Killed"):  # a death that only this process survives
-        return cli.run([])
+        return app.run([])
 
 
 def result(run: Path) -> tuple[str, list[list[str]]]:

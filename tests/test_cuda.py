@@ -19,13 +19,14 @@ from conftest import REPOSITORY, TRAIN, Vaecli
 from doubles.cuda import NoFloat64, double
 from test_resume import state
 from test_training import DATASET, finish, make_run
-from vaecli import capture, launch, training
-from vaecli.data import store
-from vaecli.device import resolve
+from vaecli.data.own import store
 from vaecli.errors import EnvironmentFailure, ExitCode, UsageError
-from vaecli.events import Stopped
-from vaecli.precision import inference, tf32
-from vaecli.run import METRICS
+from vaecli.model.precision import inference, tf32
+from vaecli.runs.directory import METRICS
+from vaecli.system import torchrun
+from vaecli.system.device import resolve
+from vaecli.training import cuda_graph, loop
+from vaecli.training.events import Stopped
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -62,7 +63,7 @@ def test_a_gpu_that_is_not_the_current_one_replays_what_the_cpu_computes(
         train(vaecli, data_dir, "gpu", "cuda:1", *options)
     assert losses("gpu") == pytest.approx(losses("cpu"), rel=1e-6, abs=1e-4)
     assert (seen.records, seen.elsewhere) == (1, 0)
-    assert seen.replays == 500 // 64 - capture.WARM_UP
+    assert seen.replays == 500 // 64 - cuda_graph.WARM_UP
     assert not seen.tf32
 
 
@@ -112,7 +113,7 @@ def test_metal_does_without_float64(
     options: tuple[str, ...], vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # on a slow machine sums would be fetched after every step, and none would wait for another
-    monkeypatch.setattr(training, "REFRESH_SECONDS", 3600)
+    monkeypatch.setattr(loop, "REFRESH_SECONDS", 3600)
     data = ("--data-dir", data_dir)
     train(vaecli, data_dir, "cpu", "cpu", *options)
     judged = {}
@@ -155,16 +156,16 @@ def test_stopped_on_a_gpu_and_continued(kind: str, at: int, tmp_path: Path) -> N
     broken = make_run(tmp_path / "broken", epochs=3)
     asked = iter(range(1, 1000))
     with double(kind) as seen:
-        events = training.train(broken, DATASET, device=kind, should_stop=lambda: next(asked) == at)
+        events = loop.train(broken, DATASET, device=kind, should_stop=lambda: next(asked) == at)
         assert isinstance(list(events)[-1], Stopped)
-        list(training.train(broken, DATASET, device=kind))
+        list(loop.train(broken, DATASET, device=kind))
     expected = state(straight)
     for name, tensor in state(broken).items():
         assert torch.allclose(tensor, expected[name], rtol=1e-6, atol=1e-7), name
     if kind == "cuda":
         # 12 full steps, of which 3 warm up; after 4 both processes do, and the second begins with
         # a short step, which must not be what it records
-        assert (capture.WARM_UP, seen.replays) == (3, {2: 10 - 3, 4: (4 - 3) + (8 - 3)}[at])
+        assert (cuda_graph.WARM_UP, seen.replays) == (3, {2: 10 - 3, 4: (4 - 3) + (8 - 3)}[at])
 
 
 def test_mapped_images_are_moved_before_they_are_shown(
@@ -216,7 +217,7 @@ def break_gpu(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
             raise RuntimeError(f"CUDA error: {why}\nCUDA kernel errors might be ...")
         return ones(*shape, device=device)
 
-    monkeypatch.setattr("vaecli.device.torch.ones", broken)
+    monkeypatch.setattr("vaecli.system.device.torch.ones", broken)
 
 
 def test_a_gpu_without_code_in_this_build(
@@ -237,7 +238,7 @@ def test_a_gpu_without_code_in_this_build(
 
 def test_processes_of_a_group_do_not_choose_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them on the CPU and the others on GPUs would wait for each other for ever."""
-    for name in launch.VARIABLES:
+    for name in torchrun.VARIABLES:
         monkeypatch.setenv(name, "0")
     with double():
         break_gpu(monkeypatch, "no kernel image is available for execution on the device")
@@ -253,7 +254,7 @@ def test_auto_says_why_a_driver_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
         warnings.warn("CUDA initialization: The NVIDIA driver is too old\nmore", stacklevel=2)
         return False
 
-    monkeypatch.setattr("vaecli.device.torch.cuda.is_available", available)
+    monkeypatch.setattr("vaecli.system.device.torch.cuda.is_available", available)
     notes: list[str] = []
     assert resolve("auto", notes.append) == torch.device("cpu")
     assert notes == ["computing on the CPU: CUDA initialization: The NVIDIA driver is too old"]

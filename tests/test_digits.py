@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vaecli.data import digits
+from vaecli.data.named import digits
 
 
 def draw(seed: int, count: int = 300) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -16,7 +16,8 @@ import pytest
 import vaecli
 from conftest import REPOSITORY
 from pages import PAGES, anchors, blocks, other_blocks, prose
-from vaecli import cli, limits
+from vaecli.cli import app
+from vaecli.system import limits
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -27,24 +28,28 @@ def test_the_cli_page_is_fresh() -> None:
 
 
 def test_the_tree_in_the_readme_is_the_one_on_disk() -> None:
-    block = README.split("<!-- tree -->")[1].split("```")[1]
-    listed = set()
-    folder = ""
-    for line in block.splitlines():
-        if match := re.match(r"^(src/\S+/)", line):
-            folder = match[1]
-        elif match := re.match(r"^  (\S+/)$", line.split("  #")[0].rstrip()):
-            folder = "src/vaecli/" + match[1]
-        elif match := re.match(r"^(  |    )(\S+)  +\S", line):
-            base = "src/vaecli/" if match[1] == "  " else folder
-            listed.add(base + match[2])
+    """The wings in the README, and every file in docs/architecture.md."""
     package = Path(vaecli.__file__).parent
     found = {
-        f"src/vaecli/{path.relative_to(package).as_posix()}"
+        path.relative_to(package).as_posix()
         for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert listed == found
+    shown = README.split("<!-- tree -->")[1].split("```")[1]
+    top = {f"{path.split('/')[0]}/" if "/" in path else path for path in found}
+    assert {line.split()[0] for line in shown.strip().splitlines()[1:]} == top
+    page = (REPOSITORY / "docs/architecture.md").read_text()
+    listed, wing = set(), ""
+    for line in page.split("<!-- tree -->")[1].split("```")[1].strip().splitlines()[1:]:
+        name = line.split()[0]
+        if name.endswith("/"):
+            wing = name
+        else:
+            listed.add(name if line.startswith("  ") and line[2] != " " else wing + name)
+    # the files that make a folder a package are empty, and not worth a line
+    empty = {path for path in found if path.endswith("/__init__.py")}
+    assert all(not (package / path).read_text() for path in empty)
+    assert listed == found - empty
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -111,7 +116,7 @@ def test_the_commands_behind_the_pictures_run(
     for line in COMMANDS:
         words = shlex.split(re.sub(r"epoch +\d+/20", "epoch 2/2", line))
         if words[0] == "vaecli":
-            assert cli.run([*words[1:], "-q"]) == 0, line
+            assert app.run([*words[1:], "-q"]) == 0, line
         else:
             words[:2] = [sys.executable, str(REPOSITORY / words[1])]
             subprocess.run(words, check=True)
@@ -138,9 +143,9 @@ def test_the_quickstart_runs(
     *typed, script = blocks(REPOSITORY / "docs/quickstart.md", "sh")
     for line in "".join(typed).splitlines():
         if "digit.png" in line:
-            assert cli.run(["sample", "-n", "1", "-o", "digit.png", "-q"]) == 0
+            assert app.run(["sample", "-n", "1", "-o", "digit.png", "-q"]) == 0
         words = shlex.split(line.replace("--epochs 20", ""))
-        assert cli.run([*words[1:], "-q"]) == 0, line
+        assert app.run([*words[1:], "-q"]) == 0, line
     # the built-in digits take seconds to make, which another test spends
     script = script.replace("--data digits --epochs 1", "--data mnist")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -20,9 +20,9 @@ from PIL import Image
 from command import peak_memory, process
 from conftest import TRAIN, Vaecli
 from test_corpus import CORPUS, ROWS
-from vaecli.data import default_folder
+from vaecli.data.catalogue import default_folder
 from vaecli.errors import ExitCode
-from vaecli.model import VAE
+from vaecli.model.vae import VAE
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -124,7 +124,7 @@ def test_the_checks_do_not_lean_on_assert(tmp_path: Path) -> None:
         for name in rows
     ]
     script = (
-        "import json, sys; from vaecli import cli\n"
+        "import json, sys; from vaecli.cli import app as cli\n"
         "print(__debug__, json.dumps([cli.run(words) for words in json.load(sys.stdin)]))"
     )
     done = subprocess.run(
@@ -193,7 +193,7 @@ def test_out_of_memory_blames_no_batch_of_samples(
     def full(*arguments: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("vaecli.generation.decode", full)
+    monkeypatch.setattr("vaecli.evaluation.generation.decode", full)
     outcome = vaecli("sample", "-m", trained, "-o", "s.png")
     assert outcome.code == ExitCode.ENVIRONMENT
     assert "--num-samples" in outcome.err

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import TRAIN, Vaecli
-from vaecli import cli
+from vaecli.cli import app
 from vaecli.errors import ExitCode
 
 
@@ -36,7 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dict[str, 
     }
     for name, options in kinds.items():
         common = ["--epochs", "2", "--data-dir", str(data_dir), "-q", "-o", str(folder / name)]
-        assert cli.run([*TRAIN, *common, *options]) == 0
+        assert app.run([*TRAIN, *common, *options]) == 0
     return {name: folder / name for name in kinds}
 
 
@@ -154,8 +154,8 @@ def test_the_latents_are_the_means(vaecli: Vaecli, trained: Path, data_dir: Path
     import torch
 
     from vaecli.data.dataset import as_float
-    from vaecli.data.named import load
-    from vaecli.loaded import load_model
+    from vaecli.data.named.sets import load
+    from vaecli.runs.load import load_model
 
     judge(vaecli, trained, "--per-image", "scores.csv", "--latents")
     rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Images
-from vaecli.evaluation import Evaluation, evaluate
-from vaecli.loss import elbo_terms
-from vaecli.model import build
+from vaecli.evaluation.evaluate import Evaluation, evaluate
+from vaecli.model.bounds import elbo_terms
+from vaecli.model.vae import build
 from vaecli.noise import NormalNoise
 
 CONFIG = ModelConfig(image_shape=(1, 6, 5), hidden=(12,), latent_dim=3)
@@ -21,7 +21,7 @@ MANY = Images(PIXELS.repeat(3, 1, 1, 1)[:300])
 @pytest.fixture(autouse=True)
 def _double(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in float64, so that orders of summation agree to 1e-9."""
-    monkeypatch.setattr("vaecli.evaluation.as_float", lambda pixels: pixels.double() / 255)
+    monkeypatch.setattr("vaecli.evaluation.evaluate.as_float", lambda pixels: pixels.double() / 255)
 
 
 @pytest.mark.parametrize("redraw", [False, True])
@@ -69,7 +69,7 @@ def test_redrawn_images_are_black_and_white(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(pixels)
         return pixels.double() / 255
 
-    monkeypatch.setattr("vaecli.evaluation.as_float", watch)
+    monkeypatch.setattr("vaecli.evaluation.evaluate.as_float", watch)
     evaluate(MODEL, IMAGES, seed=4, redraw=True, importance_samples=2)
     (loss_pixels, likelihood_pixels) = seen
     assert set(loss_pixels.unique().tolist()) == {0, 255}

@@ -19,11 +19,12 @@ from torch import Tensor
 
 import vaecli as package
 from conftest import REPOSITORY, Vaecli
-from vaecli import export, extras, weights
 from vaecli.config import ModelConfig
 from vaecli.errors import ExitCode, VaecliError
-from vaecli.export import onnx, pt2
-from vaecli.model import VAE, build
+from vaecli.export import onnx, parts, pt2
+from vaecli.model.vae import VAE, build
+from vaecli.runs import weights
+from vaecli.system import extras
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in extras.EXTRAS["onnx"]),
@@ -96,7 +97,7 @@ def test_a_weight_beyond_fp16_is_refused() -> None:
     with torch.no_grad():
         model.decoder.output.bias[3] = 7e4
     with pytest.raises(VaecliError, match=r"decoder\.output\.bias.*65,504"):
-        export.round_to_half(model)
+        parts.round_to_half(model)
 
 
 def test_half_tensors_without_the_word_are_refused(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_half_tensors_without_the_word_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_part_computes_what_the_model_does_at_any_batch_size(kind: ModuleType) -> None:
     model = colour_model()
-    encoder, decoder = export.split(model)
+    encoder, decoder = parts.split(model)
     image, latent = torch.rand(5, 3, 6, 5), torch.randn(5, 4)
     with torch.inference_mode():
         wanted = [*model.encoder(image), package.Model(model).decode(latent)]
@@ -203,10 +204,10 @@ def test_pt2_in_parts_and_by_default_name(vaecli: Vaecli, trained: Path) -> None
 
 
 def test_the_decoder_on_stdout(capfdbinary: pytest.CaptureFixture[bytes], trained: Path) -> None:
-    from vaecli import cli
+    from vaecli.cli import app
 
     command = ["export", "-m", str(trained), "--format", "pt2", "--part", "decoder", "-o", "-"]
-    assert cli.run(command) == 0
+    assert app.run(command) == 0
     module = torch.export.load(io.BytesIO(capfdbinary.readouterr().out)).module()
     assert module(torch.zeros(2, 8)).shape == (2, 1, 28, 28)
 
@@ -216,7 +217,7 @@ def test_an_export_that_differs_is_not_kept(
 ) -> None:
     true_load = pt2.load
 
-    def wrong(data: bytes) -> export.Runner:
+    def wrong(data: bytes) -> parts.Runner:
         run = true_load(data)
         return lambda batch: [output + 1e-3 for output in run(batch)]
 
@@ -232,7 +233,7 @@ def test_an_export_that_differs_is_not_kept(
 
 @pytest.mark.parametrize("slip", ["value", "nan", "frozen batch"])
 def test_a_difference_is_seen(slip: str) -> None:
-    encoder = export.split(colour_model())[0]
+    encoder = parts.split(colour_model())[0]
 
     def run(batch: Tensor) -> Sequence[Tensor]:
         mean, log_variance = encoder.module(batch)
@@ -241,11 +242,11 @@ def test_a_difference_is_seen(slip: str) -> None:
         log_variance[-1, -1] += 0.5 if slip == "value" else float("nan")
         return mean, log_variance
 
-    assert export.difference(encoder, encoder.module) == 0
-    found = export.difference(encoder, run)
+    assert parts.difference(encoder, encoder.module) == 0
+    found = parts.difference(encoder, run)
     assert found == pytest.approx(0.5, abs=1e-5) if slip == "value" else found == float("inf")
     with pytest.raises(VaecliError, match="encoder"):
-        export.require_parity(encoder, found, 0.4)
+        parts.require_parity(encoder, found, 0.4)
 
 
 @pytest.mark.parametrize(

@@ -22,17 +22,17 @@ import torch
 from PIL import Image
 
 from conftest import Vaecli
-from vaecli import data, images
 from vaecli.config import ModelConfig
-from vaecli.data import decode, folder, own, store
+from vaecli.data import catalogue, image_file
 from vaecli.data.dataset import Dataset, Images, join, static_binarized
-from vaecli.data.decode import Fitting, ShapeRule
-from vaecli.data.folder import Entry
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Options, Origin
+from vaecli.data.own import decode, folder, prepare, store
+from vaecli.data.own.decode import Fitting, ShapeRule
+from vaecli.data.own.folder import Entry
 from vaecli.errors import DataError, ExitCode
-from vaecli.evaluation import evaluate
-from vaecli.model import build
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.model.vae import build
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -63,7 +63,7 @@ def load(tmp_path: Path) -> Load:
     def call(location: Path, **options: object) -> Dataset:
         settings = {k: options.pop(k) for k in list(options) if k in Options.__dataclass_fields__}
         asked = Options(**settings)  # type: ignore[arg-type]
-        return own.load(location, asked, data_dir=tmp_path / "cache", **options)  # type: ignore[arg-type]
+        return prepare.load(location, asked, data_dir=tmp_path / "cache", **options)  # type: ignore[arg-type]
 
     return call
 
@@ -171,7 +171,7 @@ def test_limit_takes_hash_order(vaecli: Vaecli, photos: Path) -> None:
     config = json.loads(Path("run/config.json").read_text())
     assert (config["data"]["n_train"], config["data"]["kind"]) == (5, "folder")
     order, n_test, _ = folder.split_order(folder.list_entries(photos).entries, 0.1)
-    full = data.load(str(photos), folder=Path("cache"))
+    full = catalogue.load(str(photos), folder=Path("cache"))
     assert full.train.paths is not None
     assert full.train.paths[:5] == tuple(entry.path for entry in order[n_test : n_test + 5])
 
@@ -204,8 +204,8 @@ def test_pixels_are_those_of_the_careful_way(load: Load, tmp_path: Path) -> None
     assert everything.paths is not None
     assert len(everything) == 17
     for pixels, name in zip(everything.pixels[:], everything.paths, strict=True):
-        expected, _ = images.prepare(
-            images.read_image(tmp_path / "m" / name, name=name),
+        expected, _ = image_file.prepare(
+            image_file.read_image(tmp_path / "m" / name, name=name),
             (3, 64, 64),
             border=255,
             digits=False,
@@ -224,8 +224,8 @@ def test_large_jpegs_are_decoded_small_and_hardly_differ(tmp_path: Path) -> None
     ((height, width),) = rule._sizes
     assert 96 <= height < 192
     assert height < width < 700
-    expected, _ = images.prepare(
-        images.read_image(path, name="large"),
+    expected, _ = image_file.prepare(
+        image_file.read_image(path, name="large"),
         (3, 64, 64),
         border=255,
         digits=False,
@@ -399,7 +399,7 @@ def test_two_at_once_prepare_once(
     load: Load, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the lock alone, which is a file's: of two threads as of two processes."""
-    make, made = own._make, []
+    make, made = prepare._make, []
     told: list[str] = []
 
     def slow(*arguments: Any) -> None:
@@ -407,7 +407,7 @@ def test_two_at_once_prepare_once(
         time.sleep(0.3)
         make(*arguments)
 
-    monkeypatch.setattr(own, "_make", slow)
+    monkeypatch.setattr(prepare, "_make", slow)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: load(photos, report=told.append), range(2))
     assert len(made) == 1
@@ -512,8 +512,8 @@ def test_resume_of_a_folder_run_is_exact(
 ) -> None:
     import signal
 
-    from vaecli import stepping
-    from vaecli.signals import stop_flag
+    from vaecli.system.signals import stop_flag
+    from vaecli.training import step as stepping
 
     assert vaecli(*TRAIN, "-o", "straight").code == 0
     stop_after = stepping.Stepper.take
@@ -574,8 +574,10 @@ import json, os, sys
 from pathlib import Path
 from typing import Any
 import numpy as np
-from vaecli import cli, plots, training
-from vaecli.data import store
+from vaecli.cli import app as cli
+from vaecli.pictures import plots
+from vaecli.training import loop as training
+from vaecli.data.own import store
 from vaecli.export import html
 
 SIDE = 128
@@ -698,17 +700,15 @@ def test_a_mapped_set_is_judged_as_in_memory(load: Load, photos: Path, binarize:
 
 
 def test_a_mapped_set_resumes_exactly_whatever_the_memory(photos: Path, tmp_path: Path) -> None:
-    from vaecli import planning, sources, training
+    from vaecli.training import loop, planning, provenance
 
     def run(name: str, memory: int, stop: bool = False) -> bytes:
         given = {"data": str(photos), "hidden": (8,), "epochs": 2, "batch_size": 4}
-        source = sources.Source(tmp_path / "cache", memory=memory)
+        source = provenance.DatasetLoader(tmp_path / "cache", memory=memory)
         plan = planning.plan(planning.Request(given=given, output=tmp_path / name), source)
         steps = iter(range(1000))
         with plan.opened() as target:
-            list(
-                training.train(target, plan.dataset, should_stop=lambda: stop and next(steps) == 8)
-            )
+            list(loop.train(target, plan.dataset, should_stop=lambda: stop and next(steps) == 8))
         return (tmp_path / name / "model.safetensors").read_bytes()
 
     straight = run("straight", memory=2000)

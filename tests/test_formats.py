@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from vaecli import extras, formats, images
-from vaecli.data import listing
+from vaecli.data import formats, image_file
+from vaecli.data.own import listing
 from vaecli.errors import DataError
+from vaecli.system import extras
 
 HEIC = b"\0\0\0\x18ftypheic" + bytes(300)
 RAMP = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
@@ -42,7 +43,7 @@ def test_the_pixels_are_those_that_were_saved(save: Any, form: str, colour: bool
     )
     data = save(form, pixels, quality=95)
     assert formats.readers(data)
-    found = images.read_image(data, name="x.heic").pixels
+    found = image_file.read_image(data, name="x.heic").pixels
     expected = pixels.reshape(48, 64, -1).astype(int)
     assert np.abs(found[..., :1].astype(int) - expected[..., :1]).mean() < 4
 
@@ -50,7 +51,7 @@ def test_the_pixels_are_those_that_were_saved(save: Any, form: str, colour: bool
 def test_a_turned_photo_is_read_upright(save: Any) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it clockwise
-    found = images.read_image(save("AVIF", exif=exif), name="x").pixels
+    found = image_file.read_image(save("AVIF", exif=exif), name="x").pixels
     assert found.shape[:2] == (64, 48)
     assert np.abs(found[..., 0].astype(int) - np.rot90(RAMP, -1)).mean() < 4
 
@@ -60,10 +61,10 @@ def test_the_limits_hold_here_too(save: Any, form: str, monkeypatch: pytest.Monk
     data = save(form)
     for cut in (40, len(data) // 2, len(data) - 20):
         with pytest.raises(DataError, match="cannot read the image: x: "):
-            images.read_image(data[:cut], name="x")
-    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 64 * 48 - 1)
+            image_file.read_image(data[:cut], name="x")
+    monkeypatch.setattr(image_file, "MAX_IMAGE_PIXELS", 64 * 48 - 1)
     with pytest.raises(DataError, match="64 x 48 is more than the limit"):
-        images.read_image(data, name="x")
+        image_file.read_image(data, name="x")
 
 
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +79,10 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(
     without(monkeypatch)
     line = extras.install_line("heic", Path(sys.prefix))
     with pytest.raises(DataError, match="its content is HEIC") as caught:
-        images.read_image(HEIC, name="x.jpg")
+        image_file.read_image(HEIC, name="x.jpg")
     assert line in caught.value.hint
     with pytest.raises(DataError, match="its content is AVIF") as caught:
-        images.read_image(HEIC.replace(b"heic", b"avif"), name="x.avif")
+        image_file.read_image(HEIC.replace(b"heic", b"avif"), name="x.avif")
     assert "pillow" in caught.value.hint
     assert not formats.suffixes() & {*formats.HEIC, *formats.AVIF}
 

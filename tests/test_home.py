@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 
 from conftest import Vaecli
-from vaecli.cli import app
+from vaecli.cli.app import app
 
 PATHS = {"FILE", "FILE.png", "FILE.gif", "DIR", "OUT", "DATA", "RUN", "MODEL", "IMAGE", "INPUT"}
 """What help calls the value of an option that takes a path."""

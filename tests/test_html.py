@@ -16,13 +16,13 @@ from PIL import Image
 import vaecli as package
 from browser import Browser, chromium, needs_chromium
 from conftest import Vaecli
-from vaecli import cli
+from vaecli.cli import app
 from vaecli.config import Likelihood, ModelConfig, from_json
 from vaecli.data.dataset import Images, to_uint8
+from vaecli.evaluation.generation import mean_pixels
 from vaecli.export import html
-from vaecli.generation import mean_pixels
-from vaecli.model import build
-from vaecli.prior import kl_to_prior
+from vaecli.model.prior import kl_to_prior
+from vaecli.model.vae import build
 
 HOSTILE = "</script><img src=x onerror=document.title='owned'>"
 
@@ -31,7 +31,7 @@ HOSTILE = "</script><img src=x onerror=document.title='owned'>"
 def page(tmp_path_factory: pytest.TempPathFactory, trained: Path, data_dir: Path) -> Path:
     path = tmp_path_factory.mktemp("page") / "run.html"
     arguments = ["--format", "html", "--data-dir", data_dir, "-o", path, "-q"]
-    assert cli.run(["export", "-m", str(trained), *map(str, arguments)]) == 0
+    assert app.run(["export", "-m", str(trained), *map(str, arguments)]) == 0
     return path
 
 
@@ -303,9 +303,9 @@ def content(page: Path) -> dict[str, object]:
 def test_sliders_are_ordered_by_kl_and_the_map_is_the_best_plane(
     page: Path, trained: Path, data_dir: Path
 ) -> None:
-    from vaecli.data import named
+    from vaecli.data.named import sets
 
-    found = named.find("mnist", data_dir)
+    found = sets.find("mnist", data_dir)
     assert found is not None
     mean, log_variance = package.load(trained).encode(found.test.pixels[:])
     kl = kl_to_prior(mean, log_variance).mean(0)

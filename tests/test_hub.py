@@ -15,11 +15,11 @@ import pytest
 
 from conftest import Vaecli
 from test_layers import modules_after
-from vaecli import report
 from vaecli.config import DataConfig, RunConfig
 from vaecli.errors import ExitCode
-from vaecli.loaded import load_model
-from vaecli.run import Run, open_run
+from vaecli.runs.directory import Run, open_run
+from vaecli.runs.load import load_model
+from vaecli.training import report
 
 needs_hub = pytest.mark.skipif(
     importlib.util.find_spec("huggingface_hub") is None, reason="needs vaecli[hub]"
@@ -96,7 +96,7 @@ COMMANDS = (
 )
 SCRIPT = """
 import sys
-from vaecli import cli
+from vaecli.cli import app as cli
 for command in {commands!r}:
     print(cli.run(list(command)), flush=True)
     print("---", file=sys.stderr, flush=True)
@@ -146,9 +146,9 @@ def test_what_is_no_address_is_refused(vaecli: Vaecli, address: str) -> None:
 
 
 def test_the_library_is_not_imported_before_it_is_asked_for(trained: Path) -> None:
-    code = f"from vaecli.loaded import load_model; load_model({str(trained)!r})"
+    code = f"from vaecli.runs.load import load_model; load_model({str(trained)!r})"
     loaded = modules_after(code)
-    assert "vaecli.hub" in loaded
+    assert "vaecli.runs.hub" in loaded
     assert not {"huggingface_hub", "onnx", "onnxscript", "onnxruntime"} & loaded
 
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaecli.data import idx, own
 from vaecli.data.dataset import Dataset, join
+from vaecli.data.named import idx
 from vaecli.data.origin import Options
+from vaecli.data.own import prepare
 from vaecli.errors import DataError
 
 REAL = Path(
@@ -141,7 +142,7 @@ def test_files_that_make_no_set_are_refused(images: Tensor, labels: Tensor, why:
 
 
 def load(path: Path) -> Dataset:
-    return own.load(path, Options(), data_dir=path.parent / "cache")
+    return prepare.load(path, Options(), data_dir=path.parent / "cache")
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-images.idx3-ubyte", "x-images"])

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from vaecli import formats, images, pictures
+from vaecli.data import formats, image_file
 from vaecli.data.dataset import to_uint8
 from vaecli.errors import DataError
+from vaecli.pictures import grid as pictures
 
 Array = NDArray[Any]
 STROKES = {
@@ -89,8 +90,8 @@ def thickness(ink: Array) -> float:
     return 2 * float(ink.sum()) / float(np.hypot(down, right).sum())
 
 
-def read(data: bytes) -> images.Picture:
-    return images.read_image(data, name="x.png")
+def read(data: bytes) -> image_file.Picture:
+    return image_file.read_image(data, name="x.png")
 
 
 def fit(data: bytes, **changes: Any) -> tuple[Array, tuple[str, ...]]:
@@ -100,7 +101,7 @@ def fit(data: bytes, **changes: Any) -> tuple[Array, tuple[str, ...]]:
         "digits": True,
         "image_shape": (1, 28, 28),
     } | changes
-    pixels, notes = images.prepare(read(data), **options)
+    pixels, notes = image_file.prepare(read(data), **options)
     assert pixels.dtype == torch.uint8
     assert tuple(pixels.shape) == options["image_shape"]
     return pixels.numpy(), notes
@@ -308,7 +309,7 @@ def test_what_cannot_be_read_is_refused_at_once(row: str, tmp_path: Path) -> Non
     path.write_bytes(data)
     start = time.perf_counter()
     with pytest.raises(DataError) as caught:
-        images.read_image(path, name="x.png")
+        image_file.read_image(path, name="x.png")
     assert time.perf_counter() - start < 2
     assert caught.value.message.startswith("cannot read the image: x.png: ")
     assert reason in caught.value.message
@@ -324,18 +325,18 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "device.png").symlink_to("/dev/zero")
     for path in [*sorted(tmp_path.iterdir()), tmp_path / "missing.png"]:
         with pytest.raises(DataError, match=path.name):
-            images.read_image(path, name=path.name)
+            image_file.read_image(path, name=path.name)
 
 
 def test_a_file_over_the_byte_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = line("L", 1)
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", len(data) - 1)
+    monkeypatch.setattr(image_file, "MAX_IMAGE_BYTES", len(data) - 1)
     (tmp_path / "x.png").write_bytes(data)
     for source in (data, tmp_path / "x.png"):
         with pytest.raises(DataError, match="bytes"):
-            images.read_image(source, name="x.png")
+            image_file.read_image(source, name="x.png")
 
 
 @pytest.mark.parametrize("form", formats.ALWAYS)
@@ -517,8 +518,8 @@ PHOTOS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("row", PHOTOS)
 @pytest.mark.parametrize("digit", STROKES)
 def test_a_photo_of_a_pen_digit_becomes_an_mnist_digit(row: str, digit: int) -> None:
-    picture = images.Picture(phone(digit, digit, **PHOTOS[row]))
-    pixels, _ = images.prepare(picture, (1, 28, 28), border=0, digits=True, name="x")
+    picture = image_file.Picture(phone(digit, digit, **PHOTOS[row]))
+    pixels, _ = image_file.prepare(picture, (1, 28, 28), border=0, digits=True, name="x")
     ink = pixels[0].numpy()
     # black ground, white core, MNIST's usual thickness: twice the area over the outline
     assert (ink == 0).mean() > 0.7
@@ -533,9 +534,9 @@ def test_a_photo_of_a_pen_digit_becomes_an_mnist_digit(row: str, digit: int) -> 
 
 def test_a_full_size_photo_takes_no_longer_than_a_second() -> None:
     small = phone(4, 0, (750, 1000), 5)
-    picture = images.Picture(np.repeat(np.repeat(small, 4, 0), 4, 1))
+    picture = image_file.Picture(np.repeat(np.repeat(small, 4, 0), 4, 1))
     start = time.perf_counter()
-    images.prepare(picture, (1, 28, 28), border=0, digits=True, name="x")
+    image_file.prepare(picture, (1, 28, 28), border=0, digits=True, name="x")
     assert time.perf_counter() - start < 3  # measured: 0.2 s
 
 
@@ -543,8 +544,8 @@ def test_a_page_without_ink_is_ground_only() -> None:
     generator = np.random.default_rng(0)
     light = np.linspace(230, 150, 300)[None, :, None] + generator.normal(0, 6, (400, 300, 1))
     for page in (light.astype(np.uint8), np.full((40, 30, 1), 210, np.uint8)):
-        pixels, notes = images.prepare(
-            images.Picture(page), (1, 28, 28), border=0, digits=True, name="x"
+        pixels, notes = image_file.prepare(
+            image_file.Picture(page), (1, 28, 28), border=0, digits=True, name="x"
         )
         assert pixels.max() == 0
         assert any("no ink" in note for note in notes)

@@ -21,7 +21,7 @@ import pytest
 from conftest import REPOSITORY, TRAIN, Vaecli, needs_mnist, real_mnist
 from test_crash import FEWEST_POINTS, newest, result
 from test_stopping import VAECLI
-from vaecli.run import METRICS, WEIGHTS
+from vaecli.runs.directory import METRICS, WEIGHTS
 
 LOGS = REPOSITORY / "tests/logs"
 KILLS = 40
@@ -29,8 +29,8 @@ EPOCHS = 10
 pytestmark = pytest.mark.slow
 
 COMMITS_OFTEN = (
-    "import sys; from vaecli import cli, training; training.COMMIT_EVERY = 0;"
-    " sys.exit(cli.run(sys.argv[1:]))"
+    "import sys; from vaecli.cli import app; from vaecli.training import loop;"
+    " loop.COMMIT_EVERY = 0; sys.exit(app.run(sys.argv[1:]))"
 )
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from vaecli.evaluation import Evaluation
-from vaecli.latent_space import (
+from vaecli.evaluation.evaluate import Evaluation
+from vaecli.evaluation.latent_space import (
     Dimensions,
     embed,
     interpolate,
@@ -18,7 +18,7 @@ from vaecli.latent_space import (
     quantiles,
     traverse,
 )
-from vaecli.loaded import load_model
+from vaecli.runs.load import load_model
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -16,10 +16,10 @@ from PIL import Image
 
 from conftest import Vaecli
 from vaecli.config import ModelConfig, to_json
-from vaecli.data import own
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Options
+from vaecli.data.own import prepare
 from vaecli.errors import DataError, ExitCode, UsageError
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -31,7 +31,7 @@ SMALL = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "-q", "--data-di
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
     memory = options.pop("memory", None)
     asked = Options(**options)
-    dataset = own.load(path, asked, data_dir=path.parent / "cache", memory=memory)
+    dataset = prepare.load(path, asked, data_dir=path.parent / "cache", memory=memory)
     if said is not None:
         said += dataset.account.notes
     return dataset
@@ -264,15 +264,15 @@ def test_a_run_keeps_its_white(vaecli: Vaecli) -> None:
     Image.fromarray(array[6]).save("deep.png")
     Image.fromarray(np.full((6, 5), 200, np.uint8)).save("flat.png")
     Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save("bright.png")
-    from vaecli.commands import loading, options
-    from vaecli.loaded import load_model
-    from vaecli.ui import Terminal
+    from vaecli.cli import inputs, options
+    from vaecli.runs.load import load_model
+    from vaecli.terminal.terminal import Terminal
 
     common = options.Common(Terminal(), "cpu", None, None, False, False)
     loaded = load_model("run")
-    deep = loading.load_picture(common, loaded, Path("deep.png"), name="deep")
+    deep = inputs.load_picture(common, loaded, Path("deep.png"), name="deep")
     assert np.array_equal(deep[0, 0].numpy(), scaled(array[6], 4095))
-    flat = loading.load_picture(common, loaded, Path("flat.png"), invert="no", name="flat")
+    flat = inputs.load_picture(common, loaded, Path("flat.png"), invert="no", name="flat")
     assert flat.unique().tolist() == [200]
     outcome = vaecli("reconstruct", "bright.png", "-m", "run")
     assert outcome.code == ExitCode.DATA

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, ContinuousBernoulli, Normal
 
-from vaecli import protocol
 from vaecli.config import Likelihood, ModelConfig
-from vaecli.likelihood import LEVELS, LIKELIHOODS, bounded, learned_scale
+from vaecli.evaluation import meaning
+from vaecli.model.likelihoods import LEVELS, LIKELIHOODS, bounded, learned_scale
 
 NAMES: list[Likelihood] = list(LIKELIHOODS)
 DOUBLE = torch.float64
@@ -148,7 +148,7 @@ def test_against_torch_distributions() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_its_loss_means_is_said(name: Likelihood) -> None:
-    assert protocol.describe(ModelConfig(image_shape=(1, 28, 28), likelihood=name)).endswith(".")
+    assert meaning.describe(ModelConfig(image_shape=(1, 28, 28), likelihood=name)).endswith(".")
 
 
 def test_grey_pixels_under_a_bernoulli_are_the_expectation_over_binarized_ones() -> None:

@@ -17,8 +17,8 @@ from torch.distributions import MultivariateNormal
 from test_likelihood import scale_parameter
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Images
-from vaecli.evaluation import Evaluation, evaluate
-from vaecli.model import VAE, build
+from vaecli.evaluation.evaluate import Evaluation, evaluate
+from vaecli.model.vae import VAE, build
 
 DIM, LATENTS, SIGMA = 9, 2, 0.1
 CONFIG = ModelConfig(
@@ -35,7 +35,7 @@ MARGINAL = MultivariateNormal(
 
 @pytest.fixture(autouse=True)
 def _double(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaecli.evaluation.as_float", lambda pixels: pixels.double() / 255)
+    monkeypatch.setattr("vaecli.evaluation.evaluate.as_float", lambda pixels: pixels.double() / 255)
 
 
 def linear_gaussian(*, shift: float = 0.0, widen: float = 0.0) -> VAE:

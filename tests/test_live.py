@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console, Group
 from rich.live import Live
 
-from vaecli import live
-from vaecli.commands.preview import fit
+from vaecli.terminal import live
+from vaecli.terminal.preview import fit
 
 pyte: Any = pytest.importorskip(
     "pyte", reason="needs pyte, a terminal emulator: the test group has it"

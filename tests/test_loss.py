@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from vaecli.loss import (
+from vaecli.model.bounds import (
     ImportanceWeights,
     beta_objective,
     elbo_terms,
@@ -15,7 +15,7 @@ from vaecli.loss import (
     log_likelihood,
     warm_up,
 )
-from vaecli.prior import kl_to_prior, log_prior_ratio
+from vaecli.model.prior import kl_to_prior, log_prior_ratio
 
 torch.manual_seed(0)
 SHAPE = (6, 1, 4, 3)

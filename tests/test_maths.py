@@ -13,9 +13,9 @@ import pytest
 
 import vaecli
 from conftest import REPOSITORY
-from vaecli import likelihood, loss, prior
+from vaecli.model import bounds, likelihoods, prior
 
-MODULES = [likelihood, loss, prior]
+MODULES = [likelihoods, bounds, prior]
 
 
 def rows() -> Iterator[dict[str, str]]:

@@ -10,9 +10,9 @@ import torch
 
 from conftest import Vaecli
 from vaecli.errors import ExitCode
-from vaecli.latent_space import Embedding
-from vaecli.mixture import fit
-from vaecli.prior import Mixture
+from vaecli.evaluation.latent_space import Embedding
+from vaecli.evaluation.mixture import fit
+from vaecli.model.prior import Mixture
 
 TWO = Mixture(
     weights=torch.tensor([0.25, 0.75]),

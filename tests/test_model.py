@@ -5,8 +5,8 @@ import torch
 from torch.distributions import Normal
 
 from vaecli.config import ModelConfig
-from vaecli.loss import elbo_terms
-from vaecli.model import VAE, build, count_parameters, reparameterize
+from vaecli.model.bounds import elbo_terms
+from vaecli.model.vae import VAE, build, count_parameters, reparameterize
 
 CONFIGS = [
     ModelConfig(image_shape=(1, 28, 28)),

@@ -30,9 +30,10 @@ from PIL import Image
 
 from command import peak_memory
 from conftest import REPOSITORY
-from vaecli import cli, weights
+from vaecli.cli import app
 from vaecli.config import ModelConfig
-from vaecli.model import build
+from vaecli.model.vae import build
+from vaecli.runs import weights
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads memory from Linux's /proc")
 
@@ -266,7 +267,7 @@ class Tally:
         memory = peak_memory()
         start = time.perf_counter()
         with Muted():
-            code = cli.run([str(word) for word in words])
+            code = app.run([str(word) for word in words])
         return code, time.perf_counter() - start, memory()
 
     def line(self, what: str, given: str) -> str:
@@ -300,8 +301,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (form, data) in enumerate(PICTURES):
         (folder / f"{number}.{form.lower()}").write_bytes(data)
     with Muted():
-        assert cli.run(["reconstruct", str(folder), "-m", str(path), "-o", str(folder / "o")]) == 0
-        assert cli.run(["sample", "-m", str(path), "-n", "1", "-o", str(folder / "o.png")]) == 0
+        assert app.run(["reconstruct", str(folder), "-m", str(path), "-o", str(folder / "o")]) == 0
+        assert app.run(["sample", "-m", str(path), "-n", "1", "-o", str(folder / "o.png")]) == 0
     return path
 
 

@@ -29,10 +29,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaecli import files
-from vaecli.data import cache, fetch, idx, named
 from vaecli.data.dataset import Dataset
+from vaecli.data.named import cache, fetch, idx, sets
 from vaecli.errors import DataError, EnvironmentFailure
+from vaecli.system import files
 
 REAL = Path(
     os.environ.get("VAECLI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"), "MNIST/raw"
@@ -100,7 +100,7 @@ def test_torchvisions_layout_is_found(
     raw = fill(tmp_path / folder / "raw", contents, suffix)
     before = everything_in(tmp_path)
     for data_dir in (tmp_path, tmp_path / folder, raw):
-        found = named.find(name, data_dir, report=pytest.fail)
+        found = sets.find(name, data_dir, report=pytest.fail)
         assert same(found)
         assert found is not None
         assert found.name == name
@@ -108,14 +108,14 @@ def test_torchvisions_layout_is_found(
 
 
 def test_absent_is_none_without_a_word(tmp_path: Path) -> None:
-    assert named.find("mnist", tmp_path / "no such folder", report=pytest.fail) is None
+    assert sets.find("mnist", tmp_path / "no such folder", report=pytest.fail) is None
     assert everything_in(tmp_path) == set()
 
 
 def test_files_of_another_set_are_not_taken(tmp_path: Path) -> None:
     raw = fill(tmp_path / "FashionMNIST" / "raw", PLAIN)
     for data_dir in (tmp_path, tmp_path / "FashionMNIST", raw):
-        assert named.find("mnist", data_dir) is None
+        assert sets.find("mnist", data_dir) is None
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
@@ -125,7 +125,7 @@ def test_files_lying_in_the_folder_itself_are_those_of_the_set_named(
 ) -> None:
     fill(tmp_path / folder, PACKED, ".gz")
     notes: list[str] = []
-    found = named.find(name, tmp_path / folder, report=notes.append)
+    found = sets.find(name, tmp_path / folder, report=notes.append)
     assert same(found)
     assert found is not None
     assert found.name == name
@@ -139,14 +139,14 @@ def test_a_folder_that_is_called_as_a_set_holds_that_set(tmp_path: Path, folder:
     fill(tmp_path / folder, PLAIN)
     names = {"M": "mnist", "m": "mnist", "f": "fashion-mnist", "d": "fashion-mnist", "K": "kmnist"}
     for name in ("mnist", "fashion-mnist", "kmnist"):
-        found = named.find(name, tmp_path / folder, report=pytest.fail)
+        found = sets.find(name, tmp_path / folder, report=pytest.fail)
         assert (found is not None) == (name == names[folder[0]])
 
 
 def test_kaggles_dotted_names_are_found(tmp_path: Path) -> None:
     dotted = {name.replace("-idx", ".idx"): data for name, data in PLAIN.items()}
     fill(tmp_path / "MNIST/raw", dotted)
-    assert same(named.find("mnist", tmp_path, report=pytest.fail))
+    assert same(sets.find("mnist", tmp_path, report=pytest.fail))
 
 
 def test_files_nobody_named_are_mnist_only_if_they_are(
@@ -154,13 +154,13 @@ def test_files_nobody_named_are_mnist_only_if_they_are(
 ) -> None:
     fill(tmp_path, PLAIN)
     notes: list[str] = []
-    assert named.find("mnist", tmp_path, guess=True, report=notes.append) is None
+    assert sets.find("mnist", tmp_path, guess=True, report=notes.append) is None
     assert ["say with --data which set they are" in note for note in notes] == [True]
     labels = PLAIN[idx.FILES[3]][8:]
-    monkeypatch.setattr(named, "_MNIST_TEST_LABELS", hashlib.sha256(labels).hexdigest())
-    assert same(named.find("mnist", tmp_path, guess=True, report=pytest.fail))
+    monkeypatch.setattr(sets, "_MNIST_TEST_LABELS", hashlib.sha256(labels).hexdigest())
+    assert same(sets.find("mnist", tmp_path, guess=True, report=pytest.fail))
     notes.clear()
-    assert named.find("kmnist", tmp_path, report=notes.append) is None
+    assert sets.find("kmnist", tmp_path, report=notes.append) is None
     assert ["they are those of mnist, not of kmnist" in note for note in notes] == [True]
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_file_gives_way_to_its_sound_sibling(tmp_path: Path, file: str
     fill(raw, PACKED, ".gz")
     (raw / file).write_bytes(PLAIN[file][:-5])
     problems: list[str] = []
-    assert same(named.find("mnist", tmp_path, report=problems.append))
+    assert same(sets.find("mnist", tmp_path, report=problems.append))
     assert [str(raw / file) in problem for problem in problems] == [True]
 
 
@@ -179,10 +179,10 @@ def test_a_damaged_file_without_sibling_makes_the_set_absent(tmp_path: Path) -> 
     damaged = raw / idx.FILES[2]
     damaged.write_bytes(PLAIN[idx.FILES[2]][:-5])
     problems: list[str] = []
-    assert named.find("mnist", tmp_path, report=problems.append) is None
+    assert sets.find("mnist", tmp_path, report=problems.append) is None
     assert len(problems) == 1
     with pytest.raises(EnvironmentFailure) as caught:
-        named.load("mnist", tmp_path, allow_download=False)
+        sets.load("mnist", tmp_path, allow_download=False)
     assert str(damaged) in caught.value.message
     assert str(raw) in caught.value.hint
 
@@ -191,7 +191,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     raw = fill(tmp_path / "MNIST" / "raw", PLAIN)
     (raw / idx.FILES[1]).unlink()
     with pytest.raises(EnvironmentFailure, match=f"{idx.FILES[1]}: it is missing"):
-        named.load("mnist", tmp_path, allow_download=False)
+        sets.load("mnist", tmp_path, allow_download=False)
 
 
 def test_a_file_that_may_not_be_read_is_named(
@@ -202,14 +202,14 @@ def test_a_file_that_may_not_be_read_is_named(
 
     monkeypatch.setattr(files, "read_capped", refuse)
     problems: list[str] = []
-    assert named.find("mnist", tmp_path, report=problems.append) is None
+    assert sets.find("mnist", tmp_path, report=problems.append) is None
     assert problems
     assert all(problem.endswith(": Permission denied") for problem in problems)
 
 
 def test_nothing_there_and_no_download_gives_the_recipe(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match="downloads are off") as caught:
-        named.load("kmnist", tmp_path, allow_download=False)
+        sets.load("kmnist", tmp_path, allow_download=False)
     assert all(file in caught.value.hint for file in idx.FILES)
     assert str(tmp_path / "KMNIST" / "raw") in caught.value.hint
     assert "--data digits" in caught.value.hint
@@ -222,7 +222,7 @@ def test_cache_round_trip(tmp_path: Path) -> None:
     path = cache.cache_path("mnist", tmp_path)
     cache.write_cache(path, EXPECTED)
     assert same(cache.read_cache(path, "mnist"))
-    assert same(named.find("mnist", tmp_path, report=pytest.fail))
+    assert same(sets.find("mnist", tmp_path, report=pytest.fail))
     with pytest.raises(DataError, match="no cache of kmnist"):
         cache.read_cache(path, "kmnist")
 
@@ -264,7 +264,7 @@ def test_a_damaged_cache_is_made_anew_from_idx_files(tmp_path: Path) -> None:
     cache.write_cache(path, EXPECTED)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     problems: list[str] = []
-    assert same(named.find("mnist", tmp_path, report=problems.append))
+    assert same(sets.find("mnist", tmp_path, report=problems.append))
     assert [str(path) in problem for problem in problems] == [True]
     assert same(cache.read_cache(path, "mnist"))
 
@@ -274,7 +274,7 @@ def test_a_damaged_cache_alone_is_named(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"junk")
     with pytest.raises(EnvironmentFailure) as caught:
-        named.load("mnist", tmp_path, allow_download=False)
+        sets.load("mnist", tmp_path, allow_download=False)
     assert str(path) in caught.value.message
 
 
@@ -295,8 +295,8 @@ class Server(ThreadingHTTPServer):
     def mirror(self, behaviour: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{behaviour}/"
 
-    def sources(self, *behaviours: str, timeout: float = 5.0) -> named.Sources:
-        return named.Sources([self.mirror(name) for name in behaviours], MD5, timeout)
+    def sources(self, *behaviours: str, timeout: float = 5.0) -> sets.Downloads:
+        return sets.Downloads([self.mirror(name) for name in behaviours], MD5, timeout)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """The client may hang up."""
@@ -443,12 +443,12 @@ FAULTS = FAST_FAULTS | SLOW_FAULTS
 
 def test_download(tmp_path: Path, server: Server) -> None:
     seen: list[tuple[str, int, int | None]] = []
-    found = named.download(
+    found = sets.download(
         "mnist",
         tmp_path,
         progress=lambda file, done, total: seen.append((file, done, total)),
         report=pytest.fail,
-        sources=server.sources("good"),
+        downloads=server.sources("good"),
     )
     assert same(found)
     assert everything_in(tmp_path) == DOWNLOADED
@@ -457,14 +457,14 @@ def test_download(tmp_path: Path, server: Server) -> None:
         assert (f"{file}.gz", size, size) in seen
         assert (tmp_path / f"MNIST/raw/{file}.gz").read_bytes() == PACKED[file]
     asked = len(server.asked)
-    assert same(named.find("mnist", tmp_path, report=pytest.fail))
-    assert same(named.download("mnist", tmp_path, sources=server.sources("good")))
-    assert same(named.load("mnist", tmp_path, allow_download=True))
+    assert same(sets.find("mnist", tmp_path, report=pytest.fail))
+    assert same(sets.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(sets.load("mnist", tmp_path, allow_download=True))
     assert len(server.asked) == asked == 4
 
 
 def test_an_honest_redirect_is_followed(tmp_path: Path, server: Server) -> None:
-    assert same(named.download("mnist", tmp_path, sources=server.sources("moved")))
+    assert same(sets.download("mnist", tmp_path, downloads=server.sources("moved")))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -473,7 +473,7 @@ def test_the_next_mirror_is_tried_on_any_failure(
 ) -> None:
     sources = server.sources(fault, "good", timeout=0.3 if fault in SLOW_FAULTS else 5.0)
     start = time.monotonic()
-    assert same(named.download("mnist", tmp_path, sources=sources))
+    assert same(sets.download("mnist", tmp_path, downloads=sources))
     assert time.monotonic() - start < 10
     assert everything_in(tmp_path) == DOWNLOADED
     # in their order, and the failed one is not asked for the other files
@@ -490,7 +490,7 @@ def test_when_all_mirrors_fail_each_is_named_and_nothing_is_kept(
     refused = closed_port()
     sources = dataclasses.replace(sources, mirrors=[*sources.mirrors, refused])
     with pytest.raises(EnvironmentFailure) as caught:
-        named.download("mnist", tmp_path, sources=sources)
+        sets.download("mnist", tmp_path, downloads=sources)
     assert f"127.0.0.1:{server.server_port}: " in caught.value.message
     assert FAULTS[fault] in caught.value.message
     assert f"{refused.split('/')[2]}: Connection refused" in caught.value.message
@@ -498,7 +498,7 @@ def test_when_all_mirrors_fail_each_is_named_and_nothing_is_kept(
     assert str(tmp_path / "MNIST" / "raw") in caught.value.hint
     assert "--data digits" in caught.value.hint
     assert everything_in(tmp_path) == set()
-    assert named.find("mnist", tmp_path, report=pytest.fail) is None
+    assert sets.find("mnist", tmp_path, report=pytest.fail) is None
 
 
 def test_an_endless_body_is_cut_off(
@@ -506,14 +506,14 @@ def test_an_endless_body_is_cut_off(
 ) -> None:
     monkeypatch.setattr(fetch, "SIZE_LIMIT", 4 * 1024**2)
     with pytest.raises(EnvironmentFailure, match="sends more than"):
-        named.download("mnist", tmp_path, sources=server.sources("endless"))
+        sets.download("mnist", tmp_path, downloads=server.sources("endless"))
     assert everything_in(tmp_path) == set()
 
 
 def test_a_gzip_bomb_with_the_right_md5_is_refused(tmp_path: Path, server: Server) -> None:
     sources = dataclasses.replace(server.sources("bomb"), md5={**MD5, idx.FILES[0]: md5(BOMB)})
     with pytest.raises(EnvironmentFailure, match="more follow"):
-        named.download("mnist", tmp_path, sources=sources)
+        sets.download("mnist", tmp_path, downloads=sources)
     assert everything_in(tmp_path) == set()
 
 
@@ -535,9 +535,9 @@ def test_https_is_never_downgraded() -> None:
 
 def test_no_request_goes_to_http_when_https_fails(tmp_path: Path, server: Server) -> None:
     secure = server.mirror("good").replace("http:", "https:")
-    sources = named.Sources([secure], MD5, timeout=0.5)
+    sources = sets.Downloads([secure], MD5, timeout=0.5)
     with pytest.raises(EnvironmentFailure):
-        named.download("mnist", tmp_path, sources=sources)
+        sets.download("mnist", tmp_path, downloads=sources)
     assert server.asked == []
 
 
@@ -552,12 +552,12 @@ def test_an_interrupted_download_goes_on_with_what_is_sound(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        named.download("mnist", tmp_path, progress=interrupt, sources=server.sources("good"))
+        sets.download("mnist", tmp_path, progress=interrupt, downloads=server.sources("good"))
     kept = {f"MNIST/raw/{file}.gz" for file in idx.FILES[:survivors]}
     assert everything_in(tmp_path) == kept
-    assert named.find("mnist", tmp_path) is None
+    assert sets.find("mnist", tmp_path) is None
     server.asked.clear()
-    assert same(named.download("mnist", tmp_path, sources=server.sources("good")))
+    assert same(sets.download("mnist", tmp_path, downloads=server.sources("good")))
     assert server.asked == [f"good/{file}.gz" for file in idx.FILES[survivors:]]
 
 
@@ -577,10 +577,10 @@ def test_a_full_disk_is_an_environment_failure(
     with monkeypatch.context() as patch:
         patch.setattr(files.system, "write", write)
         with pytest.raises(EnvironmentFailure, match="No space left"):
-            named.download("mnist", tmp_path, sources=server.sources("good"))
+            sets.download("mnist", tmp_path, downloads=server.sources("good"))
     kept = {f"MNIST/raw/{file}.gz" for file in idx.FILES[: failing - 1]}
     assert everything_in(tmp_path) <= kept | {"vaecli/mnist/images.safetensors"}
-    assert same(named.download("mnist", tmp_path, sources=server.sources("good")))
+    assert same(sets.download("mnist", tmp_path, downloads=server.sources("good")))
 
 
 def test_a_cache_that_cannot_be_written_is_only_reported(
@@ -592,20 +592,20 @@ def test_a_cache_that_cannot_be_written_is_only_reported(
     monkeypatch.setattr(cache, "write_cache", refuse)
     told: list[str] = []
     sources = server.sources("good")
-    assert same(named.download("mnist", tmp_path, report=told.append, sources=sources))
+    assert same(sets.download("mnist", tmp_path, report=told.append, downloads=sources))
     assert ["No space left" in text for text in told] == [True]
 
 
 def test_a_data_folder_that_is_a_file_is_an_environment_failure(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(EnvironmentFailure, match="data"):
-        named.download("mnist", tmp_path / "data", sources=named.Sources([], MD5))
+        sets.download("mnist", tmp_path / "data", downloads=sets.Downloads([], MD5))
 
 
 def test_what_a_killed_download_left_is_removed(tmp_path: Path, server: Server) -> None:
     for folder in ("MNIST/raw", "vaecli/mnist"):
         fill(tmp_path / folder, {f"{files.TEMPORARY_PREFIX}123-x": b"half"})
-    assert same(named.download("mnist", tmp_path, sources=server.sources("good")))
+    assert same(sets.download("mnist", tmp_path, downloads=server.sources("good")))
     assert everything_in(tmp_path) == DOWNLOADED
 
 
@@ -614,7 +614,7 @@ def test_damage_is_repaired_by_a_download(tmp_path: Path, server: Server) -> Non
     (raw / f"{idx.FILES[3]}.gz").write_bytes(PACKED[idx.FILES[3]][:-4])
     told: list[str] = []
     sources = server.sources("good")
-    found = named.load("mnist", tmp_path, allow_download=True, report=told.append, sources=sources)
+    found = sets.load("mnist", tmp_path, allow_download=True, report=told.append, downloads=sources)
     assert same(found)
     assert len(told) == 1
     assert server.asked == [f"good/{idx.FILES[3]}.gz"]
@@ -627,8 +627,8 @@ def test_two_downloads_at_once_fetch_once(tmp_path: Path, server: Server) -> Non
         def linger(file: str, done: int, total: int | None) -> None:
             time.sleep(0.05)
 
-        return named.download(
-            "mnist", tmp_path, progress=linger, report=told.append, sources=server.sources("good")
+        return sets.download(
+            "mnist", tmp_path, progress=linger, report=told.append, downloads=server.sources("good")
         )
 
     with ThreadPoolExecutor(3) as pool:
@@ -641,14 +641,14 @@ def test_two_downloads_at_once_fetch_once(tmp_path: Path, server: Server) -> Non
 def test_a_lock_that_never_ends_is_an_environment_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(named, "LOCK_WAIT", 0.0)
+    monkeypatch.setattr(sets, "LOCK_WAIT", 0.0)
     path = cache.cache_path("mnist", tmp_path).with_name("lock")
     path.parent.mkdir(parents=True)
     with (
         files.lock(path, what="the test"),
         pytest.raises(EnvironmentFailure, match="in use by process"),
     ):
-        named.download("mnist", tmp_path, sources=named.Sources([], MD5))
+        sets.download("mnist", tmp_path, downloads=sets.Downloads([], MD5))
 
 
 # ------------------------------------------------------------------------ probe
@@ -656,7 +656,7 @@ def test_a_lock_that_never_ends_is_an_environment_failure(
 
 @pytest.mark.parametrize("behaviour", ["good", "moved", "stall_halfway"])
 def test_a_server_with_data_is_reachable(server: Server, behaviour: str) -> None:
-    assert named.reachable("mnist", mirror=server.mirror(behaviour))
+    assert sets.reachable("mnist", mirror=server.mirror(behaviour))
 
 
 @pytest.mark.parametrize(
@@ -664,7 +664,7 @@ def test_a_server_with_data_is_reachable(server: Server, behaviour: str) -> None
 )
 def test_a_server_without_data_is_not_reachable(server: Server, behaviour: str) -> None:
     start = time.monotonic()
-    assert not named.reachable("mnist", 0.3, mirror=server.mirror(behaviour))
+    assert not sets.reachable("mnist", 0.3, mirror=server.mirror(behaviour))
     assert time.monotonic() - start < 3
 
 
@@ -672,9 +672,9 @@ def test_no_server_is_not_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> NoReturn:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    assert not named.reachable("mnist", mirror=closed_port())
+    assert not sets.reachable("mnist", mirror=closed_port())
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert not named.reachable("mnist", mirror="http://no-such-host.invalid/")
+    assert not sets.reachable("mnist", mirror="http://no-such-host.invalid/")
 
 
 def test_a_name_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,7 +686,7 @@ def test_a_name_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
-    assert not named.reachable("mnist", 0.2, mirror="http://mirror.invalid/")
+    assert not sets.reachable("mnist", 0.2, mirror="http://mirror.invalid/")
     assert time.monotonic() - start < 3
     over.set()
 
@@ -728,7 +728,7 @@ def test_a_torchvision_of_another_build_is_one_clear_failure(
     break_torchvision(monkeypatch, error)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{name}-1.2.3")
     with pytest.raises(EnvironmentFailure) as caught:
-        named.download("mnist", tmp_path)
+        sets.download("mnist", tmp_path)
     assert str(error) in caught.value.message
     assert "torch-1.2.3" in caught.value.message
     assert "torchvision-1.2.3" in caught.value.message
@@ -736,7 +736,7 @@ def test_a_torchvision_of_another_build_is_one_clear_failure(
         assert line in caught.value.hint
     assert everything_in(tmp_path) == set()
     fill(tmp_path / "MNIST" / "raw", PLAIN)
-    assert same(named.load("mnist", tmp_path, allow_download=True))
+    assert same(sets.load("mnist", tmp_path, allow_download=True))
 
 
 def test_a_missing_torchvision_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -744,14 +744,14 @@ def test_a_missing_torchvision_has_no_version(monkeypatch: pytest.MonkeyPatch) -
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert named._version("torchvision") == "(not installed)"
+    assert sets._version("torchvision") == "(not installed)"
 
 
 def test_what_is_there_never_imports_torchvision(tmp_path: Path) -> None:
     cache.write_cache(cache.cache_path("mnist", tmp_path / "a"), EXPECTED)
     fill(tmp_path / "b" / "MNIST" / "raw", PACKED, ".gz")
     script = (
-        "import sys, pathlib; from vaecli.data import named\n"
+        "import sys, pathlib; from vaecli.data.named import sets as named\n"
         "for folder in map(pathlib.Path, sys.argv[1:]):\n"
         "    assert named.find('mnist', folder) and named.download('mnist', folder)\n"
         "print('torchvision' in sys.modules)"
@@ -767,16 +767,16 @@ def test_what_is_there_never_imports_torchvision(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real_sources() -> dict[str, named.Sources]:
+def real_sources() -> dict[str, sets.Downloads]:
     """What torchvision itself says; the one test that imports it, which takes seconds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {name: named.torchvision_sources(name) for name in named.PROBES}
+        return {name: sets.torchvision_sources(name) for name in sets.PROBES}
 
 
-def test_torchvision_knows_the_sources(real_sources: dict[str, named.Sources]) -> None:
+def test_torchvision_knows_the_sources(real_sources: dict[str, sets.Downloads]) -> None:
     for name, sources in real_sources.items():
-        assert named.PROBES[name] in sources.mirrors
+        assert sets.PROBES[name] in sources.mirrors
         assert set(sources.md5) == set(idx.FILES)
         assert all(len(value) == 32 for value in sources.md5.values())
         assert sources.timeout == 10.0
@@ -784,15 +784,15 @@ def test_torchvision_knows_the_sources(real_sources: dict[str, named.Sources]) -
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real MNIST: set VAECLI_TEST_DATA")
 def test_real_mnist_passes_torchvisions_md5(
-    tmp_path: Path, server: Server, real_sources: dict[str, named.Sources]
+    tmp_path: Path, server: Server, real_sources: dict[str, sets.Downloads]
 ) -> None:
     server.packed = {file: (REAL / f"{file}.gz").read_bytes() for file in idx.FILES}
     mirrors = [server.mirror("e503"), server.mirror("good")]
     sources = dataclasses.replace(real_sources["mnist"], mirrors=mirrors)
-    found = named.download("mnist", tmp_path, report=pytest.fail, sources=sources)
+    found = sets.download("mnist", tmp_path, report=pytest.fail, downloads=sources)
     original = idx.read_folder("mnist", REAL, pytest.fail)
     assert original is not None
     assert found.fingerprint() == original.fingerprint()
-    again = named.find("mnist", tmp_path, report=pytest.fail)
+    again = sets.find("mnist", tmp_path, report=pytest.fail)
     assert again is not None
     assert again.fingerprint() == original.fingerprint()

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from vaecli.config import Likelihood, ModelConfig, TrainConfig
-from vaecli.likelihood import LIKELIHOODS
-from vaecli.model import VAE, build
-from vaecli.objective import PASS_VALUES, Draws, beta_at, objective, passes
+from vaecli.model.likelihoods import LIKELIHOODS
+from vaecli.model.vae import VAE, build
+from vaecli.training.objective import PASS_VALUES, Draws, beta_at, objective, passes
 
 CONFIG = ModelConfig(image_shape=(1, 4, 3), hidden=(9,), latent_dim=3)
 MODEL = build(CONFIG, seed=1).double()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vaecli import outputs
+from vaecli.cli import outputs
 from vaecli.errors import UsageError
 
 

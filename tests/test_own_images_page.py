@@ -14,7 +14,7 @@ from PIL import Image
 
 from conftest import REPOSITORY, Vaecli
 from pages import blocks
-from vaecli import formats
+from vaecli.data import formats
 
 PAGE = REPOSITORY / "docs/own-images.md"
 

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vaecli import plots, sheets
-from vaecli.animation import Animation
 from vaecli.config import ModelConfig
-from vaecli.evaluation import Evaluation
-from vaecli.generation import sample
-from vaecli.latent_space import Dimensions
-from vaecli.metrics import EpochMetrics
-from vaecli.model import build
-from vaecli.pictures import encode_gif, make_grid, small
+from vaecli.evaluation.evaluate import Evaluation
+from vaecli.evaluation.generation import sample
+from vaecli.evaluation.latent_space import Dimensions
+from vaecli.model.vae import build
+from vaecli.pictures import plots, sheets
+from vaecli.pictures.animation import Animation
+from vaecli.pictures.grid import encode_gif, make_grid, small
+from vaecli.runs.metrics import EpochMetrics
 
 
 def images(count: int, channels: int = 1, side: int = 28) -> Tensor:

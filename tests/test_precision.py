@@ -12,11 +12,11 @@ from test_resume import state, stop_at
 from test_training import DATASET, finish, make_run, rows
 from vaecli.config import ModelConfig
 from vaecli.errors import EnvironmentFailure, ExitCode, UsageError
-from vaecli.evaluation import evaluate
-from vaecli.loaded import load_model
-from vaecli.model import build
-from vaecli.objective import objective
-from vaecli.precision import autocast, cpu_has_bf16, require
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.model.precision import autocast, cpu_has_bf16, require
+from vaecli.model.vae import build
+from vaecli.runs.load import load_model
+from vaecli.training.objective import objective
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -76,14 +76,14 @@ def test_what_a_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     require("fp32", CPU)
     with pytest.raises(UsageError, match="only CUDA"):
         require("tf32", CPU)
-    monkeypatch.setattr("vaecli.precision.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("vaecli.model.precision.cpu_has_bf16", lambda: False)
     with pytest.raises(EnvironmentFailure, match="no bfloat16"):
         require("bf16", CPU)
 
 
 def test_a_torch_without_onednn_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaecli.precision.torch.backends.mkldnn.is_available", lambda: False)
-    monkeypatch.delattr("vaecli.precision.torch.ops.mkldnn", raising=False)
+    monkeypatch.setattr("vaecli.model.precision.torch.backends.mkldnn.is_available", lambda: False)
+    monkeypatch.delattr("vaecli.model.precision.torch.ops.mkldnn", raising=False)
     assert not cpu_has_bf16()
 
 

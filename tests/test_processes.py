@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 import process_worker
 from conftest import TRAIN
-from vaecli import launch, processes
-from vaecli.commands.preview import ACROSS
+from vaecli.system import processes
+from vaecli.system import torchrun as launch
+from vaecli.terminal.preview import ACROSS
 
 WORLD = 3
 TESTS = Path(__file__).parent
@@ -92,7 +93,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What one process trained, and what three did."""
     one, three = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("three")
     started = start("process_worker.py", three)
-    process_worker.train(one, processes.ALONE)
+    process_worker.train(one, processes.ONE_PROCESS)
     codes, said = endings(started)
     assert codes == [0] * WORLD, said
     return one, three
@@ -152,7 +153,7 @@ def test_each_process_reads_its_share_and_one_of_a_machine_prepares(tmp_path: Pa
     judged = [min(256, test - begin) for begin in range(0, test, 256)]
     shares = []
     for rank in range(WORLD):
-        alone = processes.Alone()
+        alone = processes.Processes()
         alone.rank, alone.count = rank, WORLD
         shares.append(sum(len(range(size)[alone.share(size)]) for size in sizes) * epochs)
         shares[rank] += sum(judged[rank::WORLD]) * epochs
@@ -184,7 +185,7 @@ def test_shares_cover_a_batch_once() -> None:
     for count in range(8):
         places: list[int] = []
         for rank in range(WORLD):
-            alone = processes.Alone()
+            alone = processes.Processes()
             alone.rank, alone.count = rank, WORLD
             places += range(count)[alone.share(count)]
         assert places == list(range(count))
@@ -193,7 +194,9 @@ def test_shares_cover_a_batch_once() -> None:
 def test_alone_nothing_of_torch_distributed_is_initialised(data_dir: Path, tmp_path: Path) -> None:
     script = f"""
 import sys
-from vaecli import cli, launch, processes
+from vaecli.cli import app as cli
+from vaecli.system import torchrun as launch
+from vaecli.system import processes
 assert not launch.by_torchrun()
 arguments = {[*TRAIN, "--epochs", "1", "--data-dir", str(data_dir), "-o", str(tmp_path / "run")]!r}
 assert cli.run(arguments) == 0

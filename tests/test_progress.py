@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from vaecli import ui
-from vaecli.training_view import TrainingView
+from vaecli.terminal import terminal
+from vaecli.terminal.progress import TrainingView
 
 
 def test_a_long_epoch_is_not_silent_in_a_log(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("vaecli.training_view.time.monotonic", lambda: now)
-    view = TrainingView(ui.Terminal(), epochs=2, images=100)
+    monkeypatch.setattr("vaecli.terminal.progress.time.monotonic", lambda: now)
+    view = TrainingView(terminal.Terminal(), epochs=2, images=100)
     view.start(0)
     now += 59
     view.step(1, 24, 1.0, 2.0)
@@ -28,8 +28,8 @@ def test_what_a_continued_run_did_before_does_not_count(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("vaecli.training_view.time.monotonic", lambda: now)
-    view = TrainingView(ui.Terminal(), epochs=4, images=100)
+    monkeypatch.setattr("vaecli.terminal.progress.time.monotonic", lambda: now)
+    view = TrainingView(terminal.Terminal(), epochs=4, images=100)
     view.start(150)
     now += 100
     view.step(2, 75, 0.5, 0.5)

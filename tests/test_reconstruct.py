@@ -15,8 +15,8 @@ from PIL import Image
 
 from conftest import Vaecli, needs_mnist, real_mnist
 from test_layers import modules_after
-from vaecli.data import idx
-from vaecli.data.listing import find_images
+from vaecli.data.named import idx
+from vaecli.data.own.listing import find_images
 from vaecli.errors import DataError, ExitCode
 
 
@@ -173,7 +173,7 @@ def test_light_commands_load_neither_torchvision_nor_matplotlib(trained: Path, p
         ["export", "-q", "--format", "safetensors", "-o", str(png.with_name("x.safetensors"))],
     ):
         arguments = [*command, "-m", str(trained)]
-        loaded = modules_after(f"from vaecli.cli import run; assert run({arguments}) == 0")
+        loaded = modules_after(f"from vaecli.cli.app import run; assert run({arguments}) == 0")
         assert not heavy & loaded, command
 
 

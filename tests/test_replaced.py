@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from conftest import Vaecli
-from vaecli import files
-from vaecli.data import decode, own
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.origin import Options
+from vaecli.data.own import decode, prepare
 from vaecli.errors import ExitCode
+from vaecli.system import files
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -27,7 +27,7 @@ SUFFIXES = ("png", "jpg", "webp", "bmp", "tif", "gif", "ppm", "pgm")
 
 
 def load(path: Path) -> Dataset:
-    return own.load(path, Options(), data_dir=path.parent / "cache")
+    return prepare.load(path, Options(), data_dir=path.parent / "cache")
 
 
 def replace_in_place(path: Path, data: bytes) -> None:

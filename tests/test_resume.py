@@ -14,14 +14,16 @@ import torch
 from conftest import TRAIN, Vaecli, write_mnist
 from test_crash import assert_whole, result
 from test_training import DATASET, finish, images, make_run, rows, untimed
-from vaecli import files, run, training, weights
 from vaecli.config import TrainConfig
 from vaecli.data.dataset import Dataset
 from vaecli.errors import ExitCode, ModelError
-from vaecli.evaluation import evaluate
-from vaecli.events import EpochEnd, Event, Finished, Notice, Saved, Stopped
-from vaecli.loaded import load_model
-from vaecli.run import METRICS, WEIGHTS, Run
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.runs import directory, weights
+from vaecli.runs.directory import METRICS, WEIGHTS, Run
+from vaecli.runs.load import load_model
+from vaecli.system import files
+from vaecli.training import loop
+from vaecli.training.events import EpochEnd, Event, Finished, Notice, Saved, Stopped
 
 FORTY_STEPS = Dataset("blobs", images(150), images(21))
 
@@ -44,7 +46,7 @@ def stop_at(run: Run, step: int, dataset: Dataset) -> list[Event]:
         asked += 1
         return asked == step
 
-    return list(training.train(run, dataset, should_stop=should_stop))
+    return list(loop.train(run, dataset, should_stop=should_stop))
 
 
 def state(run: Run) -> dict[str, torch.Tensor]:
@@ -118,7 +120,7 @@ def test_patience_keeps_the_best_on_held_out_training_images(tmp_path: Path) -> 
 
 def test_each_epoch_draws_its_own_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One visiting order and weights that do not move: only the noise can differ."""
-    monkeypatch.setattr(training, "permutation", lambda count, **key: torch.arange(count))
+    monkeypatch.setattr(loop, "permutation", lambda count, **key: torch.arange(count))
     one = make_run(tmp_path / "one", lr=1e-30, schedule="constant", epochs=2)
     finish(one)
     first, second = rows(one)
@@ -229,8 +231,8 @@ def test_init_from_resumes_without_its_source(tmp_path: Path) -> None:
     straight, broken, never = (
         make_run(tmp_path / name, init_from=digest) for name in ("straight", "broken", "never")
     )
-    list(training.train(straight, DATASET, initial=initial))
-    for event in training.train(broken, DATASET, initial=initial):
+    list(loop.train(straight, DATASET, initial=initial))
+    for event in loop.train(broken, DATASET, initial=initial):
         if isinstance(event, Saved):
             break
     finish(broken)
@@ -289,7 +291,7 @@ def test_other_conditions_are_a_warning(vaecli: Vaecli, in_cache: None) -> None:
     assert f"torch 1.0 then, {torch.__version__} now; threads 7 then, 1 now" in outcome.err
 
 
-@pytest.mark.parametrize("name", [*run.OWN_FILES[1:]])
+@pytest.mark.parametrize("name", [*directory.OWN_FILES[1:]])
 def test_whatever_is_missing_of_a_finished_run_is_made_again(
     vaecli: Vaecli, in_cache: None, real_figures: None, name: str, trained: Path
 ) -> None:
@@ -303,9 +305,9 @@ def test_whatever_is_missing_of_a_finished_run_is_made_again(
 def test_nothing_is_ordered_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("010-b-mlp", "009-a-mlp"):
         finish(make_run(tmp_path / name))
-    assert run.latest(tmp_path).name == "010-b-mlp"  # the older of the two
+    assert directory.latest(tmp_path).name == "010-b-mlp"  # the older of the two
     monkeypatch.setattr("time.time", lambda: 0.0)
-    assert run.allocate("digits", "mlp", tmp_path).name == "011-digits-mlp"
+    assert directory.allocate("digits", "mlp", tmp_path).name == "011-digits-mlp"
 
 
 def test_no_two_processes_get_one_number(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_no_two_processes_get_one_number(tmp_path: Path) -> None:
 
     names = [f"set{index % 5}" for index in range(40)]
     with ThreadPoolExecutor(10) as pool:
-        paths = list(pool.map(lambda name: run.allocate(name, "mlp", tmp_path), names))
+        paths = list(pool.map(lambda name: directory.allocate(name, "mlp", tmp_path), names))
     numbers = [path.name.split("-")[0] for path in paths]
     assert len(set(numbers)) == len(names)
     assert all(path.is_dir() for path in paths)

@@ -13,9 +13,9 @@ from PIL import Image
 
 import vaecli as api
 from conftest import Vaecli
-from vaecli import data
+from vaecli.data import catalogue
+from vaecli.data.latents_file import read_latents
 from vaecli.errors import DataError, ExitCode
-from vaecli.latents import read_latents
 
 
 def test_grid(vaecli: Vaecli, trained: Path) -> None:
@@ -133,7 +133,7 @@ def test_interpolation(vaecli: Vaecli, trained: Path, data_dir: Path) -> None:
     common = ("sample", "-m", trained, "--data-dir", data_dir, "--interpolate")
     assert vaecli(*common, "3", "7", "-o", "a.npy").code == 0
     assert vaecli(*common, "3", "7", "--path", "linear", "--steps", "5", "-o", "b.npy").code == 0
-    test = data.load("mnist", folder=data_dir, download=False, report=print).test
+    test = catalogue.load("mnist", folder=data_dir, download=False, report=print).test
     mean, _ = api.load(trained).encode(test.pixels[:][[3, 7]])
     ends = np.load("a.npy")
     assert ends.shape == (8, 1, 28, 28)

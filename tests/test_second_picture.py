@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from conftest import Outcome, Vaecli
-from vaecli.second_picture import has_second
+from vaecli.data.second_picture import has_second
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8))
 VIDEO = b"\0\0\0\x20ftypisom" + bytes(50)

@@ -14,9 +14,10 @@ from PIL import Image
 
 from conftest import Vaecli
 from vaecli.config import DataConfig, from_json, to_json
-from vaecli.data import layout, own
+from vaecli.data import layout
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
+from vaecli.data.own import prepare
 from vaecli.errors import DataError, ExitCode
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -36,7 +37,7 @@ def levels(images: Any) -> list[int]:
 
 
 def load(path: Path, **options: object) -> Dataset:
-    return own.load(path, Options(), data_dir=path.parent / "cache", **options)  # type: ignore[arg-type]
+    return prepare.load(path, Options(), data_dir=path.parent / "cache", **options)  # type: ignore[arg-type]
 
 
 def three_splits(root: Path) -> None:

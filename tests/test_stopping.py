@@ -19,10 +19,11 @@ import pytest
 
 from conftest import TRAIN, Vaecli
 from test_crash import result
-from vaecli import files, run
-from vaecli.checkpoint import Checkpoints
 from vaecli.errors import ExitCode
-from vaecli.run import METRICS, WEIGHTS, open_run
+from vaecli.runs import directory
+from vaecli.runs.directory import METRICS, WEIGHTS, open_run
+from vaecli.system import files
+from vaecli.training.checkpoint import Checkpoints
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses Linux's own system calls")
 has_sighup = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
@@ -90,7 +91,7 @@ def test_a_signal_saves_and_prints_what_continues(
 
 TWO_SIGNALS = """
 import os, signal, time
-from vaecli.signals import stop_flag
+from vaecli.system.signals import stop_flag
 stop_flag.install()
 with stop_flag.deferred():
     os.kill(os.getpid(), signal.SIGINT)
@@ -154,9 +155,9 @@ def interrupted(*arguments, **options):
     os.kill(os.getpid(), signal.SIGTERM)
     return original(*arguments, **options)
 vaecli.{module}.{function} = interrupted
-from vaecli.signals import stop_flag
+from vaecli.system.signals import stop_flag
 stop_flag.install()
-from vaecli import cli
+from vaecli.cli import app as cli
 sys.exit(cli.run(sys.argv[1:]))
 """
 
@@ -191,7 +192,9 @@ def test_a_signal_anywhere_else(
 
 DIE_AT = """
 import os, sys
-from vaecli import cli, files, training
+from vaecli.cli import app as cli
+from vaecli.system import files
+from vaecli.training import loop as training
 training.COMMIT_EVERY = 0
 left = int(sys.argv.pop(1))
 def dying(call):
@@ -341,7 +344,7 @@ def test_a_device_that_does_not_answer(
     def ones(*arguments: object, **options: object) -> None:
         raise RuntimeError("CUDA error: all devices are busy\nmore words")
 
-    monkeypatch.setattr("vaecli.device.torch.ones", ones)
+    monkeypatch.setattr("vaecli.system.device.torch.ones", ones)
     refused = vaecli(*SHORT, "--data-dir", data_dir, "-o", "out")
     assert refused.code == ExitCode.ENVIRONMENT
     assert "all devices are busy" in refused.err
@@ -359,5 +362,5 @@ def test_killed_before_its_configuration_was_written(vaecli: Vaecli, data_dir: P
     # and with --force over an older run: its configuration is there to the last
     assert vaecli(*command, "--force").code == 0
     open_run(Path("out")).clear()
-    assert run.is_run(Path("out"))
+    assert directory.is_run(Path("out"))
     assert vaecli(*command, "--force").code == 0

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import REPOSITORY, TRAIN
-from vaecli.commands import preview
+from vaecli.terminal import preview
 
 pytest.importorskip("pyte", reason="needs pyte, a terminal emulator: the test group has it")
 pytest.importorskip("pty", reason="needs pseudo-terminals")

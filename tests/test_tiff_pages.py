@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from conftest import Vaecli
-from vaecli import images
-from vaecli.data import own
+from vaecli.data import image_file
 from vaecli.data.dataset import Dataset, Images, join
 from vaecli.data.origin import Options
+from vaecli.data.own import prepare
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -40,7 +40,7 @@ def stack(path: Path, pages: NDArray[Any], tags: dict[int, tuple[int, int]] | No
 
 
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
-    dataset = own.load(path, Options(**options), data_dir=path.parent / "cache")
+    dataset = prepare.load(path, Options(**options), data_dir=path.parent / "cache")
     if said is not None:
         said += dataset.account.notes
     return dataset
@@ -106,14 +106,14 @@ def test_thumbnails_previews_and_masks_are_no_pages(
     pages = noise(4)
     stack(tmp_path / "s/a.tif", pages, tags)
     stack(tmp_path / "s/b.tif", noise(1))
-    assert images.tiff_pages(tmp_path / "s/a.tif") == expected
+    assert image_file.tiff_pages(tmp_path / "s/a.tif") == expected
     dataset = load(tmp_path / "s")
     found = by_path(join([dataset.train, dataset.test]))
     assert len(found) == len(expected) + 1
     for number in expected:
         name = "a.tif" if len(expected) == 1 else f"a.tif[{number}]"
         assert np.array_equal(found[name], (pages[number].astype(int) + 128) // 257)
-    picture = images.read_image(tmp_path / "s/a.tif", name="a")
+    picture = image_file.read_image(tmp_path / "s/a.tif", name="a")
     assert np.array_equal(picture.pixels[..., 0], (pages[expected[0]].astype(int) + 128) // 257)
     assert any("first frame" in note for note in picture.notes) == (len(expected) > 1)
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from vaecli import training
 from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import DivergedError
-from vaecli.evaluation import evaluate
-from vaecli.events import Drawn, EpochEnd, Event, Started, Stopped
-from vaecli.loaded import load_model
-from vaecli.metrics import EpochMetrics
-from vaecli.run import METRICS, WEIGHTS, Run
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.runs.directory import METRICS, WEIGHTS, Run
+from vaecli.runs.load import load_model
+from vaecli.runs.metrics import EpochMetrics
+from vaecli.training import loop
+from vaecli.training.events import Drawn, EpochEnd, Event, Started, Stopped
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -65,7 +65,7 @@ def make_finished(path: Path, **settings: Any) -> Run:
 
 
 def finish(run: Run, dataset: Dataset = DATASET) -> list[Event]:
-    return list(training.train(run, dataset))
+    return list(loop.train(run, dataset))
 
 
 def rows(run: Run) -> list[dict[str, str]]:
@@ -105,7 +105,7 @@ def test_train_loss_is_the_mean_over_all_images_short_batch_included(tmp_path: P
     """With a vanishing learning rate, the epoch's loss is that of the initial model."""
     run = make_run(tmp_path / "run", epochs=1, lr=1e-30, schedule="constant")
     finish(run)
-    model = training.initial_model(run.config, DATASET.train)
+    model = loop.initial_model(run.config, DATASET.train)
     rate = evaluate(model, DATASET.train, seed=0).rate  # needs no noise: it must agree exactly
     assert float(rows(run)[0]["train_rate"]) == pytest.approx(rate, abs=2e-6)
 
@@ -131,7 +131,7 @@ def test_stopped_and_continued_equals_uninterrupted(tmp_path: Path, stop_after: 
         calls += 1
         return calls == stop_after
 
-    events = list(training.train(broken, DATASET, should_stop=should_stop))
+    events = list(loop.train(broken, DATASET, should_stop=should_stop))
     assert isinstance(events[-1], Stopped)
     finish(broken)
     assert (straight.path / WEIGHTS).read_bytes() == (broken.path / WEIGHTS).read_bytes()
@@ -150,7 +150,7 @@ def test_every_objective_continues_exactly(tmp_path: Path, settings: dict[str, A
     broken = make_run(tmp_path / "broken", **settings)
     finish(straight)
     steps = iter(range(100))
-    list(training.train(broken, DATASET, should_stop=lambda: next(steps) == 6))
+    list(loop.train(broken, DATASET, should_stop=lambda: next(steps) == 6))
     finish(broken)
     assert (straight.path / WEIGHTS).read_bytes() == (broken.path / WEIGHTS).read_bytes()
     assert [untimed(row) for row in rows(straight)] == [untimed(row) for row in rows(broken)]
@@ -174,7 +174,7 @@ def test_the_importance_bound_does_not_depend_on_how_a_batch_is_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = rows(make_finished(tmp_path / "whole", importance_samples=6))
-    monkeypatch.setattr("vaecli.objective.PASS_VALUES", 5 * 6 * 64)
+    monkeypatch.setattr("vaecli.training.objective.PASS_VALUES", 5 * 6 * 64)
     parts = rows(make_finished(tmp_path / "parts", importance_samples=6))
     for one, other in zip(whole, parts, strict=True):
         for name in ("objective", "train_loss", "test_loss"):
@@ -216,7 +216,7 @@ def test_any_number_of_images_trains(tmp_path: Path, count: int) -> None:
 def test_schedules() -> None:
     def rates(schedule: str, total: int = 100) -> list[float]:
         config = TrainConfig(lr=2.0, schedule=schedule)  # type: ignore[arg-type]
-        return [training.learning_rate(step, total, config) for step in range(total)]
+        return [loop.learning_rate(step, total, config) for step in range(total)]
 
     assert set(rates("constant")) == {2.0}
     for schedule in ("linear", "cosine"):
@@ -235,7 +235,7 @@ def test_schedules() -> None:
 @pytest.mark.parametrize("bias", ["mean", "zero"])
 def test_output_bias(tmp_path: Path, bias: str) -> None:
     run = make_run(tmp_path / "run", output_bias=bias)
-    model = training.initial_model(run.config, DATASET.train)
+    model = loop.initial_model(run.config, DATASET.train)
     start = torch.sigmoid(model.decoder.output.bias.detach()).view(1, 8, 8)
     if bias == "mean":
         expected = DATASET.train.pixels[:].float().mean(0) / 255

@@ -12,10 +12,10 @@ import pytest
 import safetensors
 import torch
 
-from vaecli import weights
 from vaecli.config import ModelConfig
 from vaecli.errors import ModelError
-from vaecli.model import build
+from vaecli.model.vae import build
+from vaecli.runs import weights
 
 CONFIG = ModelConfig(image_shape=(1, 3, 4), hidden=(5,), latent_dim=2)
 MODEL = build(CONFIG, seed=0)

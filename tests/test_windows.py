@@ -18,9 +18,11 @@ from PIL import Image
 
 from conftest import TRAIN, Vaecli
 from doubles.windows import NtOs, changed
-from vaecli import cli, files, outputs, shell, signals, ui
-from vaecli.data import fetch
+from vaecli.cli import app, outputs
+from vaecli.data.named import fetch
 from vaecli.errors import ExitCode, UsageError
+from vaecli.system import files, shell, signals
+from vaecli.terminal import terminal as ui
 
 NT = NtOs("os")
 
@@ -28,7 +30,7 @@ NT = NtOs("os")
 @pytest.fixture
 def nt(monkeypatch: pytest.MonkeyPatch) -> NtOs:
     """`os` says that this is Windows to vaecli's own files."""
-    for module in (cli, files, shell):
+    for module in (app, files, shell):
         monkeypatch.setattr(module, "os", NT)
     for name in ("open", "write", "close", "replace", "unlink"):
         monkeypatch.setattr(files.system, name, getattr(NT, name))
@@ -233,7 +235,7 @@ def test_a_pipe_nobody_reads_is_einval(
         raise OSError(errno.EINVAL, "Invalid argument")
 
     monkeypatch.setattr(ui.Terminal, "data", closed)
-    monkeypatch.setattr(cli, "os", system)
+    monkeypatch.setattr(app, "os", system)
     outcome = vaecli("sample", "-m", trained, "-n", 1, "-o", "x.png")
     assert outcome.code == code
     assert ("error" in outcome.err) is (code != ExitCode.BROKEN_PIPE)

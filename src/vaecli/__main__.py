@@ -3,7 +3,7 @@
 import os
 import sys
 
-from vaecli.signals import stop_flag
+from vaecli.system.signals import stop_flag
 
 
 def main() -> None:
@@ -11,10 +11,10 @@ def main() -> None:
     stop_flag.patient = "TORCHELASTIC_RUN_ID" in os.environ
     stop_flag.install()
     try:
-        from vaecli import cli
+        from vaecli.cli import app
     except KeyboardInterrupt:
         sys.exit(stop_flag.exit_code)
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

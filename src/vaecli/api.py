@@ -10,17 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecli import device as devices
-from vaecli import planning, training
 from vaecli.data.dataset import as_float
 from vaecli.errors import DataError, UsageError
-from vaecli.events import Event, Notice
-from vaecli.generation import mean_image
-from vaecli.loaded import load_model
-from vaecli.model import VAE, reparameterize
+from vaecli.evaluation.generation import mean_image
+from vaecli.model.precision import tf32
+from vaecli.model.vae import VAE, reparameterize
 from vaecli.noise import NormalNoise
-from vaecli.precision import tf32
-from vaecli.sources import Source
+from vaecli.runs.load import load_model
+from vaecli.system import device as devices
+from vaecli.training import loop, planning
+from vaecli.training.events import Event, Notice
+from vaecli.training.provenance import DatasetLoader
 
 
 class Model:
@@ -127,7 +127,7 @@ def train(
     dtype: torch.dtype = torch.float32,
     **settings: Any,
 ) -> Iterator[Event]:
-    """Train as `vaecli train` does, and yield the events of `vaecli.events`.
+    """Train as `vaecli train` does, and yield the events of `vaecli.training.events`.
 
     An unfinished run of the same settings at `output` is continued; a finished one yields
     `Finished` at once.
@@ -142,7 +142,7 @@ def train(
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: float64 to compute in it; the weights file holds float32 all the same.
         **settings: fields of `ModelConfig` and `TrainConfig`, such as `epochs` or `latent_dim`,
-            and for your own images of `data.origin.Options`.
+            and for your own images of `origin.Options`.
 
     Raises:
         VaecliError: as the command would; nothing is raised before the first event is asked for.
@@ -159,9 +159,7 @@ def train(
         device=where.type,
     )
     folder = None if data_dir is None else Path(data_dir)
-    plan = planning.plan(request, Source(folder, download, report=told.append))
+    plan = planning.plan(request, DatasetLoader(folder, download, report=told.append))
     yield from map(Notice, told + plan.dataset.account.warnings)
     with plan.opened() as run:
-        yield from training.train(
-            run, plan.dataset, device=where, initial=plan.initial, dtype=dtype
-        )
+        yield from loop.train(run, plan.dataset, device=where, initial=plan.initial, dtype=dtype)

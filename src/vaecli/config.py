@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from vaecli.limits import MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
+from vaecli.system.limits import MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
 
 FORMAT = 1
 """Version of the run directory's layout and of the weights' header."""

@@ -1,6 +1,6 @@
 """The failures a user can meet, each with its exit code and its remedy.
 
-The core raises these; `vaecli.cli` is the only place that turns them into text and an exit
+The core raises these; `vaecli.cli.app` is the only place that turns them into text and an exit
 status.  A message reads ``what: where: why.``; the hint says what to do next.
 """
 

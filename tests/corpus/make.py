@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vaecli import weights
 from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from vaecli.model import build
+from vaecli.model.vae import build
+from vaecli.runs import weights
 
 HERE = Path(__file__).resolve().parent
 Case = tuple[str, bytes, int, str]

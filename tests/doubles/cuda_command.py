@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from doubles.cuda import double
-from vaecli import cli
+from vaecli.cli import app
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=8 << 30)
     options, arguments = parser.parse_known_args()
     with double(options.kind, devices=options.devices, memory=options.memory) as seen:
-        status = cli.run(arguments)
+        status = app.run(arguments)
     print(
         f"[double] exit {status}; {seen.records} graphs recorded, {seen.replays} replays,"
         f" {seen.elsewhere} operations on another device; TF32: {dict(seen.tf32)}",

@@ -116,7 +116,8 @@ def _user(path: Any) -> str | None:
 
 def install() -> None:
     """Turn this process into the double, for as long as it lives."""
-    from vaecli import cli, files, shell, signals
+    from vaecli.cli import app
+    from vaecli.system import files, shell, signals
 
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -128,7 +129,7 @@ def install() -> None:
     signals.SIGNALS = tuple(number for number in signals.SIGNALS if number != signal.SIGHUP)
     del signal.SIGHUP
     nt: Any = NtOs("os")
-    for module in (cli, files, shell):
+    for module in (app, files, shell):
         module.os = nt  # type: ignore[attr-defined]
     for name in ("open", "write", "close", "replace", "unlink"):
         setattr(files.system, name, getattr(nt, name))
@@ -148,10 +149,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def main(lines: list[list[str]]) -> None:
     """Run command lines one after the other; prints what became of them as JSON."""
-    from vaecli import cli
+    from vaecli.cli import app
 
     install()
-    codes = [cli.run(words) for words in lines]
+    codes = [app.run(words) for words in lines]
     text = json.dumps({"codes": codes, "changed": changed, "refused": refused})
     Path("double.json").write_text(text)
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vaecli import device as devices
 from vaecli.data.layout import Account, Split, is_known
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
 from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window, permutation
-from vaecli.processes import ALONE, Alone
+from vaecli.system import device as devices
+from vaecli.system.processes import ONE_PROCESS, Processes
 
 _HELD_OUT_SEED = 1
 _PART = 8 * 2**20  # bytes looked at together in passes over a whole set
@@ -92,7 +92,7 @@ class Images:
         for start in range(0, len(self), step):
             yield self.pixels[start : start + step]
 
-    def mean_image(self, processes: Alone = ALONE) -> Tensor:
+    def mean_image(self, processes: Processes = ONE_PROCESS) -> Tensor:
         """Mean over the images in [0, 1], exact: (C, H, W) float64.
 
         Args:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vaecli import formats
+from vaecli.data import formats
 
 VERSION = 1
 """Of the meaning: raised when the same names would mean something else."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from vaecli.levels import Levels, MaxValue
-from vaecli.limits import MAX_SOURCE_BYTES
+from vaecli.data.levels import Levels, MaxValue
+from vaecli.system.limits import MAX_ORIGIN_BYTES
 
 Kind = Literal["named", "folder", "array"]
 SetFit = Literal["crop", "pad", "stretch"]
@@ -103,7 +103,7 @@ class Origin:
             "options": asdict(self.options),
             "files": [list(entry) for entry in self.files[: MAX_LISTED + 1]],
         }
-        too_long = len(self.files) > MAX_LISTED or len(json.dumps(content)) > MAX_SOURCE_BYTES
+        too_long = len(self.files) > MAX_LISTED or len(json.dumps(content)) > MAX_ORIGIN_BYTES
         return {**content, "files": []} if too_long else content
 
     @classmethod

@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaecli import convolution
 from vaecli._version import __version__
 from vaecli.data.dataset import Images
-from vaecli.evaluation import BATCH_SIZE, floats
-from vaecli.export import half_difference, round_to_half
-from vaecli.generation import mean_image, mean_pixels
-from vaecli.model import ACTIVATIONS, VAE
-from vaecli.precision import inference
-from vaecli.prior import kl_to_prior
+from vaecli.evaluation.evaluate import BATCH_SIZE, floats
+from vaecli.evaluation.generation import mean_image, mean_pixels
+from vaecli.export.parts import half_difference, round_to_half
+from vaecli.model import convolution
+from vaecli.model.precision import inference
+from vaecli.model.prior import kl_to_prior
+from vaecli.model.vae import ACTIVATIONS, VAE
 
 TABLE_SIZE = 4097
 TABLE_REACH = 9.0

@@ -7,8 +7,8 @@ import io
 import torch
 from torch import Tensor
 
-from vaecli.export import Part, Runner
-from vaecli.strict_json import canonical_json
+from vaecli.export.parts import Part, Runner
+from vaecli.system.strict_json import canonical_json
 
 METADATA_FILE = "vaecli.json"
 """The entry of the archive that holds the metadata."""

@@ -1,0 +1,29 @@
+"""What a shell may complete: words that can be named without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+DATA_NAMES = ("auto", "digits", "mnist", "fashion-mnist", "kmnist", "cifar10")
+"""Those of `catalogue.NAMES`, which imports torch: too slow for the completion of a word."""
+
+
+def data(incomplete: str) -> list[str]:
+    """Named sets, for a shell; where none fits, the shell goes on with files."""
+    return _starting(incomplete, DATA_NAMES)
+
+
+def runs(incomplete: str) -> list[str]:
+    """`latest` and the numbered runs, the newest first."""
+    found = sorted((str(path.parent) for path in Path("runs").glob("*/config.json")), reverse=True)
+    return _starting(incomplete, ["latest", *found])
+
+
+def devices(incomplete: str) -> list[str]:
+    """What --device takes."""
+    return _starting(incomplete, ["auto", "cpu", "cuda", "mps"])
+
+
+def _starting(incomplete: str, words: Iterable[str]) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]

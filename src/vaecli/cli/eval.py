@@ -1,0 +1,237 @@
+"""`vaecli eval`: how good a model is, in nats per image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaecli.cli import options
+from vaecli.cli.options import option
+from vaecli.cli.outputs import STDOUT, require_new, require_new_file
+from vaecli.config import Binarize, contradictions
+from vaecli.errors import EnvironmentFailure, UsageError
+from vaecli.system import files
+
+if TYPE_CHECKING:
+    from vaecli.data.dataset import Images
+    from vaecli.evaluation.evaluate import Evaluation
+
+FORMATS = (".csv", ".jsonl")
+
+
+def evaluate(
+    ctx: typer.Context,
+    model: options.Model = None,
+    data: options.EvalData = None,
+    split: options.Split = None,
+    limit: options.Limit = None,
+    skip_bad: options.SkipBad = None,
+    batch_size: Annotated[
+        int,
+        option(
+            "Images per pass; changes speed and memory, not the numbers.",
+            "--batch-size",
+            "-b",
+            metavar="N",
+        ),
+    ] = 256,
+    importance_samples: Annotated[
+        int | None,
+        option(
+            "Estimate the negative log-likelihood too, from K samples per image.",
+            default="not done",
+            metavar="K",
+        ),
+    ] = None,
+    binarize: Annotated[
+        Binarize | None, option(options.BINARIZE_HELP, default="as in training")
+    ] = None,
+    per_image: Annotated[
+        str | None,
+        option(
+            "Write loss, distortion and rate of each image as .csv or .jsonl; - is stdout.",
+            metavar="FILE",
+            parser=options.home_text,
+            panel=options.OUTPUT,
+        ),
+    ] = None,
+    latents: Annotated[
+        bool,
+        option(
+            "With --per-image: also the mean of q(z|x), as z0, z1, ...",
+            "--latents",
+            panel=options.OUTPUT,
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        option(
+            "Draw the latent space: the images in two dimensions, and the KL of each.",
+            metavar="FILE.png",
+            parser=options.home_path,
+            panel=options.OUTPUT,
+        ),
+    ] = None,
+    seed: options.RunSeed = None,
+    force: options.Force = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    no_progress: options.NoProgress = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    no_download: options.NoDownload = False,
+) -> None:
+    """Judge a model: loss, distortion and rate in nats per image.
+
+    [bold]Examples[/bold]
+      vaecli eval
+      vaecli eval -m runs/001-mnist-mlp --json
+      vaecli eval --importance-samples 5000
+      vaecli eval --plot latents.png
+      vaecli eval -d fashion-mnist --per-image scores.csv --latents
+    """
+    common = options.Common.of(ctx)
+    options.require_at_least("--batch-size", batch_size, 1)
+    options.require_at_least("--limit", limit, 1)
+    options.require_at_least("--seed", seed, 0)
+    options.require_at_least("--importance-samples", importance_samples, 1)
+    _check_output(common, per_image, latents)
+    if plot is not None:
+        require_new_file("--plot", plot, ".png", force=common.force)
+
+    from vaecli.cli.inputs import load_images, load_model
+    from vaecli.evaluation import evaluate as evaluation
+
+    loaded = load_model(common, model)
+    if binarize is None:
+        binarize = "none" if loaded.run is None else loaded.run.config.training.binarize
+    for name, sentence in contradictions(loaded.model.config, binarize):
+        raise UsageError(f"--{name} {sentence}", "Leave --binarize out for this model.")
+    images, source = load_images(common, loaded, data, split, limit, binarize, bool(skip_bad))
+    with common.terminal.working() as work:
+        result = evaluation.evaluate(
+            loaded.model,
+            images,
+            seed=loaded.seed(seed),
+            batch_size=batch_size,
+            redraw=binarize == "dynamic",
+            importance_samples=importance_samples,
+            progress=work,
+        )
+    value = _measured(result)
+    value |= _meaning(loaded.model.config, images, binarize, result)
+    value["protocol"] = _protocol(loaded.model.config, binarize, source, importance_samples)
+    if per_image is not None:
+        _write_scores(common, result, images, per_image, latents)
+    if plot is not None:
+        from vaecli.pictures import plots
+
+        files.save(plot, plots.latents(result, images.labels, source=source))
+        common.terminal.note(f"latent space: {plot}")
+    if per_image == STDOUT:
+        for name, text in _texts(value).items():
+            common.terminal.note(f"{name}: {text}")
+    else:
+        common.terminal.values(value, _texts(value))
+
+
+def _measured(result: Evaluation) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "loss": result.loss,
+        "elbo": result.elbo,
+        "distortion": result.distortion,
+        "rate": result.rate,
+        "active_units": result.active_units,
+        "kl_per_dim": result.kl_per_dim,
+        "n_images": result.n_images,
+    }
+    if result.likelihoods is not None:
+        value |= {
+            "importance_samples": result.likelihoods.samples,
+            "nll": result.nll,
+            "nll_se": result.nll_se,
+            "ess": result.ess,
+        }
+    return value
+
+
+def _meaning(model: Any, images: Any, binarize: Binarize, result: Evaluation) -> dict[str, Any]:
+    """What the loss may be held against: its floor, or bits per dimension."""
+    from vaecli.evaluation import meaning
+
+    value: dict[str, Any] = {}
+    if meaning.is_grey(model, binarize):
+        value["entropy_floor"] = meaning.entropy_floor(images)
+    if meaning.has_levels(model):
+        value["bits_per_dim"] = meaning.bits_per_dim(result.loss, model.pixels)
+        if result.likelihoods is not None:
+            value["nll_bits_per_dim"] = meaning.bits_per_dim(result.nll, model.pixels)
+    return value
+
+
+def _protocol(model: Any, binarize: Binarize, source: str, samples: int | None) -> str:
+    from vaecli.evaluation import meaning
+
+    estimate = ""
+    if samples is not None:
+        estimate = (
+            f" nll: importance-weighted bound of {samples:,} samples per image, nll_se its"
+            " standard error over the images, ess the mean effective number of samples."
+        )
+    return f"{meaning.describe(model, binarize)} One noise sample per image; {source}.{estimate}"
+
+
+def _texts(value: dict[str, Any]) -> dict[str, str]:
+    texts = {}
+    for name, item in value.items():
+        if name == "kl_per_dim":
+            texts[name] = " ".join(f"{kl:.2f}" for kl in item)
+        else:
+            texts[name] = f"{item:.4f}" if isinstance(item, float) else str(item)
+    return texts
+
+
+def _check_output(common: options.Common, per_image: str | None, latents: bool) -> None:
+    """Refuse what cannot be written before any work is done."""
+    if per_image is None:
+        if latents:
+            raise UsageError("--latents needs --per-image", "Name a file with --per-image.")
+        return
+    if per_image == STDOUT:
+        if common.terminal.json:
+            raise UsageError(
+                "--json and --per-image - both want stdout", "Name a file with --per-image."
+            )
+        return
+    path = Path(per_image)
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(
+            f"--per-image {per_image}: not a name ending in {' or '.join(FORMATS)}",
+            "The ending chooses the format.",
+        )
+    require_new([path], force=common.force)
+    if not os.access(path.parent, os.W_OK):
+        raise EnvironmentFailure(
+            f"--per-image {per_image}: its folder cannot be written", "Name another folder."
+        )
+
+
+def _write_scores(
+    common: options.Common, result: Evaluation, images: Images, target: str, latents: bool
+) -> None:
+    from vaecli.evaluation import scores
+
+    table = scores.rows(result, images, latents=latents)
+    if target == STDOUT:
+        common.terminal.data(scores.as_csv(table).rstrip("\n"))
+        return
+    encode = scores.as_jsonl if Path(target).suffix.lower() == ".jsonl" else scores.as_csv
+    files.atomic_write(Path(target), encode(table).encode())
+    common.terminal.note(f"scores: {target}")

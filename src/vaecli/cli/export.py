@@ -1,0 +1,299 @@
+"""`vaecli export`: the model as files for elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vaecli.cli import options, outputs
+from vaecli.cli.options import option
+from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.system import extras, files
+
+if TYPE_CHECKING:
+    from vaecli.export.html import Embedding, Figure
+    from vaecli.runs.load import LoadedModel
+
+Format = Literal["onnx", "pt2", "html", "safetensors"]
+IN_PARTS = ("onnx", "pt2")
+"""Formats of one file per part, in a folder, checked against torch."""
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Written:
+    """One file of an export; `about` is what --json tells of it besides."""
+
+    path: Path
+    data: bytes
+    about: dict[str, Any]
+
+
+def export(
+    ctx: typer.Context,
+    model: options.Model = None,
+    format: Annotated[  # the option's name, fixed by the contract
+        Format,
+        option(
+            "onnx, pt2: encoder and decoder in a folder, checked against torch; html: a page"
+            " that decodes in the browser; safetensors: one file for vaecli.",
+            "--format",
+        ),
+    ] = "onnx",
+    part: Annotated[
+        Literal["all", "encoder", "decoder"] | None,
+        option("Which part, for onnx and pt2.", default="all"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option(
+            "The folder (onnx, pt2) or file to write, or - for one file on stdout.",
+            "--output",
+            "-o",
+            default="RUN-onnx, RUN-pt2, RUN.html or RUN.safetensors here",
+            metavar="OUT",
+            parser=options.home_path,
+        ),
+    ] = None,
+    verify: Annotated[
+        bool | None,
+        option(
+            "Compare with torch at batch sizes 1 and 3, for onnx and pt2.",
+            "--verify/--no-verify",
+            default="verify",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        option("Largest difference that passes.", default=TOLERANCE, metavar="X"),
+    ] = None,
+    half: Annotated[bool, option("Store fp16 numbers, for safetensors.", "--half")] = False,
+    force: options.Force = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    no_progress: options.NoProgress = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    no_download: options.NoDownload = False,
+    seed: options.RunSeed = None,
+) -> None:
+    """Write a model as files for elsewhere; prints their paths.
+
+    [bold]Examples[/bold]
+      vaecli export
+      vaecli export --format html -o digits.html
+      vaecli export -m runs/001-mnist-mlp --format onnx --part decoder -o digits/
+      vaecli export --format safetensors --half
+    """
+    common = options.Common.of(ctx)
+    _check(format, part, verify, tolerance, half)
+    one_file = format not in IN_PARTS or part in ("encoder", "decoder")
+    if output is not None and str(output) == outputs.STDOUT:
+        if not one_file:
+            raise UsageError(
+                "--output -: there are two files, and one stdout", "Choose one with --part."
+            )
+        common.require_stdout()
+    if format == "onnx":
+        needed = ("onnx", "onnxscript") if verify is False else None
+        extras.require("onnx", "--format onnx", needed)
+
+    from vaecli.cli.inputs import load_model
+
+    target = None if output is None else Path(output)
+    _require_new(common, format, part, target)
+    loaded = load_model(common, model)
+    if target is None:
+        target = _default_output(common, loaded.name, format)
+    if format in IN_PARTS:
+        limit = None if verify is False else (TOLERANCE if tolerance is None else tolerance)
+        written = _in_parts(loaded, format, part, target, limit)
+    elif format == "html":
+        written = [_html(common, loaded, target)]
+    else:
+        written = [_safetensors(loaded, target, half)]
+    _save(common, format, target, written)
+
+
+def _check(
+    format: Format, part: str | None, verify: bool | None, tolerance: float | None, half: bool
+) -> None:
+    if half and format != "safetensors":
+        why = "it stores fp16 as it is" if format == "html" else "it computes in float32"
+        raise UsageError(f"--half does not go with --format {format}: {why}", "Leave it out.")
+    if format not in IN_PARTS:
+        given = {"--part": part, "--verify": verify, "--tolerance": tolerance}
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(
+                    f"{name} does not go with --format {format}: it is for onnx and pt2",
+                    "Leave it out.",
+                )
+    if tolerance is not None and verify is False:
+        raise UsageError("--tolerance and --no-verify contradict each other", "Give one of them.")
+    if tolerance is not None and not (tolerance >= 0 and math.isfinite(tolerance)):
+        raise UsageError(f"--tolerance must be a finite number of at least 0, not {tolerance:g}")
+
+
+def _names(format: Format, part: str | None) -> list[str]:
+    """The files of a format in parts."""
+    parts = ("encoder", "decoder") if part in (None, "all") else (part,)
+    return [f"{name}.{format}" for name in parts]
+
+
+def _require_new(
+    common: options.Common, format: Format, part: str | None, target: Path | None
+) -> None:
+    """Refuse what is there already, before any work."""
+    if target is None or str(target) == outputs.STDOUT:
+        return
+    if format not in IN_PARTS:
+        outputs.require_new([target], force=common.force)
+    elif target.suffix in (".html", ".safetensors"):
+        raise UsageError(
+            f"output {target}: --format {format} makes a folder",
+            f"Add --format {target.suffix[1:]}, or name a folder.",
+        )
+    elif target.exists() and not target.is_dir():
+        raise UsageError(f"output {target}: it is a file", f"--format {format} makes a folder.")
+    else:
+        outputs.require_new([target / n for n in _names(format, part)], force=common.force)
+
+
+def _default_output(common: options.Common, name: str, format: Format) -> Path:
+    folder = format in IN_PARTS
+    path = Path(f"{name}-{format}" if folder else f"{name}.{format}")
+    return path if common.force else outputs.free_name(path, folder=folder)
+
+
+def _in_parts(
+    loaded: LoadedModel, format: Format, part: str | None, folder: Path, limit: float | None
+) -> list[Written]:
+    """Encoder and decoder, each compared with torch before anything is written.
+
+    Raises:
+        VaecliError: one differs from torch by more than `limit`; None does not compare.
+    """
+    from vaecli.export import onnx, parts, pt2
+
+    kind = onnx if format == "onnx" else pt2
+    written = []
+    for each in parts.split(loaded.model):
+        name = f"{each.name}.{format}"
+        if name not in _names(format, part):
+            continue
+        data = kind.encode(each)
+        about: dict[str, Any] = {"part": each.name}
+        if limit is not None:
+            about["difference"] = parts.difference(each, kind.load(data))
+            parts.require_parity(each, about["difference"], limit)
+        path = folder / name
+        about["usage"] = kind.usage(each, str(path))
+        written.append(Written(path, data, about))
+    return written
+
+
+def _safetensors(loaded: LoadedModel, path: Path, half: bool) -> Written:
+    from vaecli.export import parts
+    from vaecli.runs import weights
+
+    model, about = loaded.model, {}
+    if half:
+        model = parts.round_to_half(model)
+        about["difference"] = parts.half_difference(loaded.model, model)
+    data = weights.encode_model(model.config, model.state_dict(), half=half)
+    usage = f"vaecli reconstruct IMAGE.png -m {path}"
+    return Written(path, data, {**about, "usage": usage})
+
+
+def _html(common: options.Common, loaded: LoadedModel, path: Path) -> Written:
+    from vaecli.export import html
+
+    model = loaded.model.config
+    trained = f", trained on {loaded.run.config.data.name}" if loaded.run is not None else ""
+    page = html.render(
+        loaded.model,
+        title=loaded.name,
+        subtitle=f"Variational autoencoder, {model.arch}, {model.latent_dim} latents{trained}",
+        figures=_figures(loaded),
+        embedding=_embedding(common, loaded),
+    )
+    return Written(path, page.text.encode(), {"difference": page.difference})
+
+
+def _figures(loaded: LoadedModel) -> list[Figure]:
+    """The test figures of the model card, from the run's last row."""
+    from vaecli.export.html import Figure
+
+    rows = [] if loaded.run is None else loaded.run.read_metrics()
+    if not rows:
+        return []
+    values = {
+        "Loss per test image": rows[-1].test_loss,
+        "Distortion": rows[-1].test_distortion,
+        "Rate": rows[-1].test_rate,
+    }
+    return [Figure(name, f"{value:.2f}", "nats") for name, value in values.items()]
+
+
+def _embedding(common: options.Common, loaded: LoadedModel) -> Embedding | None:
+    """Where the run's test images lie; None, with a note, when they are not on this machine."""
+    from vaecli.cli.inputs import load_images
+    from vaecli.export import html
+
+    if loaded.run is None:
+        common.terminal.note("no map of test images: a loose weights file does not name its data")
+        return None
+    try:
+        here = dataclasses.replace(common, download=False)
+        images, _ = load_images(here, loaded, None, None, None)
+    except (DataError, EnvironmentFailure, UsageError) as error:
+        common.terminal.note(f"no map of test images: {error.message}")
+        return None
+    return html.embed(loaded.model, images)
+
+
+def _save(common: options.Common, format: Format, target: Path, written: list[Written]) -> None:
+    """Write the files, print their paths, and say how good they are and how to use them."""
+    terminal = common.terminal
+    if str(target) == outputs.STDOUT:
+        terminal.bytes(written[0].data)
+        return
+    for file in written:
+        files.save(file.path, file.data)
+    rows = [
+        {
+            "output": str(file.path),
+            "bytes": len(file.data),
+            "sha256": files.sha256(file.data),
+            **file.about,
+        }
+        for file in written
+    ]
+    if terminal.json:
+        terminal.object(
+            {"output": str(target), "format": format, "files": rows}
+            if format in IN_PARTS
+            else {"format": format, **rows[0]}
+        )
+    else:
+        for file in written:
+            terminal.data(str(file.path))
+    for row in rows:
+        size = f"{row['output']}: {row['bytes']:,} bytes"
+        if "difference" in row:
+            what = "from torch" if format in IN_PARTS else "of a decoded pixel in [0, 1] by fp16"
+            size += f", difference {what} at most {row['difference']:.1e}"
+        terminal.note(size)
+    for row in rows:
+        for line in str(row.get("usage", "")).splitlines():
+            terminal.note(line)

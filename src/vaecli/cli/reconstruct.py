@@ -1,0 +1,359 @@
+"""`vaecli reconstruct`: images through encoder and decoder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vaecli.cli import options, outputs
+from vaecli.cli.options import option
+from vaecli.errors import DataError, UsageError
+from vaecli.system import files, shell
+from vaecli.system.limits import MAX_IMAGE_BYTES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaecli.runs.load import LoadedModel
+
+Fit = Literal["auto", "crop", "pad", "stretch", "digit"]
+STDIN = "-"
+TEST_IMAGES = 32
+TEST_COLUMNS = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input, and the file its reconstruction goes to (None: none of its own)."""
+
+    source: str
+    output: Path | None
+
+
+def reconstruct(
+    ctx: typer.Context,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            parser=options.home_text,
+            help="Image files, folders, or - for one image from stdin; test images without any.",
+            show_default=False,
+        ),
+    ] = None,
+    model: options.Model = None,
+    output: Annotated[
+        str | None,
+        option(
+            "A .png file for one input, a folder for several, or - for stdout.",
+            "--output",
+            "-o",
+            default="STEM.recon.png here",
+            metavar="OUT",
+            parser=options.home_text,
+        ),
+    ] = None,
+    grid: Annotated[
+        Path | None,
+        option(
+            "Originals above reconstructions in one picture, as well or alone.",
+            metavar="FILE.png",
+            parser=options.home_path,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, option("Original and reconstruction side by side.", "--compare")
+    ] = False,
+    sample: Annotated[
+        bool, option("Draw the latent instead of taking its mean.", "--sample")
+    ] = False,
+    fit: Annotated[
+        Fit,
+        option(
+            "How to bring an image to the model's size: crop its centre, pad it with the colour"
+            " of its edge, stretch it, or cut out a digit and centre it as MNIST does; auto does"
+            " as in training, and takes digit for models of digits."
+        ),
+    ] = "auto",
+    invert: Annotated[
+        Literal["auto", "yes", "no"],
+        option("Swap dark and light; auto does where the ground is opposite."),
+    ] = "auto",
+    seed: options.RunSeed = None,
+    preview: options.Preview = None,
+    force: options.Force = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    no_progress: options.NoProgress = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    no_download: options.NoDownload = False,
+) -> None:
+    """Reconstruct images of any size and colour mode; prints the paths written.
+
+    [bold]Examples[/bold]
+      vaecli reconstruct digit.png
+      vaecli reconstruct photos/ -o reconstructed/
+      cat digit.png | vaecli reconstruct - > recon.png
+      vaecli reconstruct *.png --grid all.png
+    """
+    common = options.Common.of(ctx)
+    options.require_at_least("--seed", seed, 0)
+    to_stdout = output == outputs.STDOUT or (
+        output is None and inputs == [STDIN] and grid is None and not _stdout_is_terminal()
+    )
+    if to_stdout:
+        common.require_stdout()
+    if inputs:
+        jobs = _plan(common, inputs, output, grid, to_stdout)
+    else:
+        jobs = []
+        grid = _grid_of_test_images(common, output, grid)
+
+    from vaecli.cli.inputs import load_model
+    from vaecli.terminal.preview import ACROSS
+
+    loaded = load_model(common, model)
+    work = _Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed))
+    if inputs:
+        # the terminal shows only the first few
+        keep = len(jobs) if grid is not None else ACROSS if common.terminal.draws else 0
+        work.run(jobs, to_stdout, keep=keep)
+    else:
+        work.test_images()
+    if grid is not None or not inputs:
+        work.write_grid(grid)
+        if grid is not None and to_stdout:
+            common.terminal.note(f"wrote {grid}")
+        elif grid is not None and not common.terminal.json:
+            common.terminal.data(str(grid))
+    work.show()
+    if not inputs and common.terminal.json:
+        common.terminal.object({"input": None, "output": str(grid)})
+    if work.failures:
+        count = f"{len(work.failures)} of {len(jobs)} inputs failed"
+        done = len(work.failures) < len(jobs)
+        hint = "The others are done." if done else "Nothing was written."
+        raise DataError(f"{count}: {'; '.join(work.failures[:10])}", hint)
+
+
+class _Work:
+    """What happens to each input, and what is kept for the grid."""
+
+    def __init__(
+        self,
+        common: options.Common,
+        loaded: LoadedModel,
+        fit: Fit,
+        invert: Literal["auto", "yes", "no"],
+        compare: bool,
+        sample: bool,
+        seed: int,
+    ) -> None:
+        from vaecli.noise import NormalNoise
+
+        self.common, self.loaded = common, loaded
+        self.fit = fit
+        self.invert: Literal["auto", "yes", "no"] = invert
+        self.compare, self.sample = compare, sample
+        self.failures: list[str] = []
+        self.originals: list[Tensor] = []
+        self.reconstructions: list[Tensor] = []
+        self.device = loaded.model.device
+        latent_dim = loaded.model.config.latent_dim
+        self.noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=self.device)
+
+    def run(self, jobs: list[Job], to_stdout: bool, *, keep: int) -> None:
+        """Every input in turn; one that fails does not stop the others.
+
+        Args:
+            jobs: what to do.
+            to_stdout: write the one picture to stdout.
+            keep: how many to remember the pixels of, for a grid or the terminal.
+        """
+        for index, job in enumerate(jobs):
+            try:
+                original = self.read(job.source)
+            except DataError as error:
+                if len(jobs) == 1:
+                    raise
+                self.failures.append(error.message)
+                continue
+            result = self.one(index, job, original, to_stdout)
+            if len(self.originals) < keep:
+                self.originals.append(original)
+                self.reconstructions.append(result)
+
+    def read(self, source: str) -> Tensor:
+        """One input at the model's shape, (1, C, H, W) uint8; each change made is noted."""
+        from vaecli.cli.inputs import load_picture
+
+        from_stdin = source == STDIN
+        return load_picture(
+            self.common,
+            self.loaded,
+            _stdin() if from_stdin else Path(source),
+            fit=self.fit,
+            invert=self.invert,
+            name="stdin" if from_stdin else source,
+        )
+
+    def one(self, index: int, job: Job, original: Tensor, to_stdout: bool) -> Tensor:
+        """Reconstruct one image, write it and tell."""
+        import torch
+
+        from vaecli.evaluation.generation import reconstruct, score
+        from vaecli.pictures.grid import encode_png
+
+        noise = self.noise.rows(index, index + 1)
+        result = reconstruct(self.loaded.model, original, noise=noise if self.sample else None)
+        picture = torch.cat([original, result], dim=3) if self.compare else result
+        if to_stdout:
+            self.common.terminal.bytes(encode_png(picture[0]))
+        elif job.output is not None:
+            files.save(job.output, encode_png(picture[0]))
+        if self.common.terminal.json:
+            scores = score(self.loaded.model, original, noise)
+            output = None if job.output is None else str(job.output)
+            self.common.terminal.object({"input": job.source, "output": output, **scores})
+        elif job.output is not None:
+            self.common.terminal.data(str(job.output))
+        return result
+
+    def test_images(self) -> None:
+        """The first test images of the run's data, for the grid."""
+        from vaecli.cli.inputs import load_images
+        from vaecli.evaluation.generation import reconstruct
+
+        images, _ = load_images(self.common, self.loaded, None, "test", TEST_IMAGES)
+        noise = self.noise.rows(0, len(images)) if self.sample else None
+        pixels = images.pixels[:].to(self.device)
+        self.originals = [pixels]
+        self.reconstructions = [reconstruct(self.loaded.model, pixels, noise=noise)]
+
+    def show(self) -> None:
+        """The first originals and reconstructions in the terminal, where it shows pictures."""
+        import torch
+
+        from vaecli.terminal.preview import show_pairs
+
+        if self.originals:
+            show_pairs(
+                self.common.terminal, torch.cat(self.originals), torch.cat(self.reconstructions)
+            )
+
+    def write_grid(self, path: Path | None) -> None:
+        """Originals above reconstructions in one picture at `path`, None for stdout."""
+        import torch
+
+        from vaecli.pictures.grid import encode_png, make_pairs
+
+        if not self.originals:
+            return
+        originals, reconstructions = torch.cat(self.originals), torch.cat(self.reconstructions)
+        data = encode_png(make_pairs(originals, reconstructions, columns=TEST_COLUMNS))
+        if path is None:
+            self.common.terminal.bytes(data)
+            return
+        files.save(path, data)
+
+
+def _plan(
+    common: options.Common,
+    inputs: list[str],
+    output: str | None,
+    grid: Path | None,
+    to_stdout: bool,
+) -> list[Job]:
+    """Inputs and their outputs; every contradiction is found before any work."""
+    if grid is not None:
+        outputs.require_new_file("--grid", grid, ".png", force=common.force)
+    inputs = list(shell.expanded(inputs))
+    found = list(_expand(common, inputs))
+    if to_stdout and len(found) > 1:
+        raise UsageError(
+            "--output -: several images do not fit on stdout", "Name a folder with -o."
+        )
+    if to_stdout or (grid is not None and output is None):
+        return [Job(source, None) for source, _ in found]
+    if output is not None and outputs.kind(output, (".png",)) == "file":
+        if len(inputs) > 1 or Path(inputs[0]).is_dir():
+            raise UsageError(
+                f"--output {output}: it is no folder", "Name a folder for several images."
+            )
+        if grid is not None and grid.resolve() == Path(output).resolve():
+            raise UsageError("--output and --grid name the same file", "Name two.")
+        outputs.require_new([Path(output)], force=common.force)
+        return [Job(found[0][0], Path(output))]
+    folder = Path(output or ".")
+    targets = [folder / relative.with_name(f"{relative.stem}.recon.png") for _, relative in found]
+    outputs.require_distinct(targets, [source for source, _ in found])
+    if output is not None:
+        outputs.require_new(targets, force=common.force)
+    elif not common.force:
+        targets = [outputs.free_name(target) for target in targets]
+    return [Job(source, target) for (source, _), target in zip(found, targets, strict=True)]
+
+
+def _expand(common: options.Common, inputs: list[str]) -> Iterator[tuple[str, Path]]:
+    """Every image named or found in a folder, with its path relative to that folder."""
+    from vaecli.data.own.listing import find_images
+
+    if inputs.count(STDIN) > 1:
+        raise UsageError("-: stdin can be read only once", "Write - once.")
+    for name in inputs:
+        path = Path(name)
+        if name == STDIN:
+            yield name, Path("stdin")
+        elif path.is_dir():
+            images, left_out = find_images(path)
+            for reason, count in left_out.items():
+                common.terminal.warning(f"{name}: left out: {count:,} {reason}")
+            for found in images:
+                yield str(found), found.relative_to(path)
+        else:
+            yield name, Path(path.name)
+
+
+def _grid_of_test_images(
+    common: options.Common, output: str | None, grid: Path | None
+) -> Path | None:
+    """Where the picture without any input goes; None for stdout."""
+    if output is not None and grid is not None:
+        raise UsageError("--output and --grid name the same picture here", "Give one of them.")
+    if output == outputs.STDOUT:
+        return None
+    if output is not None and outputs.kind(output, (".png",)) == "folder":
+        raise UsageError(f"--output {output}: it is a folder", "Name a .png file.")
+    if output is None and grid is None:
+        default = Path("reconstructions.png")
+        return default if common.force else outputs.free_name(default)
+    given, named = ("--grid", grid) if grid is not None else ("--output", Path(output or ""))
+    outputs.require_new_file(given, named, ".png", force=common.force)
+    return named
+
+
+def _stdin() -> bytes:
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
+    if not data:
+        raise DataError("stdin: it is empty", "Pipe an image into vaecli, or name a file.")
+    from vaecli.data.second_picture import has_second
+
+    if has_second(data):
+        raise DataError(
+            "stdin: a second picture follows the first", "Pipe one at a time, or name files."
+        )
+    return data
+
+
+def _stdout_is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()

@@ -1,0 +1,324 @@
+"""`vaecli sample`: new images from a prior or given latents, and walks between latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vaecli.cli import options, outputs
+from vaecli.cli.options import option
+from vaecli.config import option_name
+from vaecli.errors import UsageError
+from vaecli.system import extras, files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaecli.cli.walks import Images2D
+    from vaecli.runs.load import LoadedModel
+
+DEFAULT_NAME = "samples.png"
+SUFFIXES = (".png", ".npy", ".gif")
+DEFAULT_COUNT = 64
+MAX_COUNT = 100_000
+MAX_STEPS = 1_000
+WALKS = "Walks through the latent space"
+FRAME_MILLISECONDS, HOLD_MILLISECONDS = 80, 600
+
+
+def sample(
+    ctx: typer.Context,
+    model: options.Model = None,
+    num_samples: Annotated[
+        int | None,
+        option("How many images.", "--num-samples", "-n", default=DEFAULT_COUNT, metavar="N"),
+    ] = None,
+    output: Annotated[
+        str | None,
+        option(
+            "A .png grid, a folder (one file each), a .npy array of uint8 (N, C, H, W), or -"
+            " for a grid on stdout; with --interpolate also a .gif, there and back.",
+            "--output",
+            "-o",
+            default=DEFAULT_NAME,
+            metavar="OUT",
+            parser=options.home_text,
+        ),
+    ] = None,
+    columns: Annotated[
+        int | None, option("Images in a row.", default="a square grid", metavar="N")
+    ] = None,
+    temperature: Annotated[
+        float, option("Standard deviation of the prior drawn from.", metavar="T")
+    ] = 1.0,
+    prior: Annotated[
+        Literal["normal", "gmm"],
+        option(
+            "gmm first fits a mixture of Gaussians to the latents of the training images;"
+            " needs vaecli\\[gmm]."
+        ),
+    ] = "normal",
+    latents: Annotated[
+        Path | None,
+        option(
+            "Decode these latents instead: .npy of (N, L), or .csv with columns z0, z1, ...",
+            metavar="FILE",
+            parser=options.home_path,
+        ),
+    ] = None,
+    interpolate: Annotated[
+        tuple[str, str] | None,
+        option(
+            "From one image to another, each an image file or the index of a test image.",
+            metavar="A B",
+            panel=WALKS,
+        ),
+    ] = None,
+    path: Annotated[
+        Literal["spherical", "linear"],
+        option(
+            "The way --interpolate takes; spherical keeps to lengths the prior makes likely.",
+            panel=WALKS,
+        ),
+    ] = "spherical",
+    traverse: Annotated[
+        bool,
+        option(
+            "One row per latent dimension, from -3 to 3 standard deviations; largest KL"
+            " first, collapsed ones marked.",
+            "--traverse",
+            panel=WALKS,
+        ),
+    ] = False,
+    around: Annotated[
+        str | None,
+        option(
+            "The image file or test index --traverse starts from.",
+            default="latents of 0",
+            metavar="IMAGE",
+            parser=options.home_text,
+            panel=WALKS,
+        ),
+    ] = None,
+    manifold: Annotated[
+        bool,
+        option(
+            "A grid through the two dimensions of the largest KL, at normal quantiles.",
+            "--manifold",
+            panel=WALKS,
+        ),
+    ] = False,
+    steps: Annotated[
+        int | None,
+        option(
+            "Images from A to B, in a row of --traverse, or along each side of --manifold.",
+            default="8, 13, 20",
+            metavar="N",
+            panel=WALKS,
+        ),
+    ] = None,
+    data: options.EvalData = None,
+    seed: options.RunSeed = None,
+    preview: options.Preview = None,
+    force: options.Force = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    no_progress: options.NoProgress = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    no_download: options.NoDownload = False,
+) -> None:
+    """Decode samples of the prior, or walk through the latent space; prints the paths written.
+
+    [bold]Examples[/bold]
+      vaecli sample -n 64
+      vaecli sample -n 1000 -o samples/
+      vaecli sample --prior gmm -o better.png
+      vaecli sample --interpolate 0 1 --steps 24 -o morph.gif
+      vaecli sample --traverse --around 0 -o traversal.png
+      vaecli sample --latents embeddings.csv -o decoded.png
+    """
+    common = options.Common.of(ctx)
+    _check(ctx.params)
+    if output == outputs.STDOUT:
+        common.require_stdout()
+    _check_output(output, force=common.force, gif=interpolate is not None)
+    if prior == "gmm":
+        extras.require("gmm", "--prior gmm")
+
+    from vaecli.cli.inputs import load_model
+    from vaecli.cli.walks import Walker
+
+    loaded = load_model(common, model)
+    walker = Walker(common, loaded, data)
+    if interpolate is not None:
+        start, end = map(options.home_text, interpolate)
+        result = walker.interpolate(start, end, steps=steps, path=path, columns=columns)
+    elif traverse:
+        result = walker.traverse(around=around, steps=steps)
+    elif manifold:
+        result = walker.manifold(side=steps)
+    else:
+        chosen = _latents(common, loaded, ctx.params)
+        result = _grid(loaded, chosen, columns)
+    _write(common, result, output)
+    _preview(common, result)
+
+
+def _latents(common: options.Common, loaded: LoadedModel, given: dict[str, Any]) -> Tensor:
+    """The latents (N, L) to decode: read from a file, or drawn from a prior."""
+    from vaecli.evaluation import generation
+
+    latent_dim, seed = loaded.model.config.latent_dim, loaded.seed(given["seed"])
+    count = given["num_samples"] or DEFAULT_COUNT
+    if given["latents"] is not None:
+        from vaecli.data.latents_file import read_latents
+
+        return read_latents(Path(given["latents"]), latent_dim)
+    if given["prior"] == "normal":
+        return generation.draw(loaded.model, count, seed=seed, temperature=given["temperature"])
+    from vaecli.cli.inputs import load_images, trained_binarize, trained_levels
+    from vaecli.evaluation import latent_space, mixture
+
+    binarize = trained_binarize(loaded)
+    images, source = load_images(common, loaded, given["data"], "train", None, binarize)
+    embedding = latent_space.embed(loaded.model, images.pixels, trained_levels(loaded, seed))
+    fitted = mixture.fit(embedding, seed=seed)
+    common.terminal.note(
+        f"prior: {len(fitted.weights)} Gaussians fitted to {len(images):,} latents of {source}"
+    )
+    if not fitted.converged:
+        common.terminal.warning("the mixture did not converge; it is used as it is")
+    return fitted.sample(count, seed=seed, temperature=given["temperature"])
+
+
+def _grid(loaded: LoadedModel, latents: Tensor, columns: int | None) -> Images2D:
+    from vaecli.cli.walks import Images2D
+    from vaecli.evaluation import generation
+    from vaecli.pictures import grid
+
+    device = loaded.model.device
+    pixels = generation.decode(loaded.model, latents.to(device)).cpu()
+    columns = columns or grid.square(len(pixels))
+    return Images2D(pixels, grid.make_grid(pixels, columns=columns), columns)
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Refuse bad values and options that contradict each other."""
+    options.require_at_least("--num-samples", given["num_samples"], 1)
+    options.require_at_least("--columns", given["columns"], 1)
+    options.require_at_least("--seed", given["seed"], 0)
+    options.require_at_least("--steps", given["steps"], 2)
+    options.require_at_least("--temperature", given["temperature"], 0)
+    if given["temperature"] == float("inf"):
+        raise UsageError("--temperature must be finite")
+    for name, most in (("num_samples", MAX_COUNT), ("steps", MAX_STEPS)):
+        if given[name] is not None and given[name] > most:
+            raise UsageError(f"{option_name(name)} must be at most {most:,}, not {given[name]:,}")
+    modes = [name for name in ("latents", "interpolate", "traverse", "manifold") if given[name]]
+    changed = {
+        "--num-samples": given["num_samples"] is not None,
+        "--temperature": given["temperature"] != 1,
+        "--prior": given["prior"] != "normal",
+        "--columns": given["columns"] is not None,
+        "--steps": given["steps"] is not None,
+        "--path": given["path"] != "spherical",
+        "--around": given["around"] is not None,
+    }
+    drawing = {"--num-samples", "--temperature", "--prior", "--columns"}
+    allowed = {
+        None: drawing,
+        "latents": {"--columns"},
+        "interpolate": {"--steps", "--path", "--columns"},
+        "traverse": {"--steps", "--around"},
+        "manifold": {"--steps"},
+    }
+    if len(modes) > 1:
+        raise UsageError(f"--{modes[0]} and --{modes[1]} contradict each other", "Give one.")
+    mode = modes[0] if modes else None
+    for name, is_given in changed.items():
+        if is_given and name not in allowed[mode]:
+            if mode is None:
+                raise UsageError(f"{name} is for walks", "Add --interpolate or --traverse.")
+            raise UsageError(f"--{mode} and {name} contradict each other", "Give one of them.")
+
+
+def _check_output(output: str | None, *, force: bool, gif: bool) -> None:
+    if output is None or outputs.kind(output, SUFFIXES) != "file":
+        return
+    path = Path(output)
+    if path.suffix.lower() == ".gif" and not gif:
+        raise UsageError(f"--output {output}: only --interpolate moves", "Name a .png file.")
+    outputs.require_new([path], force=force)
+
+
+def _write(common: options.Common, result: Images2D, output: str | None) -> None:
+    kind = "file" if output is None else outputs.kind(output, SUFFIXES)
+    if kind == "folder":
+        _write_folder(common, result.pixels, Path(str(output)))
+        return
+    data = _encoded(result, "" if output is None else Path(output).suffix.lower())
+    if kind == "stdout":
+        common.terminal.bytes(data)
+        return
+    path = Path(output or DEFAULT_NAME)
+    if output is None and not common.force:
+        path = outputs.free_name(path)
+    files.save(path, data)
+    _tell(common, [path], len(result.pixels))
+
+
+def _encoded(result: Images2D, suffix: str) -> bytes:
+    """The file that a suffix asks for; a grid as PNG without one."""
+    from vaecli.pictures import grid
+
+    if suffix == ".npy":
+        return grid.encode_npy(result.pixels)
+    if suffix == ".gif":
+        return _animation(result.pixels)
+    return grid.encode_png(result.picture)
+
+
+def _animation(pixels: Tensor) -> bytes:
+    """There and back, staying a while at either end."""
+    from vaecli.pictures import grid
+
+    frames = [grid.make_grid(image[None], columns=1, scale=6, gap=0) for image in pixels]
+    return grid.encode_gif(
+        frames,
+        milliseconds=FRAME_MILLISECONDS,
+        hold=HOLD_MILLISECONDS,
+        there_and_back=True,
+    )
+
+
+def _preview(common: options.Common, result: Images2D) -> None:
+    from vaecli.terminal import preview
+
+    preview.show_grid(common.terminal, result.pixels, result.columns)
+
+
+def _write_folder(common: options.Common, images: Tensor, folder: Path) -> None:
+    from vaecli.pictures.grid import encode_png
+
+    digits = max(3, len(str(len(images) - 1)))
+    paths = [folder / f"sample-{index:0{digits}d}.png" for index in range(len(images))]
+    outputs.require_new(paths, force=common.force)
+    files.make_folder(folder)
+    for path, image in zip(paths, images, strict=True):
+        files.atomic_write(path, encode_png(image))
+    _tell(common, paths, len(images))
+
+
+def _tell(common: options.Common, paths: list[Path], count: int) -> None:
+    if common.terminal.json:
+        common.terminal.object({"outputs": [str(path) for path in paths], "n_images": count})
+    else:
+        for path in paths:
+            common.terminal.data(str(path))

@@ -1,0 +1,139 @@
+"""Walks through the latent space, for `vaecli sample`: interpolation, traversal, manifold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vaecli.cli.inputs import load_images, load_picture, trained_binarize
+from vaecli.cli.options import Common
+from vaecli.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaecli.data.dataset import Images
+    from vaecli.evaluation.latent_space import Dimensions
+    from vaecli.runs.load import LoadedModel
+
+STEPS = 8
+TRAVERSAL_STEPS = 13  # half a standard deviation each
+MANIFOLD_SIDE = 20
+WIDEST = 16
+
+
+@dataclass(frozen=True)
+class Images2D:
+    """Decoded images, and the picture that shows them.
+
+    Attributes:
+        pixels: (N, C, H, W) uint8.
+        picture: (C', H', W') uint8.
+        columns: images in a row of it.
+    """
+
+    pixels: Tensor
+    picture: Tensor
+    columns: int
+
+
+@dataclass(frozen=True)
+class Walker:
+    """A model, and the images that walks are based on.
+
+    Attributes:
+        common: options.
+        loaded: the model.
+        data: the name of another set than the run's own, or None.
+    """
+
+    common: Common
+    loaded: LoadedModel
+    data: str | None
+
+    def interpolate(
+        self,
+        start: str,
+        end: str,
+        *,
+        steps: int | None,
+        path: Literal["spherical", "linear"],
+        columns: int | None,
+    ) -> Images2D:
+        """From the image `start` to the image `end`, each a file or a test index."""
+        import torch
+
+        from vaecli.evaluation import generation, latent_space
+        from vaecli.pictures import sheets
+
+        ends = torch.cat([self._image(name, "--interpolate") for name in (start, end)])
+        means = latent_space.embed(self.loaded.model, ends).mean.cpu()  # angles need float64
+        latents = latent_space.interpolate(means[0], means[1], steps or STEPS, path)
+        pixels = generation.decode(self.loaded.model, latents.to(self.loaded.model.device))
+        columns = columns or min(len(pixels), WIDEST)
+        return Images2D(pixels, sheets.interpolation(pixels, ends, columns), columns)
+
+    def traverse(self, *, around: str | None, steps: int | None) -> Images2D:
+        """A row per latent dimension, that of the largest KL first."""
+        import torch
+
+        from vaecli.evaluation import generation, latent_space
+        from vaecli.pictures import sheets
+
+        steps = steps or TRAVERSAL_STEPS
+        dimensions = self._dimensions()
+        centre = torch.zeros(len(dimensions.kl), device=self.loaded.model.device)
+        if around is not None:
+            image = self._image(around, "--around")
+            centre = latent_space.embed(self.loaded.model, image).mean[0]
+        latents = latent_space.traverse(centre, dimensions.by_kl, steps)
+        pixels = generation.decode(self.loaded.model, latents)
+        return Images2D(pixels, sheets.traversal(pixels, dimensions, steps), steps)
+
+    def manifold(self, *, side: int | None) -> Images2D:
+        """The plane of the two most active dimensions; the plane itself where there are two."""
+        from vaecli.evaluation import generation, latent_space
+        from vaecli.pictures import sheets
+
+        side, latent_dim = side or MANIFOLD_SIDE, self.loaded.model.config.latent_dim
+        if latent_dim <= 2:
+            axes, names = list(range(latent_dim)), [f"z{axis}" for axis in range(latent_dim)]
+        else:
+            dimensions = self._dimensions()
+            axes = dimensions.by_kl[:2]
+            names = [f"z{axis} (KL {dimensions.kl[axis]:.2f} nats)" for axis in axes]
+        vertical = axes[1] if len(axes) > 1 else None
+        latents = latent_space.manifold(latent_dim, axes[0], vertical, side)
+        device = self.loaded.model.device
+        pixels = generation.decode(self.loaded.model, latents.to(device))
+        title = names[1] if len(names) > 1 else None
+        return Images2D(pixels, sheets.manifold(pixels, side, names[0], title), side)
+
+    def _dimensions(self) -> Dimensions:
+        """As `vaecli eval` finds them."""
+        from vaecli.evaluation import evaluate, latent_space
+
+        found = evaluate.evaluate(
+            self.loaded.model,
+            self._test_images(),
+            seed=self.loaded.seed(None),
+            redraw=trained_binarize(self.loaded) == "dynamic",
+        )
+        return latent_space.Dimensions.of(found)
+
+    def _image(self, name: str, option: str) -> Tensor:
+        """An image file, or the test image of that index; (1, C, H, W) uint8 on the device."""
+        if not name.isdecimal() or Path(name).exists():
+            return load_picture(self.common, self.loaded, Path(name), name=name)
+        images, index = self._test_images(), int(name)
+        if index >= len(images):
+            raise UsageError(
+                f"{option} {name}: there are {len(images):,} test images, counted from 0",
+                "Give a smaller index, or an image file.",
+            )
+        return images.pixels[index : index + 1].to(self.loaded.model.device)
+
+    def _test_images(self) -> Images:
+        binarize = trained_binarize(self.loaded)
+        return load_images(self.common, self.loaded, self.data, "test", None, binarize)[0]

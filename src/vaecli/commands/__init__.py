@@ -1,1 +1,0 @@
-"""The five commands, one file each: options to core to terminal."""

@@ -1,0 +1,454 @@
+"""An image file of any kind, read with suspicion and brought to a model's shape."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from torch import Tensor
+
+from vaecli.data import formats
+from vaecli.data.digit_fit import Invert, digit_ink, edge_of
+from vaecli.data.levels import FULL, Levels, Ranges, SampleType, full_range, to_bytes
+from vaecli.data.origin import SetFit
+from vaecli.errors import DataError
+from vaecli.system import files
+from vaecli.system.limits import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    MAX_PIXELS_PER_BYTE,
+    MAX_TIFF_PAGES,
+)
+
+Bytes = NDArray[np.uint8]
+Fit = Literal["auto", "crop", "pad", "stretch", "digit"]
+
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255  # tags of a TIFF
+_REDUCED_OR_MASK, _REDUCED = 0b101, 2
+
+_HINT = f"Give a picture in one of the formats {', '.join(formats.ALWAYS)}."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright, with 8 bits per value.
+
+    Attributes:
+        pixels: (H, W, 1) grey or (H, W, 3) RGB, uint8.
+        alpha: (H, W) uint8, or None where the file has no transparency.
+        notes: what was changed to get there.
+        levels: the values in the file, and what they were taken to mean.
+        first_of_several: whether it is the first frame of an animation, or page of a stack.
+    """
+
+    pixels: Bytes
+    alpha: Bytes | None = None
+    notes: tuple[str, ...] = ()
+    levels: Levels | None = None
+    first_of_several: bool = False
+
+    @property
+    def coloured(self) -> bool:
+        """Whether a pixel anywhere is not grey, R = G = B."""
+        return has_colour(self.pixels)
+
+
+def has_colour(pixels: Bytes) -> bool:
+    """Whether R = G = B does not hold everywhere in (..., C)."""
+    if pixels.shape[-1] != 3:
+        return False
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return not (np.array_equal(red, green) and np.array_equal(green, blue))
+
+
+def read_image(source: Path | bytes, *, name: str, ranges: Ranges | None = None) -> Picture:
+    """Decode an image file, or its bytes; the first picture of several.
+
+    Args:
+        source: path of a regular file, or the content of one.
+        name: what messages call it.
+        ranges: values that mean black and white; a type that is not named has its full range.
+
+    Raises:
+        DataError: it cannot be read, is damaged, too large, or in a format or mode not taken.
+    """
+    data = source if isinstance(source, bytes) else _read_file(source, name)
+    with _opened(data, name) as image:
+        return _decode(image, len(data), ranges or FULL)
+
+
+def read_pages(
+    path: Path, pages: Sequence[tuple[int, str]], ranges: Ranges
+) -> Iterator[Picture | DataError]:
+    """Decode pages of a TIFF.
+
+    Args:
+        path: of the file.
+        pages: number of each, and what messages call it.
+        ranges: as for `read_image`.
+
+    Yields:
+        A picture, or why this page cannot be read.
+    """
+    try:
+        data = _read_file(path, pages[0][1])
+        with _opened(data, pages[0][1]) as image:
+            for page, name in pages:
+                picture: Picture | DataError
+                try:
+                    with _translated(data, name):
+                        image.seek(page)
+                        picture = _decode(image, len(data), ranges, chosen=True)
+                except DataError as error:
+                    picture = error
+                yield picture
+    except DataError as error:
+        yield from [error] * len(pages)
+
+
+def tiff_pages(path: Path) -> list[int]:
+    """Which pictures of a TIFF file are pages; not thumbnails, previews and masks.
+
+    Raises:
+        DataError: it cannot be read, or has too many.
+    """
+    data = _read_file(path, path.name)
+    with _opened(data, path.name) as image:
+        return _pages(image)
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """A picture that is not decoded yet; what goes wrong while it is used becomes a DataError."""
+    if not data:
+        raise _refusal(name, "it is empty")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise _refusal(
+            name, f"it has more than {MAX_IMAGE_BYTES:,} bytes", "Give a smaller picture."
+        )
+    with (
+        _translated(data, name),
+        warnings.catch_warnings(),
+        Image.open(BytesIO(data), formats=formats.readers(data)) as image,
+    ):
+        warnings.simplefilter("ignore")  # the size is checked below, by us
+        yield image
+
+
+@contextmanager
+def _translated(data: bytes, name: str) -> Iterator[None]:
+    """Turn what Pillow raises into a DataError that says what to do."""
+    try:
+        yield
+    except (MemoryError, DataError, GeneratorExit):
+        raise
+    except UnidentifiedImageError:
+        reason, advice = formats.why_unknown(data)
+        raise _refusal(name, reason, advice or _HINT) from None
+    except _TooLargeError as error:
+        raise _refusal(name, str(error), "Scale it down first.") from None
+    except Image.DecompressionBombError:
+        limit = f"it has more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
+        raise _refusal(name, limit, "Scale it down first.") from None
+    except _UnsupportedModeError as error:
+        raise _refusal(name, str(error), "Convert it to 8-bit grey or RGB.") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        hint = "The file is damaged or incomplete: save or fetch it again."
+        raise _refusal(name, reason[:1].lower() + reason[1:200], hint) from None
+
+
+def excess(image: Image.Image, size: int) -> str | None:
+    """Why a picture in a file of `size` bytes must not be decoded, by its header; or None."""
+    pixels = image.width * image.height
+    shape = f"{image.width:,} x {image.height:,}"
+    if pixels > MAX_IMAGE_PIXELS:
+        return f"{shape} is more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
+    if pixels > 10**6 and pixels > MAX_PIXELS_PER_BYTE * size:
+        return f"{shape} pixels in {size:,} bytes are more than {MAX_PIXELS_PER_BYTE:,} for each"
+    return None
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    try:
+        return files.read_capped(path, MAX_IMAGE_BYTES)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise _refusal(name, reason, "Check the path and its permissions.") from None
+    except ValueError as error:
+        raise _refusal(name, str(error)) from None
+
+
+def _refusal(name: str, reason: str, hint: str = _HINT) -> DataError:
+    return DataError(f"cannot read the image: {name}: {reason}", hint)
+
+
+class _UnsupportedModeError(Exception):
+    """A pixel type that has no defined 8-bit result."""
+
+
+class _TooLargeError(Exception):
+    """More pixels than the limit."""
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """Numbers of the pictures of a TIFF that are pages; the first of all where none is."""
+    found = []
+    for number, page in enumerate(ImageSequence.Iterator(image)):
+        if number >= MAX_TIFF_PAGES:
+            raise _TooLargeError(f"it has more than the limit of {MAX_TIFF_PAGES:,} pages")
+        tags = getattr(page, "tag_v2", {})
+        if not tags.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK and (
+            tags.get(_SUBFILE_TYPE) != _REDUCED
+        ):
+            found.append(number)
+    return found or [0]
+
+
+def _choose(image: Image.Image) -> bool:
+    """Go to the first picture that is one by itself; whether more follow it."""
+    # an MPO is a JPEG with a second view or a gain map behind it, as phones write them
+    if not getattr(image, "is_animated", False) or image.format == "MPO":
+        return False
+    if image.format != "TIFF":
+        return True
+    pages = _pages(image)
+    image.seek(pages[0])
+    return len(pages) > 1
+
+
+def _decode(image: Image.Image, size: int, ranges: Ranges, *, chosen: bool = False) -> Picture:
+    """Decode a picture, upright, in one of the four 8-bit modes L, LA, RGB, RGBA.
+
+    Args:
+        image: not decoded yet.
+        size: bytes of its file.
+        ranges: values that mean black and white.
+        chosen: whether it stands at the right one of several.
+    """
+    notes = []
+    several = not chosen and _choose(image)
+    if (too_large := excess(image, size)) is not None:
+        raise _TooLargeError(too_large)
+    if several:
+        notes.append(f"first frame of several in the {image.format}")
+    turned = image.getexif().get(0x0112, 1) in range(2, 9)
+    tiff = image.format == "TIFF"
+    inverted = tiff and getattr(image, "tag_v2", {}).get(262) == 0
+    image.load()
+    if chosen:  # turned in place, it would confuse the page behind it
+        image = ImageOps.exif_transpose(image)
+    else:
+        ImageOps.exif_transpose(image, in_place=True)
+    if turned:
+        notes.append("turned upright as its EXIF says")
+    mode = image.mode
+    if mode == "F":
+        raise _UnsupportedModeError("its pixels are floating-point numbers")
+    if mode.startswith("I"):
+        pixels, alpha, levels = _from_16_bit(image, ranges, tiff, inverted and mode != "I")
+        notes.append("16-bit scaled to 8-bit")
+    else:
+        pixels, alpha, levels = _from_8_bit(image, ranges)
+        if mode not in ("1", "L", "LA", "RGB", "RGBA"):
+            notes.append(f"{'palette' if mode == 'P' else mode} converted to RGB")
+    if levels.range != levels.full:
+        notes.append(f"{levels.range[1]:,g} is white")
+    if levels.clipped:
+        notes.append(f"{levels.clipped:,} of {levels.values:,} values above it were clipped")
+    if alpha is not None and alpha.min() < 255:  # what lies behind it is as light as can be
+        levels = replace(levels, highest=max(levels.highest, levels.full[1]))
+    return Picture(pixels, alpha, tuple(notes), levels, several)
+
+
+def _from_8_bit(image: Image.Image, ranges: Ranges) -> tuple[Bytes, Bytes | None, Levels]:
+    samples: SampleType = "1-bit" if image.mode == "1" else "8-bit"
+    transparent = image.has_transparency_data
+    target = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    pixels = np.asarray(image.convert(f"{target}A" if transparent else target))
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    alpha = pixels[..., -1] if transparent else None
+    values = pixels[..., :-1] if transparent else pixels
+    if samples == "1-bit":
+        return values, alpha, Levels.of(samples, values // 255, FULL[samples])
+    range = ranges.get(samples, FULL[samples])
+    return to_bytes(values, range), alpha, Levels.of(samples, values, range)
+
+
+def _from_16_bit(
+    image: Image.Image, ranges: Ranges, tiff: bool, inverted: bool
+) -> tuple[Bytes, Bytes | None, Levels]:
+    values = np.asarray(image)
+    # only a TIFF says that its numbers have 32 bits, or a sign
+    samples: SampleType = "integer" if tiff and image.mode == "I" else "16-bit"
+    range = ranges.get(samples) or full_range(samples, float(values.max()))
+    assert range is not None
+    if values.min() < 0 or values.max() > max(65535, range[1]):
+        raise _UnsupportedModeError("its pixels have more than 16 bits")
+    if values.max() <= 65535:
+        values = values.astype(np.uint16)
+    pixels = to_bytes(values, range)
+    if inverted:  # Pillow leaves "white is zero" to us above 8 bits
+        pixels = 255 - pixels
+    alpha = None
+    if isinstance(clear := image.info.get("transparency"), int):
+        alpha = np.where(values == clear, 0, 255).astype(np.uint8)
+    return pixels[..., None], alpha, Levels.of(samples, values, range)
+
+
+def prepare(
+    picture: Picture,
+    image_shape: tuple[int, int, int],
+    *,
+    border: int,
+    digits: bool,
+    fit: Fit = "auto",
+    set_fit: SetFit = "crop",
+    invert: Invert = "auto",
+    name: str,
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Bring a picture to a model's channels, size and polarity.
+
+    One of the model's shape and polarity passes bit by bit.
+
+    Args:
+        picture: what `read_image` gave.
+        image_shape: (C, H, W) of the model, C 1 or 3.
+        border: grey level (0-255) along the border of the model's training images.
+        digits: the model was trained on digits, made as MNIST was.
+        fit: `auto` fits a digit for grey models of digits and inputs of another size, else does
+            as `set_fit` says.
+        set_fit: how the training images were brought to their size.
+        invert: `auto` inverts, for grey models, what is on a ground of the opposite polarity.
+        name: what messages call the picture.
+
+    Returns:
+        (C, H, W) uint8, and a note for every change made.
+
+    Raises:
+        DataError: the model has neither 1 nor 3 channels.
+    """
+    channels, height, width = image_shape
+    if channels not in (1, 3):
+        raise DataError(
+            f"cannot fit the image: {name}: the model has {channels} channels, neither 1 nor 3",
+            "Use a model of grey or RGB images.",
+        )
+    notes = list(picture.notes)
+    image = _flatten(picture, channels, border, invert, notes)
+    size = f"{image.width}x{image.height} to {width}x{height}"
+    same = image.size == (width, height)
+    if fit == "digit" or (fit == "auto" and digits and channels == 1 and not same):
+        grey = np.asarray(image.convert("L"))
+        ink = digit_ink(grey, (height, width), border, invert, notes)
+        # ink runs from the border level to the far end of the scale
+        plane = np.rint(border + ink * ((255 if border < 128 else 0) - border))
+        notes.append(f"fitted as a digit: {size}")
+        image = Image.fromarray(plane.astype(np.uint8)).convert(image.mode)
+    else:
+        if channels == 1 and (invert == "yes" or (invert == "auto" and _opposite(image, border))):
+            image = ImageOps.invert(image)
+            ground = "dark ink on a light ground" if border < 128 else "light ink on a dark ground"
+            notes.append(f"inverted: {ground}" if invert == "auto" else "inverted, as asked")
+        if not same:
+            image, changed = fitted(image, (width, height), set_fit if fit == "auto" else fit)
+            notes.append(f"{changed}resized: {size}")
+    pixels = np.array(image).reshape(height, width, channels)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), tuple(notes)
+
+
+def fitted(image: Image.Image, size: tuple[int, int], fit: SetFit) -> tuple[Image.Image, str]:
+    """Bring a picture to a width and height, and say what was done besides resizing.
+
+    `crop` cuts off what is too wide or too high, `pad` adds bars of the colour that is the median
+    along the picture's own edge, `stretch` changes its proportions.
+    """
+    width, height = size
+    bicubic = Image.Resampling.BICUBIC
+    box = centre_box(image.size, width / height)
+    if box == (0, 0, *image.size) or fit == "stretch":
+        changed = "" if box == (0, 0, *image.size) else "stretched and "
+        return image.resize(size, bicubic, reducing_gap=3.0), changed
+    if fit == "crop":
+        return image.resize(size, bicubic, box, reducing_gap=3.0), "cropped at the centre and "
+    scale = min(width / image.width, height / image.height)
+    inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    edge = edge_of(np.asarray(image))
+    level = np.median(edge, axis=0)
+    colour = tuple(map(int, level)) if level.ndim else int(level)
+    ground = Image.new(image.mode, size, colour)
+    place = (width - inner[0]) // 2, (height - inner[1]) // 2
+    ground.paste(image.resize(inner, bicubic, reducing_gap=3.0), place)
+    return ground, "padded and "
+
+
+def _flatten(
+    picture: Picture, channels: int, border: int, invert: Invert, notes: list[str]
+) -> Image.Image:
+    """Bring a picture to the model's channels, in mode L or RGB, and paint what is behind it."""
+    pixels = picture.pixels
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if channels == 1 and image.mode == "RGB":
+        image = image.convert("L")
+        notes.append("RGB converted to grey")
+    elif channels == 3 and image.mode == "L":
+        image = image.convert("RGB")
+        notes.append("grey repeated over three channels")
+    if picture.alpha is None or picture.alpha.min() == 255:
+        return image
+    level = 255
+    if channels == 1:
+        level = 255 - border if invert == "yes" else border
+        if invert == "auto":
+            level = _ground_behind(np.asarray(image), picture.alpha, border)
+    notes.append(f"alpha composited on {({0: 'black', 255: 'white'}).get(level, f'grey {level}')}")
+    ground = Image.new(image.mode, image.size, (level,) * len(image.getbands()))
+    return Image.composite(image, ground, Image.fromarray(picture.alpha))
+
+
+def _polar(border: int) -> bool:
+    """Whether a border level says on which side the ink is."""
+    return min(border, 255 - border) < 64
+
+
+def _ground_behind(grey: Bytes, alpha: Bytes, border: int) -> int:
+    """Level to paint behind a transparent picture, so that its ink can be seen.
+
+    Visible pixels are ink, and go on the side of the scale that they are not on; unless they
+    fill their bounding box with both dark and light, as a card with ink on it does: then the
+    card goes on.
+    """
+    seen = alpha > 127
+    if not _polar(border) or not seen.any():
+        return border
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    area = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+    low, middle, high = np.percentile(grey[seen], (2, 50, 98))
+    if high - low > 96 and seen.sum() > 0.66 * area:
+        return int(middle)
+    ink = float(grey[seen].mean())
+    return border if abs(ink - border) >= abs(ink - (255 - border)) else 255 - border
+
+
+def _opposite(image: Image.Image, border: int) -> bool:
+    """Whether a grey image has an even border on the other side of the scale."""
+    edge = edge_of(np.asarray(image)).astype(np.int16)
+    level = int(np.median(edge))
+    even = float((abs(edge - level) <= 32).mean()) >= 0.75
+    return _polar(border) and even and abs(level - border) >= 128
+
+
+def centre_box(size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
+    """Largest centred part of width / height `aspect`: left, top, right, bottom."""
+    width, height = min(size[0], size[1] * aspect), min(size[1], size[0] / aspect)
+    left, top = (size[0] - width) / 2, (size[1] - height) / 2
+    return left, top, left + width, top + height

@@ -1,0 +1,164 @@
+"""A folder of images: which files are in it, their classes, and who is held out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vaecli.data import image_file, layout
+from vaecli.data.layout import Account, Split
+from vaecli.data.own import listing
+from vaecli.errors import DataError
+from vaecli.system import files
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image that is there.
+
+    Attributes:
+        path: relative to the folder, with `/` between parts; of one page of several, with its
+            number: `stack.tif[17]`.
+        size: bytes of the file; 0 where it cannot be asked.
+        time: modification time in ns.
+        identity: tells a file that was replaced, see `files.identity_of`.
+        label: name of its class, or None.
+        split: what the layout says about it; None leaves it to the hash.
+        page: number of the picture in its file, where that holds several.
+    """
+
+    path: str
+    size: int = 0
+    time: int = 0
+    label: str | None = None
+    split: Split | None = None
+    page: int | None = None
+    identity: str = ""
+
+    @property
+    def stack(self) -> str | None:
+        """The file of which this is one page of several."""
+        return None if self.page is None else file_of(self.path)
+
+    @property
+    def share(self) -> float:
+        """Place in [0, 1) that depends on the file's path alone: small ones are held out."""
+        digest = hashlib.sha256(os.fsencode(self.stack or self.path)).digest()
+        return int.from_bytes(digest[:7], "big") / 2**56
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images that count, and the account of everything that is there."""
+
+    entries: list[Entry]
+    account: Account
+
+
+def list_entries(
+    root: Path,
+    known_classes: Collection[str] = (),
+    *,
+    archive: Path | None = None,
+    left_out: Counter[str] | None = None,
+) -> Found:
+    """The images in a folder and its subfolders, in order of their paths.
+
+    Args:
+        root: the folder.
+        known_classes: names of a model's classes.
+        archive: what was unpacked into the folder.
+        left_out: files of the archive that were not unpacked, by suffix.
+
+    Raises:
+        DataError: a folder cannot be listed, or there is no image.
+    """
+    others = Counter(left_out or {})
+    found = dict(listing.walk(root, others))
+    if not found:
+        raise listing.no_images(archive or root, others)
+    entries = (_entry(root, path, status) for path, status in sorted(found.items()))
+    return arrange(entries, known_classes, layout.others_by_suffix(others))
+
+
+def arrange(
+    entries: Iterable[Entry], known_classes: Collection[str], left_out: Mapping[str, int]
+) -> Found:
+    """Give entries the split and class that their paths speak of, and drop those outside.
+
+    Args:
+        entries: of all images, in order of their paths.
+        known_classes: names of a model's classes.
+        left_out: what else is there, by reason.
+    """
+    by_path = {entry.path: entry for entry in entries}
+    found = layout.understand(list(by_path), known_classes)
+    account = replace(found.account, left_out={**left_out, **found.account.left_out})
+    placed = [
+        replace(by_path[path], label=place.label, split=place.split)
+        for path, place in found.places.items()
+    ]
+    return Found(placed, account)
+
+
+def _entry(root: Path, path: str, status: os.stat_result | None) -> Entry:
+    if status is None:
+        return Entry(path)
+    identity = files.identity_of(root / path, status)
+    return Entry(path, status.st_size, status.st_mtime_ns, identity=identity)
+
+
+_PAGE = re.compile(r"(?P<file>.*\.tiff?)\[\d+\]", re.DOTALL | re.IGNORECASE)
+
+
+def file_of(path: str) -> str:
+    """The path of the file an image lies in: `stack.tif` of `stack.tif[17]`."""
+    page = _PAGE.fullmatch(path)
+    return path if page is None else page["file"]
+
+
+def with_pages(root: Path, entries: list[Entry]) -> list[Entry]:
+    """The entries with the pages of TIFF stacks as images of their own, one after the other."""
+    return [page for entry in entries for page in _pages(root, entry)]
+
+
+def _pages(root: Path, entry: Entry) -> Iterator[Entry]:
+    pages = [0]
+    if entry.path.lower().endswith((".tif", ".tiff")):
+        with contextlib.suppress(DataError):  # reading the image will tell why
+            pages = image_file.tiff_pages(root / entry.path)
+    if len(pages) == 1:
+        yield entry
+        return
+    for page in pages:
+        yield replace(entry, path=f"{entry.path}[{page}]", page=page)
+
+
+def _hash_order(entry: Entry) -> tuple[float, str, int]:
+    return entry.share, entry.stack or entry.path, entry.page or 0
+
+
+def split_order(entries: list[Entry], fraction: float) -> tuple[list[Entry], int, int]:
+    """All entries in the order they are stored in, and how many are for test and validation.
+
+    Test images come first, by falling hash, then training images by rising hash: so the smallest
+    hash, the one that moves when a side is empty, lies at the border of the two.  Validation
+    images come last.  All pages of a file have its hash; the pages of the only file are held out
+    from the last one on.
+    """
+    only = entries[0].stack
+    if only is not None and all(entry.stack == only for entry in entries):
+        n_test = min(max(1, round(fraction * len(entries))), len(entries) - 1)
+        return [*entries[-n_test:], *entries[:-n_test]], n_test, 0
+    sides: dict[Split, list[Entry]] = {"test": [], "train": [], "validation": []}
+    for entry in sorted(entries, key=_hash_order):
+        drawn: Split = "test" if entry.share < fraction else "train"
+        sides[entry.split or drawn].append(entry)
+    order = [*reversed(sides["test"]), *sides["train"], *sides["validation"]]
+    return order, len(sides["test"]), len(sides["validation"])

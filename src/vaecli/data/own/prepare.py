@@ -1,0 +1,494 @@
+"""The user's own images, a folder or an array file, become a data set: prepared once, then read."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from vaecli.config import as_options
+from vaecli.data import layout, levels
+from vaecli.data.dataset import Dataset, Images
+from vaecli.data.layout import Account, Values
+from vaecli.data.levels import FULL, Levels, Range, Ranges, SampleType
+from vaecli.data.origin import Options, Origin
+from vaecli.data.own import archives, arrays, decode, folder, store
+from vaecli.data.own.decode import Fitting, Seen, ShapeRule
+from vaecli.data.own.folder import Entry
+from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.system import files
+from vaecli.system.callbacks import Progress, Report, no_report
+from vaecli.system.limits import MAX_PIXELS
+
+BAD_SHARE = 0.1
+"""A set of which more cannot be read is refused, --skip-bad or not."""
+NAMED_BAD = 10
+MUCH_CUT = 0.25
+"""A person is told when cropping drops more of the typical picture."""
+WINDOW_SHARE = 4
+"""A window of the shuffle takes one part in so many of the memory for images."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images are brought to a given model's shape.
+
+    Attributes:
+        image_shape: channels, height, width.
+        fitting: crop, polarity and the like.
+        ranges: what counts as black and white, by sample type; other types are decided by the set.
+        whole: all images together, in the order of the listing, instead of two splits.
+        classes: names of the model's classes, in order of their labels.
+    """
+
+    image_shape: tuple[int, int, int]
+    fitting: Fitting = field(default_factory=Fitting)
+    ranges: Ranges = field(default_factory=dict)
+    whole: bool = False
+    classes: tuple[str, ...] = ()
+
+
+def name_of(location: Path) -> str:
+    """What a set made from `location` is called: its last part, in harmless characters."""
+    suffix = archives.suffix_of(location)
+    base = arrays.stem_of(Path(location.name[: -len(suffix)] if suffix else location.name))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.")[:40] or "images"
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path is one of the user's own images: a folder, an archive or a file of numbers."""
+    if path.is_dir():
+        return True
+    return path.exists() and (bool(archives.suffix_of(path)) or arrays.is_arrays(path))
+
+
+def load(
+    location: Path,
+    options: Options,
+    *,
+    data_dir: Path,
+    preparation: Preparation | None = None,
+    memory: int | None = None,
+    checked: bool = False,
+    report: Report = no_report,
+    progress: Progress | None = None,
+) -> Dataset:
+    """The images at `location`, from the cache where they were prepared before.
+
+    Args:
+        location: a folder, an archive, or a file of numbers.
+        options: how they were asked for.
+        data_dir: where what was prepared is kept.
+        preparation: the shape and so on of a model; None finds a shape that suits the images.
+        memory: bytes of images held in memory, larger sets are mapped; None: as the machine has.
+        checked: whether another process has just read what is prepared, and found it undamaged.
+        report: told what a person should know.
+        progress: told (what, done, total).
+
+    Raises:
+        UsageError: `options` are wrong or do not apply.
+        DataError: nothing is there, or it cannot be read.
+        EnvironmentFailure: the cache cannot be written.
+    """
+    if problems := list(options.problems()):
+        raise UsageError(as_options(problems))
+    location = Path(os.path.abspath(location))
+    memory = store.memory_for_images() if memory is None else memory
+    source: _Folder | _Array
+    if location.is_dir():
+        source = _Folder(location, options, preparation, progress)
+    elif archives.suffix_of(location):
+        source = _unpacked(location, options, preparation, data_dir, report, progress)
+    else:
+        source = _Array(location, arrays.open_arrays(location, memory), options, preparation)
+    entries = source.entries
+    listing = tuple((entry.path, entry.size, entry.time) for entry in entries)
+    identities = [(entry.identity, entry.label, entry.split) for entry in entries]
+    whole = preparation is not None and preparation.whole
+    known_classes = () if preparation is None else preparation.classes
+    if not whole and {entry.split for entry in entries} <= {"test", "validation"}:
+        raise DataError(
+            f"--data {location}: it has a test and a validation split, and no images to train on",
+            "Name one of them, or call the folder or array of training images train.",
+        )
+    settings = {**asdict(options), "skip_bad": None}
+    settings["version"] = decode.VERSION, layout.VERSION
+    settings["preparation"] = None if preparation is None else asdict(preparation)
+    key = store.key_of(listing, identities, settings)
+    name = name_of(location)
+    slot = (
+        data_dir / "vaecli" / "own" / f"{name}-{store.key_of(os.fspath(location), settings)[:12]}"
+    )
+    try:
+        contents, dataset = _prepared(
+            slot, key, name, memory, checked, source, whole, known_classes, report
+        )
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"prepared images: {error.filename or slot}: {error.strerror or error}",
+            "Make room, or choose a folder that can be written with --data-dir.",
+        ) from None
+    _refuse_bad(location, contents, options.skip_bad, report)
+    levels.refuse(contents.levels, f"--data {location}", black_too=preparation is None)
+    origin = Origin(
+        kind=source.kind,
+        location=os.fspath(location),
+        options=options,
+        files=listing if source.kind == "folder" else listing[:1],
+        skipped=len(contents.bad),
+        window=_window(contents, memory),
+        levels=contents.levels,
+    )
+    dataset = dataset.with_origin(origin, _account(source.account, contents, options))
+    return dataset if whole else _both_sides(dataset, report)
+
+
+def _account(account: Account, contents: store.Contents, options: Options) -> Account:
+    """The account of the listing, with what came of preparing the images."""
+    sources = dict(account.sources) or {
+        "train": "what is not held out",
+        "test": f"{options.test_fraction:g} of all, held out by a hash of the path",
+    }
+    left_out = dict(account.left_out)
+    if bad := len(contents.bad):
+        left_out[f"image{'s' * (bad != 1)} that cannot be read"] = bad
+    counts = {"test": contents.n_test, "validation": contents.n_validation}
+    shared = tuple(
+        f"{shared:,} of the {count:,} {split} images are training images too"
+        for (split, count), shared in zip(counts.items(), contents.shared, strict=True)
+        if shared
+    )
+    return replace(
+        account,
+        sources=sources,
+        left_out=left_out,
+        notes=(*account.notes, *_notes(contents), *shared),
+        values=tuple(
+            Values(found.samples, found.lowest, found.highest, *found.range)
+            for found in contents.levels
+        ),
+    )
+
+
+def _notes(contents: store.Contents) -> Iterator[str]:
+    """What a person should know about a set, whether it was prepared now or before."""
+    for found in contents.levels:
+        yield from found.notes()
+    _, _, height, width = contents.shape
+    if contents.cut > MUCH_CUT:
+        yield (
+            f"cropping to {height}x{width} drops {100 * contents.cut:.0f} % of a typical picture:"
+            " --fit pad or --fit stretch keeps all of it, --image-size HxW chooses another shape"
+        )
+    if contents.animated:
+        yield f"the first frame of each of {contents.animated:,} animations is taken"
+    files_of = {folder.file_of(path) for path in contents.paths}
+    if len(files_of) < len(contents.paths):
+        held_out = {folder.file_of(path) for path in contents.paths[: contents.n_test]}
+        both = "" if len(files_of) > 1 or not held_out else "; the last ones are held out"
+        yield (
+            f"{len(contents.paths):,} images in {len(files_of):,}"
+            f" file{'s' * (len(files_of) != 1)}: each page of a TIFF is one{both}"
+        )
+
+
+def _window(contents: store.Contents, memory: int) -> int:
+    """Images shuffled together: 0, all, in memory; else as many as a part of the memory holds."""
+    size = math.prod(contents.shape[1:])
+    return 0 if contents.shape[0] * size <= memory else max(1, memory // WINDOW_SHARE // size)
+
+
+@dataclass
+class _Folder:
+    """Entries of a folder, and their pixels."""
+
+    location: Path
+    options: Options
+    preparation: Preparation | None
+    progress: Progress | None
+    archive: Path | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
+    kind: ClassVar[Literal["folder"]] = "folder"
+
+    def __post_init__(self) -> None:
+        fixed = self.preparation
+        found = folder.list_entries(
+            self.location,
+            fixed.classes if fixed else (),
+            archive=self.archive,
+            left_out=self.left_out,
+        )
+        self.entries, self.account = found.entries, found.account
+        self.rule = ShapeRule(self.options.size, self.options.channels)
+        if fixed is not None:
+            self.rule = ShapeRule(fixed.image_shape[1:], fixed.image_shape[0])
+        self.fitting = Fitting(fit=self.options.fit) if fixed is None else fixed.fitting
+        self.seen = Seen()
+        if fixed is not None and fixed.whole:  # so that the first few are a fair sample
+            self.entries.sort(key=lambda entry: entry.share)
+
+    def images(self) -> list[Entry]:
+        """One entry for each image: pages of a TIFF are images of their own."""
+        return folder.with_pages(self.location, self.entries)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.rule.shape
+
+    def write(self, order: list[Entry], path: Path) -> dict[int, str]:
+        """Write the pixels of `order`; returns why some are missing, by place."""
+        self._see_one(order)
+        known = {} if self.preparation is None else self.preparation.ranges
+        ranges = {**FULL, **levels.asked(self.options.max_value), **known}
+        while True:
+            bad, self.seen = dict[int, str](), Seen()
+            try:
+                with files.atomic_stream(path) as write:
+                    for decoded in decode.decode_all(
+                        self.location, order, self.rule, self.fitting, ranges, progress=self._tell
+                    ):
+                        bad |= decoded.bad
+                        self.seen.add(decoded.seen)
+                        write(decoded.pixels.data.cast("B") if decoded.pixels.size else b"")
+                    decided = _decide(self.location, self.seen.levels, self.options, known)
+                    if any(found.range != decided[found.samples] for found in self.seen.levels):
+                        ranges = {**ranges, **decided}
+                        raise decode.StartAgainError
+                return bad
+            except decode.StartAgainError:
+                continue
+
+    def _see_one(self, order: list[Entry]) -> None:
+        """Begin with the shape of the first image that can be read."""
+        for entry in order[:100]:
+            name = entry.stack or entry.path
+            with contextlib.suppress(DataError):
+                decode.decode(self.location / name, self.rule.shape, self.rule, self.fitting, name)
+                return
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress("preparing images", done, total)
+
+
+def _unpacked(
+    archive: Path,
+    options: Options,
+    preparation: Preparation | None,
+    data_dir: Path,
+    report: Report,
+    progress: Progress | None,
+) -> _Folder:
+    """The folder of the cache that an archive was unpacked into."""
+    try:
+        found = archives.unpack(archive, data_dir, report, progress)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"images of {archive.name}: {error.filename or data_dir}: {error.strerror or error}",
+            "Make room, or choose a folder that can be written with --data-dir.",
+        ) from None
+    return _Folder(found.folder, options, preparation, progress, archive, found.others)
+
+
+@dataclass
+class _Array:
+    """Entries of an array file, and their pixels."""
+
+    location: Path
+    file: arrays.ArrayFile
+    options: Options
+    preparation: Preparation | None
+    kind: ClassVar[Literal["array"]] = "array"
+
+    def __post_init__(self) -> None:
+        self.entries = self.file.entries
+        self.account = self.file.account
+        self.seen = Seen()
+        channels, height, width = self.file.shape
+        options = self.options
+        if options.size not in (None, (height, width)) or options.channels not in (None, channels):
+            raise UsageError(
+                f"--data {self.location}: its images are {channels}x{height}x{width}:"
+                " --image-size and --channels only work on folders",
+                "Leave these options out, or resize the array first.",
+            )
+        if height * width * channels > MAX_PIXELS:
+            raise DataError(
+                f"--data {self.location}: its images have more than {MAX_PIXELS:,} values"
+            )
+
+    def images(self) -> list[Entry]:
+        """One entry for each image."""
+        return self.entries
+
+    def write(self, order: list[Entry], path: Path) -> dict[int, str]:
+        """Write the pixels of `order`."""
+        known = {} if self.preparation is None else self.preparation.ranges
+        wanted = self.options.channels
+        if self.preparation is not None:
+            wanted = self.preparation.image_shape[0]
+        found, coloured = self.file.scan()
+        ranges = _decide(self.location, found, self.options, known)
+        channels, height, width = self.file.shape
+        self.shape = (channels if wanted == channels or coloured else 1, height, width)
+        with files.atomic_stream(path) as write:
+            for pixels, read in self.file.pixels(order, ranges):
+                self.seen.add(Seen(read))
+                write(pixels[:, : self.shape[0]].tobytes())
+        return {}
+
+
+def _decide(
+    location: Path, found: Sequence[Levels], options: Options, known: Ranges
+) -> dict[SampleType, Range]:
+    """What counts as black and white in each sample type of a set."""
+    try:
+        decided = levels.decide(found, options.max_value, known)
+    except ValueError as error:
+        raise DataError(
+            f"--data {location}: {error}",
+            "Scale the values, or say what counts as white with --max-value.",
+        ) from None
+    value = options.max_value
+    tops = [FULL[samples][1] for samples in decided if samples in FULL]
+    if not isinstance(value, str) and decided and len(tops) == len(decided) and value > max(tops):
+        raise UsageError(
+            f"--max-value {value:g}: the samples of {location} go up to {max(tops):g} at most",
+            "Give a smaller value, or leave the option out.",
+        )
+    return decided
+
+
+def _prepared(
+    slot: Path,
+    key: str,
+    name: str,
+    memory: int,
+    checked: bool,
+    source: _Folder | _Array,
+    whole: bool,
+    known_classes: tuple[str, ...],
+    report: Report,
+) -> tuple[store.Contents, Dataset]:
+    """What is stored for `key`, made first where it is not there."""
+    if found := _stored(slot, key, name, memory, report, checked):
+        return found
+    files.make_folder(slot)
+    with store.turn(slot, report):
+        found = _stored(slot, key, name, memory, no_report)  # by the process we waited for
+        if not found:
+            _make(slot, key, source, whole, known_classes, memory)
+            found = store.read(slot, key, name, memory)
+            assert found is not None
+    return found
+
+
+def _stored(
+    slot: Path, key: str, name: str, memory: int, report: Report, checked: bool = False
+) -> tuple[store.Contents, Dataset] | None:
+    try:
+        return store.read(slot, key, name, memory, checked)
+    except DataError as error:
+        report(f"{error.message}; preparing the images again")
+        return None
+
+
+def _make(
+    slot: Path,
+    key: str,
+    source: _Folder | _Array,
+    whole: bool,
+    known_classes: tuple[str, ...],
+    memory: int,
+) -> None:
+    """Prepare the images and commit them."""
+    order, n_test, n_validation = source.images(), 0, 0
+    if not whole:
+        order, n_test, n_validation = folder.split_order(order, source.options.test_fraction)
+    first_validation = len(order) - n_validation
+    bad = source.write(order, store.raw_path(slot, key))
+    kept = [entry for place, entry in enumerate(order) if place not in bad]
+    names = sorted({entry.label for entry in order if entry.label is not None})
+    classes = layout.number_classes(names, known_classes)
+    store.commit(
+        slot,
+        store.Contents(
+            key=key,
+            shape=(len(kept), *source.shape),
+            n_test=n_test - sum(place < n_test for place in bad),
+            n_validation=n_validation - sum(place >= first_validation for place in bad),
+            paths=tuple(entry.path for entry in kept),
+            labels=_labels(kept, classes),
+            classes=classes,
+            bad=tuple((order[place].path, why) for place, why in sorted(bad.items())),
+            total=len(order),
+            levels=source.seen.levels,
+            cut=statistics.median(source.seen.cut) if source.seen.cut else 0.0,
+            animated=source.seen.animated,
+        ),
+        memory,
+    )
+
+
+def _labels(entries: list[Entry], classes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """The label of each image; None if no image has a class."""
+    if all(entry.label is None for entry in entries):
+        return None
+    return tuple(
+        layout.UNKNOWN if entry.label is None else classes[entry.label] for entry in entries
+    )
+
+
+def _refuse_bad(location: Path, contents: store.Contents, skip: bool, report: Report) -> None:
+    """DataError when images cannot be read, unless they may be left out and are few."""
+    bad = contents.bad
+    if not bad:
+        return
+    count = f"{len(bad):,} of {contents.total:,} images cannot be read"
+    some = "; ".join(f"{path}: {why}" for path, why in bad[:NAMED_BAD])
+    more = f"; and {len(bad) - NAMED_BAD:,} more" if len(bad) > NAMED_BAD else ""
+    if len(bad) > BAD_SHARE * contents.total:
+        hint = "Repair or remove them; so many are never left out."
+        raise DataError(f"--data {location}: {count}: {some}{more}", hint)
+    if not skip:
+        hint = "Repair or remove them, or leave them out with --skip-bad."
+        raise DataError(f"--data {location}: {count}: {some}{more}", hint)
+    report(f"{count} and were left out: {some}{more}")
+
+
+def _both_sides(dataset: Dataset, report: Report) -> Dataset:
+    """Move the file with the smallest hash, at the border of the two, to a side that is empty."""
+    train, test = dataset.train, dataset.test
+    if len(train) + len(test) == 1:
+        only = train if len(train) else test
+        report(f"{dataset.name} has one image, which is trained on and tested on")
+        return replace(dataset, train=only, test=only)
+    if not len(test):
+        count = _of_one_file(train, 0)
+        report(f"no image of {dataset.name} is held out: {_path(train[:1])} was moved there")
+        return replace(dataset, train=train[count:], test=train[:count])
+    if not len(train):
+        count = _of_one_file(test, -1)
+        report(f"all images of {dataset.name} are held out: {_path(test[-1:])} is trained on")
+        return replace(dataset, train=test[-count:], test=test[:-count])
+    return dataset
+
+
+def _of_one_file(images: Images, place: int) -> int:
+    """How many images lie in the file of the one at `place`."""
+    assert images.paths is not None
+    file = folder.file_of(images.paths[place])
+    return sum(folder.file_of(path) == file for path in images.paths)
+
+
+def _path(images: Images) -> str:
+    assert images.paths is not None
+    return folder.file_of(images.paths[0])

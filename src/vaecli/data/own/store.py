@@ -1,0 +1,243 @@
+"""Prepared images on disk: one raw file of uint8, and the index that makes it valid.
+
+The raw file is written first, under a name of its own; renaming `index.json` into place is the
+commit.  Sets that fit are read into memory, larger ones are mapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaecli.data.dataset import Dataset, Images
+from vaecli.data.layout import UNKNOWN
+from vaecli.data.levels import Levels
+from vaecli.data.mapped import Mapped
+from vaecli.errors import DataError
+from vaecli.system import files
+from vaecli.system.callbacks import Report
+from vaecli.system.strict_json import canonical_json, parse_json
+
+FORMAT = "vaecli-images-1"
+INDEX = "index.json"
+LOCK_WAIT = 3600.0  # seconds to wait for another process that prepares the same images
+_INDEX_LIMIT = 2 * 1024**3
+_MEMORY_SHARE = 0.5  # of what this process may use, for the images
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is stored besides pixels.
+
+    Attributes:
+        key: what it was made from: files, their sizes and times, settings.
+        shape: (N, C, H, W): test images, training images, validation images.
+        n_test: how many of them are for testing, the first.
+        n_validation: how many are for validation, the last.
+        paths: of each image.
+        labels: of each image, or None.
+        classes: label of each class, by name.
+        shared: identical pictures on both sides: how many images of the test and validation
+            splits are training images too.
+        bad: path and reason of each unreadable file.
+        total: images looked at.
+        levels: the range of values in each sample type, and what counts as white.
+        cut: share of a typical picture, the median, that cropping dropped.
+        animated: animations, of which the first frame was taken.
+    """
+
+    key: str
+    shape: tuple[int, int, int, int]
+    n_test: int
+    n_validation: int
+    paths: tuple[str, ...]
+    labels: tuple[int, ...] | None
+    classes: Mapping[str, int]
+    bad: tuple[tuple[str, str], ...]
+    total: int
+    shared: tuple[int, int] = (0, 0)
+    levels: tuple[Levels, ...] = ()
+    cut: float = 0.0
+    animated: int = 0
+
+
+def memory_for_images() -> int:
+    """Bytes of images that are held in memory; larger sets are mapped from the disk."""
+    available = math.inf
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # the limit of a container
+        limit = files.read_capped(Path("/sys/fs/cgroup/memory.max"), 100)
+        available = min(available, int(limit))
+    return int(_MEMORY_SHARE * available) if available < math.inf else 4 * 1024**3
+
+
+@contextlib.contextmanager
+def turn(folder: Path, report: Report) -> Iterator[None]:
+    """Hold the lock of `folder`, after waiting for the process that holds it."""
+    what = "the folder's preparation"
+    with files.turn(folder / "lock", what=what, patience=LOCK_WAIT, report=report):
+        files.remove_leftovers(folder)
+        yield
+
+
+def raw_path(folder: Path, key: str) -> Path:
+    """Where the pixels made from `key` lie."""
+    return folder / f"images-{key[:16]}.raw"
+
+
+def commit(folder: Path, contents: Contents, memory: int) -> None:
+    """Make the raw file of `contents` valid, and remove older ones.
+
+    Raises:
+        OSError: it cannot be read back, or the index cannot be written.
+    """
+    dataset = _open(folder, contents, memory, name="")
+    shared = [dataset.shared_with_training(part) for part in (dataset.test, dataset.validation)]
+    content = {
+        **vars(contents),
+        "shared": shared,
+        "levels": [vars(levels) for levels in contents.levels],
+        "fingerprint": dataset.fingerprint(),
+    }
+    text = canonical_json(content)
+    index = {"format": FORMAT, "sha256": files.sha256(text.encode()), "content": content}
+    files.atomic_write(folder / INDEX, canonical_json(index).encode())
+    for old in folder.glob("images-*.raw"):
+        if old != raw_path(folder, contents.key):
+            with contextlib.suppress(OSError):
+                files.remove(old)
+
+
+def read(
+    folder: Path, key: str, name: str, memory: int, checked: bool = False
+) -> tuple[Contents, Dataset] | None:
+    """What is stored for `key`; None when there is nothing, or something older.
+
+    Args:
+        folder: where it is stored.
+        key: what it was made from.
+        name: what the set is called.
+        memory: bytes of images held in memory.
+        checked: whether another process has just compared the pixels with their SHA-256.
+
+    Raises:
+        DataError: it is damaged.
+        OSError: it cannot be read.
+    """
+    where = folder / INDEX
+    try:
+        index = parse_json(files.read_capped(where, _INDEX_LIMIT))
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
+            raise ValueError("it has another format")
+        content = index["content"]
+        if files.sha256(canonical_json(content).encode()) != index["sha256"]:
+            raise ValueError("it does not have the recorded SHA-256")
+        if content["key"] != key:
+            return None
+        contents = _contents(content)
+        where = raw_path(folder, key)
+        dataset = _open(folder, contents, memory, name)
+        if checked:
+            return contents, dataset.known_as(content["fingerprint"])
+        if dataset.fingerprint() != content["fingerprint"]:
+            raise ValueError("its content does not have the recorded SHA-256")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"prepared images: {where}: damaged: {error}") from None
+    return contents, dataset
+
+
+def _contents(content: dict[str, Any]) -> Contents:
+    count, channels, height, width = content["shape"]
+    labels = content["labels"]
+    return Contents(
+        key=content["key"],
+        shape=(count, channels, height, width),
+        n_test=content["n_test"],
+        n_validation=content["n_validation"],
+        paths=tuple(content["paths"]),
+        labels=None if labels is None else tuple(labels),
+        classes=content["classes"],
+        shared=tuple(content["shared"]),
+        bad=tuple((path, why) for path, why in content["bad"]),
+        total=content["total"],
+        levels=tuple(
+            Levels(**{**levels, "range": tuple(levels["range"])}) for levels in content["levels"]
+        ),
+        cut=content["cut"],
+        animated=content["animated"],
+    )
+
+
+def _open(folder: Path, contents: Contents, memory: int, name: str) -> Dataset:
+    """The stored set, in memory or mapped."""
+    path = raw_path(folder, contents.key)
+    pixels: Tensor | Mapped
+    if not contents.shape[0]:
+        pixels = torch.empty(contents.shape, dtype=torch.uint8)
+    elif math.prod(contents.shape) <= memory:
+        pixels = _into_memory(path, contents.shape)
+    else:
+        pixels = _mapped(path, contents.shape)
+    labels = None if contents.labels is None else torch.tensor(contents.labels, dtype=torch.int64)
+    names = {label: name for name, label in contents.classes.items()}
+    whole = Images(pixels, labels, contents.paths, names)
+    n_test, end = contents.n_test, len(whole) - contents.n_validation
+    splits = map(_without_unknown, (whole[n_test:end], whole[:n_test], whole[end:]))
+    train, test, validation = splits
+    return Dataset(name, train, test, validation if contents.n_validation else None)
+
+
+def _without_unknown(images: Images) -> Images:
+    """The same images, without labels if no image has a class."""
+    if images.labels is not None and bool((images.labels == UNKNOWN).all()):
+        return replace(images, labels=None)
+    return images
+
+
+def _into_memory(path: Path, shape: tuple[int, ...]) -> Tensor:
+    pixels = np.empty(math.prod(shape), np.uint8)
+    with files.open_regular(path) as file:
+        _check_size(file.fileno(), len(pixels))
+        view = memoryview(pixels.data)
+        while view:
+            count = file.readinto(view)  # type: ignore[attr-defined]
+            if not count:
+                raise ValueError("it ends too early")
+            view = view[count:]
+    return torch.from_numpy(pixels).view(shape)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Mapped:
+    """Pixels in a read-only mapping."""
+    with files.open_regular(path) as file:
+        _check_size(file.fileno(), math.prod(shape))
+        mapping, unmap = files.map_readonly(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nobody writes to pixels
+        return Mapped.of(torch.frombuffer(mapping, dtype=torch.uint8).view(shape), unmap)
+
+
+def _check_size(descriptor: int, size: int) -> None:
+    found = os.fstat(descriptor).st_size
+    if found != size:
+        raise ValueError(f"it has {found:,} bytes instead of {size:,}")
+
+
+def key_of(*parts: object) -> str:
+    """SHA-256 of plain JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

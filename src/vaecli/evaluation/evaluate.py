@@ -1,0 +1,268 @@
+"""How good a model is on a set of images: the bound, its parts, and the likelihood behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vaecli.data.dataset import Images, as_float
+from vaecli.data.mapped import Mapped
+from vaecli.model.bounds import ImportanceWeights, elbo_terms, log_likelihood
+from vaecli.model.precision import inference
+from vaecli.model.prior import kl_to_prior, log_prior_ratio
+from vaecli.model.vae import VAE, reparameterize
+from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
+from vaecli.system.callbacks import Progress, no_progress
+from vaecli.system.device import float64_home, in_float64
+from vaecli.system.processes import ONE_PROCESS, Processes
+
+BATCH_SIZE = 256
+ACTIVE_VARIANCE = 0.01
+"""A latent is active where Var_x[mean(x)] exceeds this (Burda et al. 2016, section 5)."""
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """What K importance samples say about log p(x) of each image.
+
+    Attributes:
+        samples: K.
+        nll: (N,) float64, negative importance-weighted bound, nats.
+        effective: (N,) float64, effective sample size, 1 to K.
+    """
+
+    samples: int
+    nll: Tensor
+    effective: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The bound image by image, with the noise kept (it is a bound only with it).
+
+    Attributes:
+        distortions: (N,) float64, -log p(x|z) at one draw per image, nats.
+        rates: (N,) float64, KL(q(z|x) || p(z)), nats.
+        means: (N, L) mean of q(z|x), the embedding.
+        kl_per_dim: the rate of each latent dimension, nats per image.
+        likelihoods: with importance samples, else None.
+    """
+
+    distortions: Tensor
+    rates: Tensor
+    means: Tensor
+    kl_per_dim: tuple[float, ...]
+    likelihoods: Likelihoods | None = None
+
+    @property
+    def n_images(self) -> int:
+        """Number of images N."""
+        return len(self.rates)
+
+    @property
+    def losses(self) -> Tensor:
+        """Negative ELBO of each image, (N,) nats."""
+        return self.distortions + self.rates
+
+    @property
+    def loss(self) -> float:
+        """Negative ELBO, distortion + rate, nats per image."""
+        return self.distortion + self.rate
+
+    @property
+    def elbo(self) -> float:
+        """Evidence lower bound, nats per image."""
+        return -self.loss
+
+    @property
+    def distortion(self) -> float:
+        """-E_q[log p(x|z)], nats per image."""
+        return float(self.distortions.mean())
+
+    @property
+    def rate(self) -> float:
+        """KL(q(z|x) || p(z)), nats per image."""
+        return float(self.rates.mean())
+
+    @property
+    def active_units(self) -> int:
+        """Latents with Var_x[mean(x)] > 0.01."""
+        return int((self.means.double().var(0, correction=0) > ACTIVE_VARIANCE).sum())
+
+    @property
+    def nll(self) -> float:
+        """Negative log p(x) as far as K samples tell, nats per image; NaN without samples."""
+        return math.nan if self.likelihoods is None else float(self.likelihoods.nll.mean())
+
+    @property
+    def nll_se(self) -> float:
+        """Standard error of `nll` over the images; NaN for a single one."""
+        if self.likelihoods is None or self.n_images < 2:
+            return math.nan
+        return float(self.likelihoods.nll.std() / math.sqrt(self.n_images))
+
+    @property
+    def ess(self) -> float:
+        """Effective number of importance samples, mean over the images."""
+        return math.nan if self.likelihoods is None else float(self.likelihoods.effective.mean())
+
+
+@inference()
+def evaluate(
+    model: VAE,
+    images: Images,
+    *,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    redraw: bool = False,
+    importance_samples: int | None = None,
+    progress: Progress = no_progress,
+    before_batch: Callable[[], None] = lambda: None,
+    processes: Processes = ONE_PROCESS,
+) -> Evaluation:
+    """Judge `model` on `images`.
+
+    All that is drawn for an image depends on its place in the set and on `seed`, not on the
+    batch size; sums are kept in float64.
+
+    Args:
+        model: the model, on any device.
+        images: at least one image of the model's shape.
+        seed: the run's seed, to repeat what was recorded while training.
+        batch_size: images per pass; changes speed and memory, not the meaning.
+        redraw: draw each pixel black or white with its grey level's probability.
+        importance_samples: K, to estimate log p(x) as well.
+        progress: told (what, done, total) as it goes.
+        before_batch: called before each pass; raises to end the evaluation.
+        processes: those that judge together, pass by pass in turn, which changes no bit.
+    """
+    pixels, device = images.pixels, model.device
+    levels = None
+    if redraw:
+        shape = model.config.image_shape
+        levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device)
+    noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
+    dtype = next(model.parameters()).dtype
+    home = float64_home(device)
+    terms = torch.zeros(2, len(pixels), dtype=torch.float64, device=home)
+    means = torch.zeros(len(pixels), model.config.latent_dim, dtype=dtype, device=device)
+    kl = torch.zeros(
+        math.ceil(len(pixels) / batch_size), means.shape[1], dtype=torch.float64, device=home
+    )
+    for number, start in enumerate(range(0, len(pixels), batch_size)):
+        if number % processes.count == 0:
+            before_batch()  # as often in every process
+        if number % processes.count != processes.rank:
+            continue
+        batch = pixels[start : start + batch_size].to(device)
+        x = as_float(batch if levels is None else levels.binarize(batch, start)).to(dtype)
+        stop = start + len(x)
+        parameters, mean, log_variance = model(x, noise.rows(start, stop).to(dtype))
+        distortion, rate = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
+        terms[0, start:stop], terms[1, start:stop] = in_float64(distortion), in_float64(rate)
+        means[start:stop] = mean
+        kl[number] = in_float64(kl_to_prior(mean, log_variance)).sum(0)
+        progress("loss", stop, len(pixels))
+    for part in (terms, means, kl):  # each number is one process's, and 0 in all others: exact
+        processes.add(part)
+    distortions, rates, means = terms[0].cpu(), terms[1].cpu(), means.cpu()
+    kl_per_dim = kl.sum(0) / len(pixels)
+    likelihoods = None
+    if importance_samples is not None:
+        likelihoods = estimate(
+            model, pixels, importance_samples, seed, batch_size, progress, levels
+        )
+    return Evaluation(distortions, rates, means, tuple(kl_per_dim.tolist()), likelihoods)
+
+
+@inference()
+def estimate(
+    model: VAE,
+    pixels: Tensor | Mapped,
+    samples: int,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = no_progress,
+    levels: LevelNoise | None = None,
+) -> Likelihoods:
+    """Log p(x) of each image by importance sampling, in blocks of constant memory.
+
+    Args:
+        model: the model, on any device.
+        pixels: (N, C, H, W) uint8.
+        samples: K.
+        seed: of the noise.
+        batch_size: about how many latents are decoded at once.
+        progress: told (what, done, total) as it goes.
+        levels: to draw each pixel black or white with, by place; None leaves it as it is.
+    """
+    device, (height, width) = model.device, SAMPLE_BLOCK
+    noise = SampleNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
+    bounds, effective = [], []
+    rows = max(1, batch_size // width)
+    for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
+        mean, log_variance = model.encoder(x)
+        weights = ImportanceWeights(len(x), float64_home(device))
+        for column in range(math.ceil(samples / width)):
+            count = min(width, samples - column * width)
+            block = noise.block(band, column)[: len(x), :count]
+            part = [
+                log_weights(model, x[row], mean[row], log_variance[row], block[row])
+                for row in (slice(first, first + rows) for first in range(0, len(x), rows))
+            ]
+            weights.add(in_float64(torch.cat(part)))
+            done = start * samples + len(x) * (column * width + count)
+            progress("likelihood", done, len(pixels) * samples)
+        bounds.append(weights.bound().cpu())
+        effective.append(weights.effective_samples().cpu())
+    return Likelihoods(samples, -torch.cat(bounds), torch.cat(effective))
+
+
+def log_weights(
+    model: VAE, images: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor
+) -> Tensor:
+    """Log p(x|z) p(z) / q(z|x) at the latents that `noise` (B, K, L) draws; (B, K) nats.
+
+    Args:
+        model: decodes the latents.
+        images: (B, C, H, W) in [0, 1].
+        mean: (B, L) of q(z|x).
+        log_variance: (B, L) of q(z|x).
+        noise: standard normal.
+    """
+    parameters = model.decode_draws(mean, log_variance, noise)
+    latents = reparameterize(mean, log_variance, noise)
+    ratios = log_prior_ratio(latents, noise, log_variance)
+    return log_likelihood(images, parameters, *model.likelihood) + ratios
+
+
+def floats(
+    pixels: Tensor | Mapped,
+    batch_size: int,
+    device: torch.device,
+    levels: LevelNoise | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Pairs of a start index and the images from there on, in order, the short last one too.
+
+    Args:
+        pixels: (N, C, H, W) uint8.
+        batch_size: images B at a time.
+        device: where they are wanted.
+        levels: to draw each pixel black or white with, by place; None leaves it as it is.
+
+    Yields:
+        The index, and (B, C, H, W) in [0, 1].
+    """
+    for start, batch in batches(pixels, batch_size):
+        batch = batch.to(device)
+        yield start, as_float(batch if levels is None else levels.binarize(batch, start))
+
+
+def batches(pixels: Tensor | Mapped, batch_size: int) -> Iterator[tuple[int, Tensor]]:
+    """Pairs of a start index and the images from there on, in order, the short last one too."""
+    for start in range(0, len(pixels), batch_size):
+        yield start, pixels[start : start + batch_size]

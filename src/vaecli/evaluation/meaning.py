@@ -1,0 +1,70 @@
+"""What a loss means: a sentence about it, its lower bound, and bits per dimension."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from vaecli.config import Binarize, ModelConfig
+from vaecli.data.dataset import Images
+from vaecli.model.likelihoods import LIKELIHOODS
+
+
+def bits_per_dim(nats: float, pixels: int) -> float:
+    """Nats per image as bits per pixel value: nats / (D ln 2)."""
+    return nats / (pixels * math.log(2))
+
+
+def entropy_floor(images: Images) -> float:
+    """Entropy of the grey levels in nats per image: the lowest possible grey-scale BCE."""
+    counts = torch.zeros(256, dtype=torch.float64)
+    for part in images.parts():
+        counts += torch.bincount(part.flatten().cpu(), minlength=256)
+    probability = torch.arange(256, dtype=torch.float64) / 255
+    entropy = -torch.special.xlogy(probability, probability)
+    entropy -= torch.special.xlogy(1 - probability, 1 - probability)
+    return float((counts * entropy).sum()) / len(images)
+
+
+def describe(config: ModelConfig, binarize: Binarize = "none") -> str:
+    """One or two sentences on what the loss of this model measures."""
+    if config.likelihood != "bernoulli":
+        return _PROTOCOLS[config.likelihood]
+    return _PROTOCOLS[binarize]
+
+
+def is_grey(config: ModelConfig, binarize: Binarize) -> bool:
+    """Whether the loss is the grey-scale BCE, which is not a normalised likelihood."""
+    return config.likelihood == "bernoulli" and binarize == "none"
+
+
+def has_levels(config: ModelConfig) -> bool:
+    """Whether the likelihood is over 256 grey levels, so that bits per dimension are defined."""
+    return LIKELIHOODS[config.likelihood].levels
+
+
+_PROTOCOLS = {
+    "none": (
+        "Grey-scale BCE: pixels in [0, 1] under a Bernoulli; an upper bound on the expected"
+        " loss of dynamically binarized images, no normalised likelihood of the grey ones."
+    ),
+    "dynamic": (
+        "Dynamic binarization: each pixel drawn black or white with its grey level's probability,"
+        " once for this evaluation; Bernoulli likelihood of the binary images."
+    ),
+    "static": (
+        "Static binarization: each pixel drawn black or white once, from vaecli's own constant (not"
+        " the files of Larochelle); Bernoulli likelihood of the binary images."
+    ),
+    "continuous-bernoulli": (
+        "Density of grey levels in [0, 1] under a continuous Bernoulli, without dequantization:"
+        " nats of a density, which may be negative and compare with no Bernoulli loss."
+    ),
+    "gaussian": (
+        "Density of grey levels in [0, 1] under a Gaussian with one learned sigma, without"
+        " dequantization: nats of a density, which may be negative and compare with no Bernoulli"
+        " loss."
+    ),
+    "logistic": "Probability of the 256 grey levels under a discretized logistic.",
+}

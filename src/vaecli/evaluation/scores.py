@@ -1,0 +1,77 @@
+"""One row of scores per image: to rank images, find outliers, or use the embeddings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from vaecli.data.dataset import Images
+from vaecli.data.layout import is_known
+from vaecli.evaluation.evaluate import Evaluation
+
+Row = dict[str, int | float | str | None]
+
+
+def rows(result: Evaluation, images: Images, *, latents: bool) -> Iterator[Row]:
+    """One row per image: index, path, label, class, loss, distortion and rate in nats, and more.
+
+    The label is empty where the model does not know the class.
+
+    Args:
+        result: the evaluation.
+        images: the images it evaluated.
+        latents: add the mean of q(z|x) as z0, z1, ...
+    """
+    columns: dict[str, list[Any]] = {"index": list(range(result.n_images))}
+    if images.paths is not None:
+        columns["path"] = [_shown(path) for path in images.paths]
+    if images.labels is not None:
+        labels = images.labels.tolist()
+        columns["label"] = [label if is_known(label) else None for label in labels]
+        columns["class"] = [_shown(images.class_name(label)) for label in labels]
+    columns["loss"] = _rounded(result.losses)
+    columns["distortion"] = _rounded(result.distortions)
+    columns["rate"] = _rounded(result.rates)
+    if result.likelihoods is not None:
+        columns["nll"] = _rounded(result.likelihoods.nll)
+        columns["ess"] = _rounded(result.likelihoods.effective)
+    if latents:
+        # nine digits bring a float32 back exactly
+        columns |= {
+            f"z{index}": [float(f"{value:.9g}") for value in column.tolist()]
+            for index, column in enumerate(result.means.T)
+        }
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def as_csv(table: Iterator[Row]) -> str:
+    """The rows as CSV with a header line."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for number, row in enumerate(table):
+        if number == 0:
+            writer.writerow(row)
+        writer.writerow("" if value is None else value for value in row.values())
+    return text.getvalue()
+
+
+def as_jsonl(table: Iterator[Row]) -> str:
+    """The rows as one JSON object per line."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in table)
+
+
+def _shown(path: str) -> str:
+    """A path as valid UTF-8: bytes that do not decode are escaped."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _rounded(values: Tensor) -> list[float | None]:
+    """Round to a millionth of a nat; None for NaN and infinity."""
+    return [round(value, 6) if math.isfinite(value) else None for value in values.tolist()]

@@ -1,0 +1,373 @@
+"""Distributions p(x|z) of a pixel: the name of an option selects a row of `LIKELIHOODS`.
+
+Every function here is elementwise: it takes and returns tensors of one shape, written `...`.
+x is a pixel in [0, 1] in steps of 1/255, o the decoder's output for it, S the sigmoid, and s the
+learned scale of `learned_scale`.  `bounds.py` sums over pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vaecli.config import Likelihood
+
+LEVELS = 256
+HALF_LEVEL = 0.5 / (LEVELS - 1)
+"""Half the distance of two grey levels on the scale from 0 to 1."""
+LOG_SCALE_FLOOR = -7.0
+"""Lower bound of the log scale; see `learned_scale`."""
+MAX_LOGIT = 16.0
+"""Bound of the continuous Bernoulli's logit: where float32 rounds the probability to 0 or 1.
+
+Without one the density at exactly black pixels grows for ever, and is all that is learned.
+"""
+_NEAR_ZERO = 0.1
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A likelihood as the functions that training, evaluation and pictures need.
+
+    Attributes:
+        log_prob: x, o and the log scale to log p(x|z) in nats.
+        mean: o and the log scale to E[x|z], which a picture shows.
+        sample: o, the log scale and a generator to a draw of x.
+        output_bias: the mean training image and the number of images to the o with that mean,
+            where training starts.
+        log_scale: where the learned log scale starts; None if there is none.
+        levels: whether p is a probability over the 256 grey levels.
+
+    Example:
+        >>> bernoulli = LIKELIHOODS["bernoulli"]
+        >>> bernoulli.mean(torch.zeros(2, 3), None)
+        tensor([[0.5000, 0.5000, 0.5000],
+                [0.5000, 0.5000, 0.5000]])
+    """
+
+    log_prob: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    mean: Callable[[Tensor, Tensor | None], Tensor]
+    sample: Callable[[Tensor, Tensor | None, torch.Generator | None], Tensor]
+    output_bias: Callable[[Tensor, int], Tensor]
+    log_scale: float | None = None
+    levels: bool = False
+
+
+def learned_scale(log_scale: Tensor | None) -> Tensor:
+    """The scale s, kept above e^-7, a quarter of a grey level.
+
+    ::
+
+        s = exp(-7 + softplus(log_scale + 7))
+
+    Without a lower bound, images that are all alike would send s to 0.
+
+    Source: Rybkin et al. 2021, https://arxiv.org/abs/2006.13202
+
+    Args:
+        log_scale: the decoder's parameter, a number.
+
+    Example:
+        >>> 255 * learned_scale(torch.tensor([-7.0, -100.0]))  # in grey levels
+        tensor([0.4651, 0.2325])
+    """
+    assert log_scale is not None, "this likelihood has a learned scale"
+    return torch.exp(LOG_SCALE_FLOOR + functional.softplus(log_scale - LOG_SCALE_FLOOR))
+
+
+# --- bernoulli ---------------------------------------------------------------------------------
+
+
+def _bernoulli_log_prob(x: Tensor, logits: Tensor, log_scale: Tensor | None) -> Tensor:
+    """Bernoulli log likelihood on the logit o, exact where log(S(o)) would saturate.
+
+    ::
+
+        log p(x|z) = x log S(o) + (1 - x) log(1 - S(o)) = x o - softplus(o)
+
+    For grey x this is the grey-scale binary cross-entropy, not a normalised likelihood.
+
+    Source: Kingma & Welling 2014, appendix C.1, https://arxiv.org/abs/1312.6114
+
+    Example:
+        >>> _bernoulli_log_prob(torch.tensor([1.0, 0.0]), torch.tensor([-200.0, 0.0]), None)
+        tensor([-200.0000,   -0.6931])
+    """
+    return x * logits - functional.softplus(logits)
+
+
+def _bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tensor:
+    """E[x|z] = S(o)."""
+    return torch.sigmoid(logits)
+
+
+def _bernoulli_sample(
+    logits: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """1 with probability S(o), else 0."""
+    return (_uniform(logits, generator) < torch.sigmoid(logits)).to(logits.dtype)
+
+
+def _bernoulli_output_bias(mean_image: Tensor, count: int) -> Tensor:
+    """The logit of the smoothed mean image."""
+    return torch.logit(_smoothed(mean_image, count))
+
+
+# --- continuous Bernoulli -----------------------------------------------------------------------
+
+
+def _continuous_bernoulli_log_prob(x: Tensor, logits: Tensor, log_scale: Tensor | None) -> Tensor:
+    """Continuous Bernoulli log density, without the paper's 0/0 at probability 1/2.
+
+    With l = `bounded`(o) and h = l/2::
+
+        log p(x|z) = x l - A(l)
+        A(l)       = log of the integral of exp(l t) over 0 < t < 1 = h + log(sinh(h) / h)
+
+    Source: Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
+
+    Example:
+        At o = 0 the density is uniform:
+
+        >>> _continuous_bernoulli_log_prob(torch.tensor([0.0, 1.0]), torch.zeros(2), None).exp()
+        tensor([1., 1.])
+    """
+    logits = bounded(logits)
+    return (x - 0.5) * logits - _log_sinh_ratio(0.5 * logits)
+
+
+def bounded(output: Tensor) -> Tensor:
+    """The logit of a continuous Bernoulli, between -16 and 16.
+
+    ::
+
+        l = o / (1 + |o| / 16)
+
+    Example:
+        >>> bounded(torch.tensor([0.0, 16.0, 1e6]))
+        tensor([ 0.0000,  8.0000, 15.9997])
+    """
+    return output / (1 + output.abs() / MAX_LOGIT)
+
+
+def _log_sinh_ratio(h: Tensor) -> Tensor:
+    """log(sinh(h) / h), with a gradient for every h.
+
+    ::
+
+        |h| < 0.1:  h^2/6 - h^4/180 + h^6/2835
+        else:       |h| - log(2 |h|) + log(1 - exp(-2 |h|))
+
+    Example:
+        >>> _log_sinh_ratio(torch.tensor([0.0, 1.0, 100.0]))
+        tensor([ 0.0000,  0.1614, 94.7017])
+    """
+    near = h.abs() < _NEAR_ZERO
+    # the branch not taken must be finite too, or its gradient is NaN
+    small, large = torch.where(near, h, 0.0), torch.where(near, 1.0, h.abs())
+    square = small.square()
+    series = square * (1 / 6 - square * (1 / 180 - square / 2835))
+    direct = large - torch.log(2 * large) + torch.log1p(-torch.exp(-2 * large))
+    return torch.where(near, series, direct)
+
+
+def _continuous_bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tensor:
+    """E[x|z], the derivative of A.
+
+    With h = l/2::
+
+        E[x|z] = 1/2 + (coth(h) - 1/h) / 2,  near 0:  1/2 + h/6 - h^3/90 + h^5/945
+
+    Source: Loaiza-Ganem & Cunningham 2019, equation 8, https://arxiv.org/abs/1907.06845
+
+    Example:
+        >>> _continuous_bernoulli_mean(torch.tensor([-4.0, 0.0, 4.0]), None)
+        tensor([0.2700, 0.5000, 0.7300])
+    """
+    h = 0.5 * bounded(logits)
+    near = h.abs() < _NEAR_ZERO
+    large = torch.where(near, 1.0, h)
+    square = h.square()
+    series = h * (1 / 6 - square * (1 / 90 - square / 945))
+    return 0.5 + torch.where(near, series, 0.5 / torch.tanh(large) - 0.5 / large)
+
+
+def _continuous_bernoulli_sample(
+    logits: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """The inverse of the distribution function at a uniform u.
+
+    ::
+
+        x = log(1 + u (exp(l) - 1)) / l
+
+    Source: Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
+    """
+    logits, u = bounded(logits), _uniform(logits, generator)
+    rising = logits > 0  # 1 - x has the logit -l, and e^-|l| does not overflow
+    a = -logits.abs().clamp(min=1e-3)
+    drawn = torch.log1p(u * torch.expm1(a)) / a
+    drawn = torch.where(logits.abs() < 1e-3, u, drawn)
+    return torch.where(rising, 1 - drawn, drawn).clamp(0, 1)
+
+
+def _continuous_bernoulli_output_bias(mean_image: Tensor, count: int) -> Tensor:
+    """The o whose mean is the smoothed mean image, by bisection: it has no closed form."""
+    target = _smoothed(mean_image, count)
+    # a pixel that is black in all training images must start where it can still learn
+    low, high = torch.full_like(target, -2 * MAX_LOGIT), torch.full_like(target, 2 * MAX_LOGIT)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        below = _continuous_bernoulli_mean(middle, None) < target
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return 0.5 * (low + high)
+
+
+# --- Gaussian ------------------------------------------------------------------------------------
+
+
+def _gaussian_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor | None) -> Tensor:
+    """Log density of a Gaussian with one learned scale for all pixels.
+
+    ::
+
+        log p(x|z) = -((x - o) / s)^2 / 2 - log s - log(2 pi) / 2
+
+    Source: Rybkin et al. 2021, https://arxiv.org/abs/2006.13202
+
+    Example:
+        >>> _gaussian_log_prob(torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor(-1.0))
+        tensor([0.0786])
+    """
+    scale = learned_scale(log_scale)
+    return -0.5 * ((x - mean) / scale).square() - torch.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def _gaussian_mean(mean: Tensor, log_scale: Tensor | None) -> Tensor:
+    """E[x|z] = o."""
+    return mean
+
+
+def _gaussian_sample(
+    mean: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """The mean plus noise: o + s e, with e standard normal."""
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    return mean + learned_scale(log_scale) * noise
+
+
+def _gaussian_output_bias(mean_image: Tensor, count: int) -> Tensor:
+    """The mean image itself."""
+    return mean_image.clone()
+
+
+# --- logistic over 256 levels --------------------------------------------------------------------
+
+
+def _logistic_log_prob(x: Tensor, location: Tensor, log_scale: Tensor | None) -> Tensor:
+    """Log probability of a grey level: the logistic mass within half a level, 1/510, of x.
+
+    With a = (x - 1/510 - o) / s and b = (x + 1/510 - o) / s::
+
+        log p(x|z) = log(S(b) - S(a)) = log S(b) + log S(-a) + log(1 - exp(a - b))
+
+    The second form neither cancels nor underflows, however far x is from o.  Black takes all of
+    the lower tail, log S(b), and white all of the upper tail, log S(-a).
+
+    Sources: Kingma et al. 2016, https://arxiv.org/abs/1606.04934; Salimans et al. 2017,
+    equation 2, https://arxiv.org/abs/1701.05517
+
+    Example:
+        The probabilities of the 256 levels sum to 1:
+
+        >>> levels = torch.arange(256) / 255
+        >>> o, log_scale = torch.full((256,), 0.3), torch.tensor(-2.0)
+        >>> round(_logistic_log_prob(levels, o, log_scale).exp().sum().item(), 4)
+        1.0
+    """
+    scale = learned_scale(log_scale)
+    centred = x - location
+    below_upper = functional.logsigmoid((centred + HALF_LEVEL) / scale)
+    above_lower = functional.logsigmoid((HALF_LEVEL - centred) / scale)
+    width = torch.log(-torch.expm1(-2 * HALF_LEVEL / scale))
+    black, white = x < HALF_LEVEL, x > 1 - HALF_LEVEL
+    inner = below_upper + above_lower + width
+    return torch.where(black, below_upper, torch.where(white, above_lower, inner))
+
+
+def _logistic_mean(location: Tensor, log_scale: Tensor | None) -> Tensor:
+    """E[x|z] of the logistic clipped to [0, 1].
+
+    ::
+
+        E[x|z] = s (softplus(o / s) - softplus((o - 1) / s))
+
+    The mean over the 256 levels is the midpoint sum of the integral behind it; the two agree to a
+    hundredth of a level for scales above one level.
+
+    Example:
+        >>> _logistic_mean(torch.tensor([-9.0, 0.5, 9.0]), torch.tensor(-2.0)).round(decimals=4)
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    scale = learned_scale(log_scale)
+    upper = functional.softplus(location / scale)
+    return scale * (upper - functional.softplus((location - 1) / scale))
+
+
+def _logistic_sample(
+    location: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """The level nearest to x = o + s log(u / (1 - u)), with u uniform."""
+    u = _uniform(location, generator).clamp(1e-7, 1 - 1e-7)
+    drawn = location + learned_scale(log_scale) * torch.logit(u)
+    return (drawn.clamp(0, 1) * (LEVELS - 1)).round() / (LEVELS - 1)
+
+
+# -----------------------------------------------------------------------------------------------
+
+
+def _smoothed(mean_image: Tensor, count: int) -> Tensor:
+    """The mean image with one grey image added to the N: never exactly black or white.
+
+    ::
+
+        (N mean + 1/2) / (N + 1)
+
+    Example:
+        >>> _smoothed(torch.tensor([0.0, 1.0]), 9)
+        tensor([0.0500, 0.9500])
+    """
+    return (mean_image * count + 0.5) / (count + 1)
+
+
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+LIKELIHOODS: Mapping[Likelihood, Distribution] = {
+    "bernoulli": Distribution(
+        _bernoulli_log_prob, _bernoulli_mean, _bernoulli_sample, _bernoulli_output_bias
+    ),
+    "continuous-bernoulli": Distribution(
+        _continuous_bernoulli_log_prob,
+        _continuous_bernoulli_mean,
+        _continuous_bernoulli_sample,
+        _continuous_bernoulli_output_bias,
+    ),
+    "gaussian": Distribution(
+        _gaussian_log_prob, _gaussian_mean, _gaussian_sample, _gaussian_output_bias, log_scale=-1.0
+    ),
+    "logistic": Distribution(
+        _logistic_log_prob,
+        _logistic_mean,
+        _logistic_sample,
+        _gaussian_output_bias,
+        log_scale=-2.0,
+        levels=True,
+    ),
+}

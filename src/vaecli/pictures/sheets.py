@@ -1,0 +1,170 @@
+"""Grids of decoded images with labelled rows, columns and axes, in Pillow's own font."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from vaecli.evaluation.latent_space import REACH, Dimensions, quantiles
+from vaecli.pictures.grid import BACKGROUND, make_grid
+
+PAPER, INK, FAINT = (255, 255, 255), (32, 32, 32), (96, 96, 96)
+ALARM = (176, 58, 0)
+"""Dark vermilion for collapsed dimensions; colour-blind readers can tell it from `INK`."""
+TILE = 56
+PAD = 8
+
+
+def traversal(pixels: Tensor, dimensions: Dimensions, steps: int) -> Tensor:
+    """One row per latent dimension, labelled with it and its KL; collapsed ones are marked.
+
+    Args:
+        pixels: (L * steps, C, H, W) uint8, the dimension of the largest KL first.
+        dimensions: of the model.
+        steps: images in a row.
+
+    Returns:
+        (3, H', W') uint8.
+    """
+    grid = _rgb(make_grid(pixels, columns=steps, scale=_scale(pixels)))
+    gap, height, width = _cell(pixels)
+    left, top = 104, 44
+    sheet, draw = _page(left + grid.width + PAD, top + grid.height + PAD)
+    sheet.paste(grid, (left, top))
+    _text(draw, (left + grid.width / 2, 12), "standard deviations of the prior", FAINT, 12, "mm")
+    for column in range(steps):
+        value = -REACH + 2 * REACH * column / max(1, steps - 1)
+        x = left + gap + column * (width + gap) + width / 2
+        _text(draw, (x, 32), _signed(value), INK, 13, "mm")
+    for row, dimension in enumerate(dimensions.by_kl):
+        y = top + gap + row * (height + gap) + height / 2
+        active = dimensions.active[dimension]
+        _text(draw, (left - 10, y - 9), f"z{dimension}", INK if active else ALARM, 15, "rm")
+        detail = f"KL {dimensions.kl[dimension]:.2f} nats" if active else "collapsed"
+        _text(draw, (left - 10, y + 9), detail, FAINT if active else ALARM, 12, "rm")
+    return _tensor(sheet)
+
+
+def interpolation(pixels: Tensor, ends: Tensor, columns: int) -> Tensor:
+    """A path from one image to another, between the two originals.
+
+    Args:
+        pixels: (S, C, H, W) uint8, decoded.
+        ends: (2, C, H, W) uint8, the originals.
+        columns: decoded images in a row.
+
+    Returns:
+        (3, H', W') uint8.
+    """
+    gap, _, width = _cell(pixels)
+    columns = min(columns, len(pixels))
+    grid = _rgb(make_grid(pixels, columns=columns, scale=_scale(pixels)))
+    first, last = (_rgb(make_grid(end[None], columns=1, scale=_scale(pixels))) for end in ends)
+    top, space = 30, 3 * PAD
+    left = PAD + first.width + space
+    right = left + grid.width + space
+    sheet, draw = _page(right + last.width + PAD, top + grid.height + PAD)
+    sheet.paste(grid, (left, top))
+    sheet.paste(first, (PAD, top))
+    sheet.paste(last, (right, top + grid.height - last.height))
+    middle = top / 2
+    _text(draw, (PAD + first.width / 2, middle), "original", FAINT, 12, "mm")
+    _text(draw, (left + gap + width / 2, middle), "decoded", FAINT, 12, "mm")
+    if columns == len(pixels):
+        for column in range(1, columns - 1):
+            x = left + gap + column * (width + gap) + width / 2
+            _text(draw, (x, middle), f"{column / (columns - 1):.2f}".lstrip("0"), FAINT, 12, "mm")
+        _text(draw, (left + grid.width - gap - width / 2, middle), "decoded", FAINT, 12, "mm")
+        _text(draw, (right + last.width / 2, middle), "original", FAINT, 12, "mm")
+    return _tensor(sheet)
+
+
+def manifold(pixels: Tensor, side: int, horizontal: str, vertical: str | None) -> Tensor:
+    """A grid without gaps through a plane of the latents, with its two axes.
+
+    Args:
+        pixels: (side * side, C, H, W) uint8, or (side, ...) without a vertical axis; top row first.
+        side: images in a row.
+        horizontal: what grows to the right.
+        vertical: what grows upwards.
+
+    Returns:
+        (3, H', W') uint8.
+    """
+    scale = max(1, math.ceil(448 / (side * max(pixels.shape[2:]))))
+    grid = _rgb(make_grid(pixels, columns=side, scale=scale, gap=0))
+    left, bottom = PAD if vertical is None else 44, 44
+    sheet, draw = _page(left + grid.width + PAD, PAD + grid.height + bottom)
+    sheet.paste(grid, (left, PAD))
+    reach = float(quantiles(side)[-1])
+    low, high = _signed(-reach, 2), _signed(reach, 2)
+    y = PAD + grid.height
+    _text(draw, (left, y + 7), low, FAINT, 12, "la")
+    _text(draw, (left + grid.width, y + 7), high, FAINT, 12, "ra")
+    _text(draw, (left + grid.width / 2, y + 7), horizontal, INK, 14, "ma")
+    if vertical is not None:
+        # written on a strip of its own, which is then turned
+        strip, pen = _page(grid.height, 30)
+        _text(pen, (0, 22), low, FAINT, 12, "ls")
+        _text(pen, (grid.height, 22), high, FAINT, 12, "rs")
+        _text(pen, (grid.height / 2, 22), vertical, INK, 14, "ms")
+        sheet.paste(strip.transpose(Image.Transpose.ROTATE_90), (8, PAD))
+    return _tensor(sheet)
+
+
+def captioned(picture: Tensor, text: str) -> Tensor:
+    """A picture (C, H, W) uint8 with a line of text below, as (1 or 3, H', W')."""
+    image = _rgb(picture)
+    ground = (BACKGROUND // 2,) * 3
+    sheet = Image.new("RGB", (image.width, image.height + 24), ground)
+    sheet.paste(image, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    _text(draw, (image.width / 2, image.height + 11), text, PAPER, 14, "mm")
+    captured = _tensor(sheet)
+    return captured[:1] if picture.shape[0] == 1 else captured
+
+
+def _scale(pixels: Tensor) -> int:
+    return max(1, math.ceil(TILE / max(pixels.shape[2:])))
+
+
+def _cell(pixels: Tensor) -> tuple[int, int, int]:
+    """Gap, height and width of an image in a grid, in pixels, as `make_grid` lays them out."""
+    scale = _scale(pixels)
+    return max(2, scale), pixels.shape[2] * scale, pixels.shape[3] * scale
+
+
+def _signed(value: float, digits: int = 1) -> str:
+    text = f"{abs(value):.{digits}f}".rstrip("0").rstrip(".")
+    return text if text == "0" else f"{'+' if value > 0 else '-'}{text}"
+
+
+def _page(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    sheet = Image.new("RGB", (width, height), PAPER)
+    return sheet, ImageDraw.Draw(sheet)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    colour: Sequence[int],
+    points: int,
+    anchor: str,
+) -> None:
+    font = ImageFont.load_default(points)
+    draw.text(place, text, fill=tuple(colour), font=font, anchor=anchor)
+
+
+def _rgb(pixels: Tensor) -> Image.Image:
+    values = pixels.expand(3, -1, -1) if pixels.shape[0] == 1 else pixels
+    return Image.fromarray(values.cpu().permute(1, 2, 0).contiguous().numpy())
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

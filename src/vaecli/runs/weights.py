@@ -1,0 +1,245 @@
+"""Write and read safetensors files with JSON metadata, checking everything that is read.
+
+A file carries one metadata key, `vaecli`: canonical JSON with the format, what the file says
+about itself, and a SHA-256 of the tensor bytes.  Equal content gives equal bytes.  Everything
+is checked before memory is allocated: header, configuration, names and shapes, then bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vaecli.config import FORMAT, ModelConfig, from_json, refuse_newer, to_json
+from vaecli.errors import ModelError
+from vaecli.model.vae import VAE
+from vaecli.system.files import open_regular
+from vaecli.system.limits import MAX_HEADER_BYTES, MAX_PARAMETERS
+from vaecli.system.strict_json import canonical_json, parse_json
+
+METADATA_KEY = "vaecli"
+HALF = "half"
+"""Key of the info that says the tensors are stored as fp16."""
+DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+
+Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The checked header of a file.
+
+    Attributes:
+        info: the JSON stored beside the tensors.
+        shapes: dtype and shape by tensor name.
+        sha256: digest the tensors must have.
+        start: offset of the first tensor byte.
+        size: number of tensor bytes.
+    """
+
+    info: dict[str, Any]
+    shapes: Shapes
+    sha256: str
+    start: int
+    size: int
+
+
+def encode(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> bytes:
+    """The bytes of a file that holds `tensors` and the JSON object `info`."""
+    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    about = {"format": FORMAT, "info": info, "sha256": digest(plain)}
+    return safetensors.torch.save(plain, {METADATA_KEY: canonical_json(about)})
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    result = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        result.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        result.update(tensor.numpy().tobytes())
+    return result.hexdigest()
+
+
+def encode_model(
+    config: ModelConfig, tensors: Mapping[str, Tensor], *, half: bool = False
+) -> bytes:
+    """The bytes of a loose weights file: the model's tensors and its configuration.
+
+    Args:
+        config: of the model.
+        tensors: its parameters by name.
+        half: store them as fp16, which `read_model` widens again.
+    """
+    if half:
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    info = {"model": to_json(config)}
+    return encode(tensors, {**info, HALF: True} if half else info)
+
+
+def read_model(path: Path) -> VAE:
+    """The model in a weights file, on the CPU.
+
+    Raises:
+        ModelError: anything about the file is not as `encode_model` writes it.
+        OSError: it cannot be opened.
+    """
+    with open_weights(path) as file:
+        try:
+            header = read_header(file)
+            config = from_json(ModelConfig, header.info.get("model"), where="model")
+            half = header.info.get(HALF) is True
+            with torch.device("meta"):
+                model = VAE(config)
+            expected = {
+                name: (torch.float16 if half else tensor.dtype, tuple(tensor.shape))
+                for name, tensor in model.state_dict().items()
+            }
+            _check_count(expected)
+            tensors = read_tensors(file, header, expected)
+        except ValueError as error:
+            raise ModelError(f"{path}: {error}", _REMEDY) from None
+    if half:
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    model.load_state_dict(tensors, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+def open_weights(path: Path) -> BinaryIO:
+    """Open a regular file for reading; anything else is a ModelError."""
+    try:
+        return open_regular(path)
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}", _REMEDY) from None
+
+
+def largest_file(shapes: Shapes) -> int:
+    """Upper limit of the size of a file with these tensors, in bytes."""
+    return (
+        8 + MAX_HEADER_BYTES + sum(dtype.itemsize * prod(size) for dtype, size in shapes.values())
+    )
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Parse and check the header; reads no tensor bytes.
+
+    Raises:
+        ValueError: the header is not one that `encode` writes.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    length_bytes = file.read(8)
+    if len(length_bytes) < 8:
+        raise ValueError("it is too short to be a safetensors file")
+    (length,) = struct.unpack("<Q", length_bytes)
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise ValueError("it is no safetensors file, or cut short")
+    header = parse_json(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    info, sha256 = _about(header.pop("__metadata__", None))
+    shapes, tensor_bytes = _layout(header)
+    if 8 + length + tensor_bytes != size:
+        raise ValueError(
+            f"it has {size:,} bytes where its header announces {8 + length + tensor_bytes:,}"
+        )
+    return Header(info, shapes, sha256, 8 + length, tensor_bytes)
+
+
+def read_tensors(file: BinaryIO, header: Header, expected: Shapes) -> dict[str, Tensor]:
+    """Read the tensors of a checked header.
+
+    Raises:
+        ValueError: names or shapes differ from `expected`, the digest does not match, or a
+            number is NaN or infinite.
+    """
+    differing = sorted(
+        name
+        for name in header.shapes.keys() | expected.keys()
+        if header.shapes.get(name) != expected.get(name)
+    )
+    if differing:
+        described = ", ".join(
+            f"{name[:80]!r} is {_describe(header.shapes.get(name))}"
+            f" instead of {_describe(expected.get(name))}"
+            for name in differing[:3]
+        )
+        raise ValueError(f"{len(differing)} tensors do not fit its configuration: {described}")
+    file.seek(0)
+    tensors = safetensors.torch.load(file.read(header.start + header.size))
+    if digest(tensors) != header.sha256:
+        raise ValueError("it is damaged: its tensors do not match their recorded SHA-256")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"tensor {name!r} holds NaN or infinite numbers")
+    return tensors
+
+
+def _about(metadata: object) -> tuple[dict[str, Any], str]:
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise ValueError("it was not written by vaecli: it carries no configuration")
+    about = parse_json(text.encode())
+    if not isinstance(about, dict) or type(about.get("format")) is not int:
+        raise ValueError("its configuration is not one vaecli writes")
+    refuse_newer(about["format"])
+    info, sha256 = about.get("info"), about.get("sha256")
+    if about["format"] < 1 or not isinstance(info, dict) or not isinstance(sha256, str):
+        raise ValueError("its configuration is not one vaecli writes")
+    return info, sha256
+
+
+def _layout(header: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Dtype and shape of each tensor, and the total bytes; gaps and overlaps are errors."""
+    shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    spans = []
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"its entry for tensor {name[:80]!r} is malformed")
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+        if dtype is None or not _whole_numbers(shape, 5) or not _whole_numbers(offsets, 2):
+            raise ValueError(f"its entry for tensor {name[:80]!r} is malformed")
+        if len(offsets) != 2 or offsets[1] - offsets[0] != prod(shape) * dtype.itemsize:
+            raise ValueError(f"tensor {name[:80]!r} does not have the bytes its shape needs")
+        shapes[name] = dtype, tuple(shape)
+        spans.append(offsets)
+    end = 0
+    for start, stop in sorted(spans):
+        if start != end:
+            raise ValueError("its tensors overlap or leave holes")
+        end = stop
+    return shapes, end
+
+
+def _whole_numbers(values: object, most: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        and all(type(value) is int and 0 <= value < 2**48 for value in values)
+    )
+
+
+def _check_count(shapes: Shapes) -> None:
+    count = sum(prod(shape) for _, shape in shapes.values())
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"it asks for {count:,} parameters, more than {MAX_PARAMETERS:,}")
+
+
+def _describe(entry: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
+    if entry is None:
+        return "absent"
+    return f"{'x'.join(map(str, entry[1])) or 'a number'} {str(entry[0]).removeprefix('torch.')}"
+
+
+_REMEDY = "Use another run, or train again."

@@ -1,0 +1,160 @@
+"""Pictures in the terminal: as many images as fit, at a size that does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vaecli.terminal.progress import SHARE
+from vaecli.terminal.terminal import Terminal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaecli.model.vae import VAE
+    from vaecli.terminal.live import HalfBlocks
+
+LARGEST = 32
+"""Pixels along the longer side of an image; a cell holds one across and two down."""
+ACROSS, DOWN = 8, 4
+STATUS_LINES = 5
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How images are laid out in a terminal.
+
+    Attributes:
+        height: pixels, even.
+        width: pixels, which are cells.
+        across: images in a row.
+        down: rows of images.
+    """
+
+    height: int
+    width: int
+    across: int
+    down: int
+
+
+def fit(shape: tuple[int, int], across: int, down: int, columns: int, rows: int) -> Tiles:
+    """Lay out `across` times `down` images: whole where all of a row fit, else at half size.
+
+    Args:
+        shape: height and width of the images.
+        across: images wanted in a row.
+        down: rows wanted.
+        columns: cells there are.
+        rows: lines there are.
+
+    Returns:
+        At least one image across; `down` is 0 where no line of images fits.
+    """
+    shrink = min(1.0, LARGEST / max(shape))
+    for scale in (shrink, shrink / 2):
+        height = max(2, 2 * round(shape[0] * scale / 2))
+        width = max(1, round(shape[1] * scale))
+        tiles = Tiles(
+            height,
+            width,
+            max(1, min(across, (columns + 1) // (width + 1))),
+            max(0, min(down, rows // (height // 2))),
+        )
+        if tiles.across == across and tiles.down == down:
+            break
+    return tiles
+
+
+def show_grid(terminal: Terminal, pixels: Tensor, columns: int) -> None:
+    """Images (N, C, H, W) uint8 of a grid; where not all fit, evenly spread ones."""
+    if not terminal.draws:
+        return
+    wide, high = terminal.size
+    columns = min(columns, len(pixels))
+    down = min(DOWN, -(-len(pixels) // columns))
+    tiles = fit(_size(pixels), min(columns, ACROSS), down, wide, high - 2)
+    places = [
+        [row * columns + column for column in _spread(columns, tiles.across)]
+        for row in _spread(-(-len(pixels) // columns), tiles.down)
+    ]
+    rows = [pixels[[place for place in row if place < len(pixels)]] for row in places]
+    terminal.pictures([_small(row, tiles) for row in rows])
+
+
+def show_pairs(terminal: Terminal, originals: Tensor, reconstructions: Tensor) -> None:
+    """Originals above their reconstructions; a single one beside it."""
+    import torch
+
+    if not terminal.draws:
+        return
+    wide, high = terminal.size
+    if len(originals) == 1:
+        tiles = fit(_size(originals), 2, 1, wide, high - 2)
+        rows = [torch.cat([originals, reconstructions])]
+    else:
+        tiles = fit(_size(originals), min(len(originals), ACROSS), 2, wide, high - 2)
+        rows = [originals, reconstructions]
+    terminal.pictures([_small(row[: tiles.across], tiles) for row in rows[: tiles.down]])
+
+
+class TrainingPreview:
+    """Test images above their reconstructions, drawn anew after each epoch.
+
+    Args:
+        terminal: where to draw.
+        model: the model that is trained; it is asked only when there is something to draw.
+        pixels: (N, C, H, W) uint8, on the device of the model.
+    """
+
+    def __init__(self, terminal: Terminal, model: VAE, pixels: Tensor) -> None:
+        self._terminal, self._model, self._pixels = terminal, model, pixels
+        self._picture: HalfBlocks | None = None
+        self._due = 0.0
+
+    def picture(self, *, last: bool = False) -> HalfBlocks | None:
+        """What to show now; None where pictures are not shown or do not fit.
+
+        Where epochs are so short that drawing each would take 1 % of the time, some are skipped,
+        but never the last one.
+        """
+        if not (self._terminal.draws and self._terminal.live):
+            return None
+        began = time.perf_counter()
+        if last or began >= self._due:
+            self._picture = self._draw()
+            now = time.perf_counter()
+            self._due = now + SHARE * (now - began)
+        return self._picture
+
+    def _draw(self) -> HalfBlocks | None:
+        from vaecli.evaluation.generation import reconstruct
+
+        wide, high = self._terminal.size
+        height, width = _size(self._pixels)
+        shrink = min(0.5, LARGEST / 2 / max(height, width))  # small: it shares the screen
+        half = round(height * shrink), round(width * shrink)
+        across = max(1, min(len(self._pixels), wide // (half[1] + 1)))
+        tiles = fit(half, across, min(2, 2 * (high - STATUS_LINES) // half[0]), wide - 1, high)
+        originals = self._pixels[: tiles.across]
+        rows = [originals, reconstruct(self._model, originals)]
+        # where only one row fits, the reconstructions are the news
+        shown = [_small(row, tiles) for row in rows[2 - tiles.down :]]
+        return self._terminal.half_blocks(shown) if tiles.down else None
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """`wanted` places out of `count`, the first and the last among them."""
+    if wanted >= count:
+        return list(range(count))
+    return [round(place * (count - 1) / max(1, wanted - 1)) for place in range(wanted)]
+
+
+def _size(pixels: Tensor) -> tuple[int, int]:
+    return pixels.shape[2], pixels.shape[3]
+
+
+def _small(pixels: Tensor, tiles: Tiles):  # type: ignore[no-untyped-def]
+    from vaecli.pictures.grid import small
+
+    return small(pixels, tiles.height, tiles.width)

@@ -1,0 +1,106 @@
+"""What a training step minimises: the random draws of an epoch, the objective of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaecli.config import ModelConfig, TrainConfig
+from vaecli.data.dataset import as_float
+from vaecli.model.bounds import beta_objective, importance_objective, log_likelihood, warm_up
+from vaecli.model.prior import kl_to_prior, log_prior_ratio
+from vaecli.model.vae import VAE, reparameterize
+from vaecli.noise import LevelNoise, NormalNoise, SampleNoise
+
+PASS_VALUES = 1 << 21
+"""Pixel values decoded at once when K samples per image are drawn."""
+
+
+class Outcome(NamedTuple):
+    """Objective, distortion and rate of each image, (B,) nats; see `bounds.Terms`."""
+
+    objective: Tensor
+    distortion: Tensor
+    rate: Tensor
+
+
+class Draws:
+    """All random draws of one epoch, addressed by position in its visiting order.
+
+    Args:
+        model: latent dimension and image shape.
+        training: seed, importance samples and binarization.
+        epoch: from 0.
+        device: where to draw.
+    """
+
+    def __init__(
+        self, model: ModelConfig, training: TrainConfig, epoch: int, device: torch.device | str
+    ) -> None:
+        seed, self._samples = training.seed, training.importance_samples
+        latent_dim = model.latent_dim
+        self._normal = NormalNoise(
+            latent_dim, seed=seed, purpose="training", epoch=epoch, device=device
+        )
+        self._several = SampleNoise(
+            latent_dim, seed=seed, purpose="training", epoch=epoch, device=device
+        )
+        self._levels = None
+        if training.binarize == "dynamic":
+            self._levels = LevelNoise(
+                model.image_shape, seed=seed, purpose="training", epoch=epoch, device=device
+            )
+
+    def images(self, pixels: Tensor, start: int) -> Tensor:
+        """Pixels (B, C, H, W) uint8 of the places from `start` on, as floats in [0, 1]."""
+        return as_float(pixels if self._levels is None else self._levels.binarize(pixels, start))
+
+    def noise(self, start: int, stop: int) -> Tensor:
+        """(B, L) noise of the places start..stop-1, or (B, K, L) for K > 1 samples."""
+        if self._samples == 1:
+            return self._normal.rows(start, stop)
+        return self._several.rows(start, stop, self._samples)
+
+
+def most_images(model: ModelConfig, samples: int) -> int | None:
+    """Images whose K samples are decoded together at most; None for no limit, where K is 1."""
+    return None if samples == 1 else max(1, PASS_VALUES // model.pixels // samples)
+
+
+def passes(start: int, stop: int, model: ModelConfig, samples: int) -> Iterator[tuple[int, int]]:
+    """Split the places start..stop-1 so that the K samples of each part fit in memory."""
+    size = most_images(model, samples) or max(1, stop - start)
+    for first in range(start, stop, size):
+        yield first, min(stop, first + size)
+
+
+def beta_at(step: int, steps_per_epoch: int, training: TrainConfig) -> float:
+    """The weight of the rate at step 0, 1, ... of a training."""
+    return training.beta * warm_up(step, training.warmup_epochs * steps_per_epoch)
+
+
+def objective(
+    model: VAE, images: Tensor, noise: Tensor, beta: Tensor | float, free_bits: float
+) -> Outcome:
+    """The objective that training minimises, with distortion and rate beside it.
+
+    Args:
+        model: the model.
+        images: (B, C, H, W) in [0, 1].
+        noise: (B, L), or (B, K, L) for the importance-weighted bound.
+        beta: weight of the rate.
+        free_bits: nats of each latent dimension that are not penalised.
+    """
+    parameters, mean, log_variance = model(images, noise)
+    likelihoods = log_likelihood(images, parameters, *model.likelihood)
+    kl = kl_to_prior(mean, log_variance)
+    if noise.ndim == 2:
+        minimised = beta_objective(-likelihoods, kl, beta=beta, free_bits=free_bits)
+        return Outcome(minimised, -likelihoods, kl.sum(1))
+    ratios = log_prior_ratio(reparameterize(mean, log_variance, noise), noise, log_variance)
+    minimised = importance_objective(likelihoods, ratios, beta=beta)
+    # the loss is reported at one draw: the first sample
+    return Outcome(minimised, -likelihoods[:, 0], kl.sum(1))

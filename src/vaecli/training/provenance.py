@@ -1,0 +1,180 @@
+"""Where images come from: how a set is found, and where those of a run lie now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vaecli.config import ModelConfig
+from vaecli.data import catalogue, levels
+from vaecli.data.dataset import Dataset
+from vaecli.data.origin import Options, Origin
+from vaecli.data.own.decode import Fitting
+from vaecli.data.own.prepare import Preparation
+from vaecli.errors import DataError, ModelError
+from vaecli.runs import directory
+from vaecli.system.callbacks import Progress, Report, no_report
+
+OWN_FIELDS = {field.name for field in fields(Options)}
+
+
+@dataclass(frozen=True)
+class DatasetLoader:
+    """How images are found: the folder of named and prepared sets, the network, whom to tell.
+
+    `memory` is how many bytes of the user's own images are held in memory, None as the machine
+    has; larger sets are read from the disk while training.  `checked` says that another process of
+    this machine has just read the same images.
+    """
+
+    folder: Path | None = None
+    download: bool = True
+    report: Report = no_report
+    progress: Progress | None = None
+    memory: int | None = None
+    checked: bool = False
+
+    def load(
+        self,
+        name: str,
+        limit: int | None = None,
+        options: Options | None = None,
+        preparation: Preparation | None = None,
+    ) -> Dataset:
+        """The set called `name`, or the images at that path, with at most `limit` to train on."""
+        dataset = catalogue.load(
+            name,
+            options=options,
+            preparation=preparation,
+            memory=self.memory,
+            checked=self.checked,
+            folder=self.folder,
+            download=self.download,
+            report=self.report,
+            progress=self.progress,
+        )
+        return dataset if limit is None else replace(dataset, train=dataset.train.first(limit))
+
+
+def options_given(start: Options, given: Mapping[str, Any]) -> Options:
+    """`start` with what was given of its fields."""
+    return replace(start, **{k: v for k, v in given.items() if k in OWN_FIELDS})
+
+
+def whereabouts(run: directory.Run, given: Mapping[str, Any]) -> tuple[str, Options]:
+    """The name or path of a run's images, and how they were asked for.
+
+    Args:
+        run: the run.
+        given: what was asked for besides; its `data` says where the user's own images are now.
+
+    Raises:
+        DataError: they are no longer there, or the run does not say where they are.
+        ModelError: what the run says is damaged.
+    """
+    config = run.config.data
+    if config.kind == "named":
+        if config.name not in catalogue.NAMES:  # never a path: a stranger wrote it
+            raise ModelError(
+                f"{run.path / directory.CONFIG}: data.name: no data set is called"
+                f" {config.name!r:.80}",
+                f"Name the images with --data; vaecli knows {', '.join(catalogue.NAMES)}.",
+            )
+        return config.name, options_given(Options(), given)
+    name = given.get("data", catalogue.AUTO)
+    origin = origin_of(run)
+    if origin is None and name == catalogue.AUTO:
+        raise DataError(
+            f"{run.path}: it does not say where the {config.kind} {config.name} is",
+            "Name it with --data.",
+        )
+    if origin is not None and name == catalogue.AUTO:
+        name = origin.location
+        if not Path(name).exists():
+            raise DataError(
+                f"{run.path}: its images are no longer at {name}",
+                "Name the place where they are now with --data.",
+            )
+    options = Options() if origin is None else origin.options
+    if not run.config.model.has_ranges:  # of a version that knew the full range only
+        channels = options.channels or run.config.model.image_shape[0]
+        options = replace(options, max_value="full", channels=channels)
+    return name, options_given(options, given)
+
+
+def is_prepared_for(model: ModelConfig, dataset: Dataset) -> bool:
+    """Whether a run's own images came out as those its model was trained on; not if they changed.
+
+    The images of today may have another colour or range than those the run was started with.
+    """
+    if dataset.origin is None or not model.has_ranges:
+        return True
+    run = levels.as_settings(dataset.origin.levels)
+    same_range = all(getattr(model, name) == value for name, value in run.items())
+    return same_range and dataset.image_shape == model.image_shape
+
+
+def is_own(run: directory.Run, name: str | None) -> bool:
+    """Whether `name` means the images a run was trained on; None always does."""
+    if name is None or run.config.data.kind == "named":
+        return name in (None, run.config.data.name)
+    origin = origin_of(run)
+    return origin is not None and os.path.abspath(name) == origin.location
+
+
+def preparation(model: ModelConfig, run: directory.Run | None, *, whole: bool) -> Preparation:
+    """How other images are brought to a model's shape: as the run's own, where it has a folder.
+
+    Their classes are matched by name with those of the run.
+    """
+    classes = () if run is None else run.config.data.classes
+    fitting = Fitting(fit=model.fit)
+    if run is None or run.config.data.kind == "named":
+        fitting = Fitting(model.border, model.digits, "auto", model.fit, "auto")
+    return Preparation(model.image_shape, fitting, levels.of_model(model), whole, classes)
+
+
+def origin_of(run: directory.Run) -> Origin | None:
+    """Where a run's own images lay when it was started; None for a named set.
+
+    Raises:
+        ModelError: what the run says is damaged.
+    """
+    content = run.read_origin()
+    try:
+        return None if content is None else Origin.from_json(content)
+    except ValueError as error:
+        raise ModelError(
+            f"{run.path / directory.STATE / directory.ORIGIN}: {error}", "Start a new run."
+        ) from None
+
+
+def same_origin(run: directory.Run, dataset: Dataset) -> bool:
+    """Whether a run's images were asked for as these were: under one name, or at one place."""
+    origin, now = origin_of(run), dataset.origin
+    if origin is None or now is None:
+        return origin is now and run.config.data.name == dataset.name
+    return (origin.location, origin.options) == (now.location, now.options)
+
+
+def require_unchanged(run: directory.Run, dataset: Dataset) -> None:
+    """ModelError when the images are not those a run was started with."""
+    then, origin = run.config.data, origin_of(run)
+    if dataset.fingerprint() == then.fingerprint:
+        return
+    n_train, n_test = len(dataset.train), len(dataset.test)
+    what = (
+        f"{then.n_train:,} training and {then.n_test:,} test images then,"
+        f" {n_train:,} and {n_test:,} now"
+    )
+    if (then.n_train, then.n_test) == (n_train, n_test):
+        what = f"as many images ({n_train:,} and {n_test:,}), of other content"
+    if origin is not None and dataset.origin is not None:
+        what = origin.changes(dataset.origin) or what
+    raise ModelError(
+        f"{run.path}: the data {dataset.name} changed since this run was started: {what}",
+        "Restore the images it was started with, or start a new run.",
+    )

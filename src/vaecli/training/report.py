@@ -1,0 +1,120 @@
+"""Pictures, curves and model card of a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from vaecli._version import __version__
+from vaecli.data.dataset import Images
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.evaluation.generation import reconstruct, sample
+from vaecli.evaluation.meaning import describe
+from vaecli.model.vae import VAE
+from vaecli.pictures.grid import encode_png, make_grid, make_pairs
+from vaecli.runs.directory import CARD, CURVES, LATENTS, RECONSTRUCTIONS, SAMPLES, Run
+from vaecli.runs.metrics import EpochMetrics
+from vaecli.system.strict_json import canonical_json
+
+PAIRS = 12
+SAMPLE_COLUMNS = 8
+
+
+def write(
+    run: Run, model: VAE, test: Images, rows: Sequence[EpochMetrics], epoch: int
+) -> tuple[Path, ...]:
+    """Write pictures, curves and model card of a run directory; returns their paths.
+
+    Args:
+        run: the run directory.
+        model: the trained model.
+        test: test images.
+        rows: the metrics of all epochs.
+        epoch: the epoch of the model's weights, from 1.
+    """
+    from vaecli.pictures import plots
+
+    originals = test.pixels[: 2 * PAIRS].to(model.device)
+    grid = make_pairs(originals, reconstruct(model, originals), columns=PAIRS)
+    run.write(RECONSTRUCTIONS, encode_png(grid))
+    samples = sample(model, SAMPLE_COLUMNS**2, seed=run.config.training.seed)
+    run.write(SAMPLES, encode_png(make_grid(samples, columns=SAMPLE_COLUMNS)))
+    run.write(CURVES, plots.curves(rows))
+    settings = run.config.training
+    result = evaluate(model, test, seed=settings.seed, redraw=settings.binarize == "dynamic")
+    figure = plots.latents(result, test.labels, source=f"{run.config.data.name}, test split")
+    run.write(LATENTS, figure)
+    run.write(CARD, card(run, rows[:epoch]).encode())
+    names = (RECONSTRUCTIONS, SAMPLES, CURVES, LATENTS, CARD)
+    return tuple(run.path / name for name in names)
+
+
+def card(run: Run, rows: Sequence[EpochMetrics]) -> str:
+    """The model card: YAML front matter for the Hugging Face Hub, then text.
+
+    The front matter is its model-index specification; strings are written as JSON, which is always
+    valid YAML.
+    """
+    config, last = run.config, rows[-1]
+    model = config.model
+    shape = "x".join(map(str, model.image_shape))
+    hidden = ", ".join(map(str, model.hidden))
+    protocol = describe(model, config.training.binarize)
+    return f"""---
+library_name: vaecli
+pipeline_tag: unconditional-image-generation
+tags:
+- vae
+- variational-autoencoder
+- pytorch
+model-index:
+- name: {json.dumps(f"{model.arch} variational autoencoder on {config.data.name}")}
+  results:
+  - task:
+      type: unconditional-image-generation
+    dataset:
+      type: {json.dumps(config.data.name)}
+      name: {json.dumps(config.data.name)}
+      split: test
+    metrics:
+{_metrics(last)}
+---
+
+# Variational autoencoder on {config.data.name}
+
+Made by vaecli {__version__}: `{model.arch}` encoder and decoder, hidden {hidden}, latent
+dimension {model.latent_dim}, {model.likelihood} decoder, images {shape}.
+
+| nats per image | train | test |
+| --- | --- | --- |
+| loss (negative ELBO) | {last.train_loss:.2f} | {last.test_loss:.2f} |
+| distortion | {last.train_distortion:.2f} | {last.test_distortion:.2f} |
+| rate | {last.train_rate:.2f} | {last.test_rate:.2f} |
+
+After {last.epoch} epochs on {config.data.n_train:,} images; test figures over all
+{config.data.n_test:,} test images, one noise sample each. {protocol}
+
+```
+vaecli eval -m .
+vaecli reconstruct IMAGE.png -m .
+vaecli sample -m .
+```
+
+From the Hugging Face Hub, `-m hf://OWNER/NAME` in place of `-m .` does the same.
+
+Configuration: `{canonical_json(config.to_json()["training"])}`
+"""
+
+
+def _metrics(row: EpochMetrics) -> str:
+    """The test figures as entries of a model-index."""
+    values = {
+        "elbo": ("ELBO, nats per image", -row.test_loss),
+        "distortion": ("Distortion, nats per image", row.test_distortion),
+        "rate": ("Rate, nats per image", row.test_rate),
+    }
+    return "\n".join(
+        f"    - type: {kind}\n      name: {name}\n      value: {value:.4f}"
+        for kind, (name, value) in values.items()
+    )
