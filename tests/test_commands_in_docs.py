@@ -35,7 +35,15 @@ from vaecli.training import planning
 PROGRAMS = ("vaecli", "python", "pytest", "torchrun")
 FAMILIAR = {"cat", "file", "head", "sort"}
 """Programs of every system, which a line may use beside ours."""
-ANYONES = {"photos", "photos/", "elsewhere/photos", "images.npy", "photos.zip", "digits.csv", "FOLDER"}
+ANYONES = {
+    "photos",
+    "photos/",
+    "elsewhere/photos",
+    "images.npy",
+    "photos.zip",
+    "digits.csv",
+    "FOLDER",
+}
 """What the pages call the reader's own images."""
 RUN_BY_CI = {
     (REPOSITORY / "README.md")

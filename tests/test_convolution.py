@@ -221,7 +221,9 @@ def test_every_shape_trains_two_steps_exports_and_reloads(
     assert trained.code == 0, trained.err
     model = weights.read_model(Path("run/model.safetensors"))
     border = model.config.border
-    assert model.config == conv(shape, latent_dim=latent_dim, likelihood=likelihood, border=border)
+    assert model.config == conv(
+        shape, latent_dim=latent_dim, likelihood=likelihood, border=border, white_8=255
+    )
     for part in parts.split(model):
         assert parts.difference(part, pt2.load(pt2.encode(part))) < 1e-5
     assert html.render(model, title="a").difference < 0.05

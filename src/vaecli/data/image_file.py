@@ -135,13 +135,10 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise _refusal(
             name, f"it has more than {MAX_IMAGE_BYTES:,} bytes", "Give a smaller picture."
         )
-    with (
-        _translated(data, name),
-        warnings.catch_warnings(),
-        Image.open(BytesIO(data), formats=formats.readers(data)) as image,
-    ):
+    with _translated(data, name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the size is checked below, by us
-        yield image
+        with Image.open(BytesIO(data), formats=formats.readers(data)) as image:
+            yield image
 
 
 @contextmanager
