@@ -118,6 +118,32 @@ def test_pictures_are_decided_together(
     assert np.array_equal(everything(as_they_are), scaled(array, full))
 
 
+def test_max_value_of_pictures(tmp_path: Path) -> None:
+    array = values("uint8", 99)
+    array[array > 98] = 90
+    array[7, :2, 3] = 99
+    (tmp_path / "p").mkdir()
+    for place, image in enumerate(array):
+        Image.fromarray(image).save(tmp_path / f"p/{place}.png")
+    assert np.array_equal(everything(load(tmp_path / "p", max_value=99.0)), scaled(array, 99))
+    said: list[str] = []
+    load(tmp_path / "p", said, max_value=98.0)
+    assert "2 of 600 values lie outside 0 to 98" in " ".join(said)
+
+
+def test_one_bright_pixel_decides_even_where_resizing_hides_it(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    pixels = np.full((80, 80), 9, np.uint8)
+    pixels[40, 40] = 200
+    for place in range(6):
+        Image.fromarray(pixels).save(tmp_path / f"p/{place}.bmp")
+        Image.fromarray(pixels).save(tmp_path / f"p/{place + 6}.jpg", quality=100)
+    found = load(tmp_path / "p", image_size=8)
+    assert everything(found).max() < 32
+    assert found.origin is not None
+    assert {levels.range for levels in found.origin.levels} == {(0, 255)}
+
+
 def test_a_label_map_with_a_palette_of_greys(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     array = values("uint8", 5)

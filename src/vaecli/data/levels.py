@@ -80,6 +80,12 @@ class Levels:
         )
 
     @property
+    def dark(self) -> bool:
+        """Whether nothing is as light as an eighth of the range."""
+        black, white = self.range
+        return self.highest - black < (white - black) / DARK
+
+    @property
     def full(self) -> Range:
         """The range the sample type has by itself."""
         return full_range(self.samples, self.highest) or self.range
@@ -95,7 +101,6 @@ class Levels:
     def notes(self) -> Iterator[str]:
         """What a person should know about them."""
         black, white = self.range
-        dark = self.highest - black < (white - black) / DARK
         if self.samples == "float":
             yield (
                 f"floats from {_text(self.lowest)} to {_text(self.highest)}: {_text(black)} counts"
@@ -109,7 +114,7 @@ class Levels:
             )
         elif self.samples == "integer":
             yield f"whole numbers up to {_text(self.highest)}: {_text(white)} counts as white"
-        if dark:
+        if self.dark:
             yield (
                 f"the highest value is {_text(self.highest)} and {_text(white)} counts as white:"
                 " the images are nearly black"
@@ -121,13 +126,13 @@ class Levels:
             )
 
 
-def joined(found: Iterable[Levels]) -> tuple[Levels, ...]:
+def joined(found: Iterable[Levels]) -> list[Levels]:
     """One for each type and range, in the order they appear."""
     together: dict[tuple[SampleType, Range], Levels] = {}
     for levels in found:
         key = levels.samples, levels.range
         together[key] = together[key].joined(levels) if key in together else levels
-    return tuple(together.values())
+    return list(together.values())
 
 
 def full_range(samples: SampleType, highest: float) -> Range | None:

@@ -93,7 +93,7 @@ class ArrayFile:
         Raises:
             DataError: some of them are no numbers.
         """
-        found: tuple[Levels, ...] = ()
+        found = list[Levels]()
         coloured = False
         for part in self.parts.values():
             samples = _sample_type(part.array)
@@ -107,18 +107,18 @@ class ArrayFile:
                     first = _channels_first(images, part.array.shape)
                     coloured = has_colour(np.moveaxis(first, 1, -1))
                 part.unmap()
-        return list(found), coloured
+        return found, coloured
 
     def pixels(
         self, order: list[Entry], ranges: Ranges
-    ) -> Iterator[tuple[NDArray[np.uint8], tuple[Levels, ...]]]:
+    ) -> Iterator[tuple[NDArray[np.uint8], Levels]]:
         """The images of `order` as (n, C, H, W) uint8, some at a time, and their values."""
         for start in range(0, len(order), _BATCH):
             chosen = [self._at(entry.path) for entry in order[start : start + _BATCH]]
             for samples, group in itertools.groupby(chosen, _sample_type):
                 images = np.concatenate(list(group))
                 span = ranges[samples]
-                yield to_bytes(images, span), (Levels.of(samples, images, span),)
+                yield to_bytes(images, span), Levels.of(samples, images, span)
             for part in self.parts.values():
                 part.unmap()
 

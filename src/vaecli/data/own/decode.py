@@ -77,19 +77,29 @@ class ShapeRule:
             side is longer than `DEFAULT_SIZE`, which is taken otherwise.
         channels: 1 or 3 asked for, or None: 3 as soon as one image has colour, which is where
             R = G = B does not hold.
+        bright: whether an 8-bit image was seen that leaves no doubt about what is white.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
+    bright: bool = False
     _sizes: set[tuple[int, int]] = field(default_factory=set)
     _colour: bool = False
 
-    def see(self, pixels: NDArray[np.uint8]) -> None:
-        """Take note of an image (H, W, C) as it is in its file; threads may do so at once."""
+    def see(self, size: tuple[int, ...], pixels: NDArray[np.uint8]) -> None:
+        """Take note of the height and width of an image, and the colour of its pixels (..., C).
+
+        Threads may do so at once.
+        """
         if len(self._sizes) < 2:
-            self._sizes.add((pixels.shape[0], pixels.shape[1]))
-        if not self._colour and self.channels is None and image_file.has_colour(pixels):
+            self._sizes.add((size[0], size[1]))
+        if not self.knows_colour and image_file.has_colour(pixels):
             self._colour = True
+
+    @property
+    def knows_colour(self) -> bool:
+        """Whether no further image can change the number of channels."""
+        return self._colour or self.channels is not None
 
     @property
     def shape(self) -> Shape:
@@ -106,18 +116,20 @@ class Seen:
     """What was found in pictures besides pixels.
 
     Attributes:
-        levels: range of values, one for each sample type and range it was read with.
+        levels: ranges of values, of pictures or of several together.
+        bright: prepared 8-bit images whose levels are still to be taken, all at once for speed.
         cut: share of each picture that cropping drops.
         animated: how many are animations, of which the first frame is taken.
     """
 
-    levels: tuple[Levels, ...] = ()
+    levels: list[Levels] = field(default_factory=list)
+    bright: list[NDArray[np.uint8]] = field(default_factory=list)
     cut: list[float] = field(default_factory=list)
     animated: int = 0
 
     def add(self, other: Seen) -> None:
         """Take in what was found in others."""
-        self.levels = levels.joined([*self.levels, *other.levels])
+        self.levels = levels.joined([*self.levels, *other.levels])  # one of each kind
         self.cut += other.cut
         self.animated += other.animated
 
@@ -216,6 +228,11 @@ def _decode_batch(
             bad[place] = result.message.removeprefix(f"cannot read the image: {name}: ")
         else:
             pixels[place - places.start - len(bad)] = result
+    if seen.bright:
+        together = np.concatenate([image.ravel() for image in seen.bright])
+        seen.levels.append(Levels.of("8-bit", together, FULL["8-bit"]))
+        seen.bright = []
+    seen.levels = levels.joined(seen.levels)
     return Decoded(pixels[: len(places) - len(bad)], bad, seen)
 
 
@@ -288,11 +305,13 @@ def _fit(
     picture: Picture, shape: Shape, rule: ShapeRule, fitting: Fitting, name: str, seen: Seen
 ) -> NDArray[np.uint8]:
     """Bring a decoded picture to `shape`, and take note of it."""
-    rule.see(picture.pixels)
-    assert picture.levels is not None
     size = picture.pixels.shape[:2]
-    cut = [_cut(size, shape)] if fitting.way == "crop" else []
-    seen.add(Seen((picture.levels,), cut, int(picture.first_of_several)))
+    rule.see(size, picture.pixels)
+    assert picture.levels is not None
+    seen.levels.append(picture.levels)
+    seen.animated += picture.first_of_several
+    if fitting.way == "crop":
+        seen.cut.append(_cut(size, shape))
     pixels, _ = image_file.prepare(
         picture,
         shape,
@@ -309,6 +328,8 @@ def _fit(
 def _cut(size: tuple[int, ...], shape: Shape) -> float:
     """Share of a picture of this height and width that cropping it to `shape` drops."""
     height, width = size[0], size[1]
+    if (height, width) == shape[1:]:
+        return 0.0
     left, top, right, bottom = image_file.centre_box((width, height), shape[2] / shape[1])
     return 1 - (right - left) * (bottom - top) / (width * height)
 
@@ -333,12 +354,15 @@ def _decode_plain(
     image.load()
     if not _TURNING.isdisjoint(image.info):
         ImageOps.exif_transpose(image, in_place=True)
-    values = np.asarray(image).reshape(image.height, image.width, -1)
-    span = ranges.get("8-bit", FULL["8-bit"])
-    cut = [_cut(values.shape, shape)] if way == "crop" else []
-    found = Seen((Levels.of("8-bit", values, span),), cut)
-    if span != FULL["8-bit"]:
-        image = Image.fromarray(levels.to_bytes(np.asarray(image), span))
+    size, span = (image.height, image.width), ranges.get("8-bit", FULL["8-bit"])
+    decides = span != FULL["8-bit"] or not (
+        rule.bright and (rule.knows_colour or image.mode == "L")
+    )
+    if decides:  # copied before they are resized only then: it takes time
+        values = _pixels(image)
+        found = Levels.of("8-bit", values, span)
+        if span != FULL["8-bit"]:
+            image = Image.fromarray(levels.to_bytes(np.asarray(image), span))
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
@@ -346,6 +370,17 @@ def _decode_plain(
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     elif image.size != (width, height):
         image, _ = image_file.fitted(image, (width, height), way)
-    rule.see(values)
-    seen.add(found)
-    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+    pixels = _pixels(image)
+    rule.see(size, values if decides else pixels)
+    if decides:
+        seen.levels.append(found)
+    else:
+        seen.bright.append(pixels)
+    if way == "crop":
+        seen.cut.append(_cut(size, shape))
+    return pixels.transpose(2, 0, 1)
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """A grey or RGB image as (H, W, C)."""
+    return np.asarray(image).reshape(image.height, image.width, -1)

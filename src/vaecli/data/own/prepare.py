@@ -245,11 +245,13 @@ class _Folder:
 
     def write(self, order: list[Entry], path: Path) -> dict[int, str]:
         """Write the pixels of `order`; returns why some are missing, by place."""
-        self._see_one(order)
+        first = self._see_one(order)
         known = {} if self.preparation is None else self.preparation.ranges
         ranges = {**FULL, **levels.asked(self.options.max_value), **known}
         while True:
             bad, self.seen = dict[int, str](), Seen()
+            if ranges["8-bit"] == FULL["8-bit"]:
+                self.seen.levels += first
             try:
                 with files.atomic_stream(path) as write:
                     for decoded in decode.decode_all(
@@ -266,13 +268,19 @@ class _Folder:
             except decode.StartAgainError:
                 continue
 
-    def _see_one(self, order: list[Entry]) -> None:
-        """Begin with the shape of the first image that can be read."""
+    def _see_one(self, order: list[Entry]) -> list[Levels]:
+        """Begin with the shape of the first image that can be read; its levels where it is bright.
+
+        After a bright 8-bit image the values of others need no look before they are resized.
+        """
         for entry in order[:100]:
-            name = entry.stack or entry.path
+            path, seen = self.location / (entry.stack or entry.path), Seen()
             with contextlib.suppress(DataError):
-                decode.decode(self.location / name, self.rule.shape, self.rule, self.fitting, name)
-                return
+                decode.decode(path, self.rule.shape, self.rule, self.fitting, entry.path, seen=seen)
+                bright = [f for f in seen.levels if f.samples == "8-bit" and not f.dark]
+                self.rule.bright = bool(bright)
+                return [replace(found, values=0) for found in bright]
+        return []
 
     def _tell(self, done: int, total: int) -> None:
         if self.progress is not None:
@@ -341,7 +349,7 @@ class _Array:
         self.shape = (channels if wanted == channels or coloured else 1, height, width)
         with files.atomic_stream(path) as write:
             for pixels, read in self.file.pixels(order, ranges):
-                self.seen.add(Seen(read))
+                self.seen.add(Seen([read]))
                 write(pixels[:, : self.shape[0]].tobytes())
         return {}
 
@@ -430,7 +438,7 @@ def _make(
             classes=classes,
             bad=tuple((order[place].path, why) for place, why in sorted(bad.items())),
             total=len(order),
-            levels=source.seen.levels,
+            levels=tuple(source.seen.levels),
             cut=statistics.median(source.seen.cut) if source.seen.cut else 0.0,
             animated=source.seen.animated,
         ),
