@@ -67,6 +67,7 @@ def guarded(folder: Path) -> Iterator[Path]:
         hypothesis.configuration.set_hypothesis_home_dir(common / "hypothesis")
         # matplotlib takes seconds to list the fonts of a machine
         patch.setenv("MPLCONFIGDIR", str(common / "matplotlib"))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(common / "inductor"))  # made by torch's import
         patch.setenv("TESTS_GUARD_FOLDERS", str(folder))
         patch.setenv("TESTS_GUARD_LOG", str(common / "guard.log"))
         patch.chdir(common)

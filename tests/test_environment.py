@@ -104,7 +104,7 @@ def test_a_home_that_cannot_be_written(vaecli: Vaecli, monkeypatch: pytest.Monke
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", os.devnull)
-    np.save("images.npy", np.zeros((20, 5, 5), np.uint8))
+    np.save("images.npy", np.full((20, 5, 5), 200, np.uint8))
     command = ("train", "--data", "images.npy", "--dry-run", "--latent-dim", "2")
     refused = vaecli(*command)
     assert refused.code == ExitCode.ENVIRONMENT

@@ -159,7 +159,8 @@ def test_each_process_reads_its_share_and_one_of_a_machine_prepares(tmp_path: Pa
         shares[rank] += sum(judged[rank::WORLD]) * epochs
         shares[rank] += len(range(train)[alone.share(train)])  # for the mean image
         shares[rank] += ACROSS  # for the preview
-    checked = 2 * (train + test)  # as it was prepared, and as it was read back
+    # as it was prepared, for pictures that are there twice, and as it was read back
+    checked = 3 * (train + test)
     assert seen[1]["read"] == shares[1]
     assert seen[2]["read"] == shares[2] + checked
     assert seen[0]["read"] >= shares[0] + checked
@@ -201,7 +202,7 @@ assert not launch.by_torchrun()
 arguments = {[*TRAIN, "--epochs", "1", "--data-dir", str(data_dir), "-o", str(tmp_path / "run")]!r}
 assert cli.run(arguments) == 0
 import torch
-assert processes.join(torch.device("cpu")) is processes.ALONE
+assert processes.join(torch.device("cpu")) is processes.ONE_PROCESS
 assert not torch.distributed.is_initialized()
 """
     subprocess.run([sys.executable, "-c", script], env=environment(), check=True, timeout=100)

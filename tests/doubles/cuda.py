@@ -338,8 +338,9 @@ def _count_tf32(func: Any) -> None:
     else:
         return
     if rounded:
-        names = {os.path.basename(frame.filename) for frame in traceback.extract_stack()}
-        STATE.tf32["a training step" if "stepping.py" in names else where()] += 1
+        step = os.path.join("training", "step.py")
+        within = any(frame.filename.endswith(step) for frame in traceback.extract_stack())
+        STATE.tf32["a training step" if within else where()] += 1
 
 
 def _writes(func: Any) -> bool:
