@@ -165,9 +165,9 @@ sys.exit(cli.run(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("module", "function"),
     [
-        ("evaluation", "elbo_terms"),  # the test pass
-        ("plots", "curves"),  # pictures
-        ("checkpoint", "canonical_json"),  # within a commit
+        ("evaluation.evaluate", "elbo_terms"),  # the test pass
+        ("pictures.plots", "curves"),  # pictures
+        ("training.checkpoint", "canonical_json"),  # within a commit
     ],
 )
 def test_a_signal_anywhere_else(
@@ -233,7 +233,7 @@ def test_a_second_process_is_exit_7(tmp_path: Path, data_dir: Path, vaecli: Vaec
     wait_for((tmp_path / "out" / METRICS).exists, process)
     try:
         for second in (command, [*command, "--force"], ["train", "--resume", "out"]):
-            refused = vaecli(*second, "--data-dir", data_dir)
+            refused = vaecli(*second, "--data-dir", data_dir, "-q")
             assert refused.code == ExitCode.BUSY
             assert f"process {process.pid} on " in refused.err
             assert refused.err.count("\n") == 1
