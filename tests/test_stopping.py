@@ -312,7 +312,7 @@ def test_no_permission_is_exit_5_and_readers_do_not_mind(
     data = ["--data-dir", data_dir, "--no-download"]
     try:
         for command in (["--resume", out], [*SHORT[1:], "-o", out / "new"]):
-            outcome = start("train", *command, *data, preexec_fn=powerless)
+            outcome = start("train", *command, *data, "-q", preexec_fn=powerless)
             _, err = outcome.communicate()
             assert outcome.returncode == ExitCode.ENVIRONMENT, err
             assert "ermission" in err
