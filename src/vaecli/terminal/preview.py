@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vaecli.terminal.progress import SHARE
 from vaecli.terminal.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -19,6 +18,8 @@ LARGEST = 32
 """Pixels along the longer side of an image; a cell holds one across and two down."""
 ACROSS, DOWN = 8, 4
 STATUS_LINES = 5
+SHARE = 200
+"""The panel's pictures wait this many times as long as they last took."""
 
 
 @dataclass(frozen=True)

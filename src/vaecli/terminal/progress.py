@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 60.0
 """Away from a terminal, how long an epoch may go on without a line."""
-SHARE = 200
-"""The panel waits this many times as long as it last took, and so do its pictures."""
+SHARE = 400
+"""The panel waits this many times as long as it last took, but no more than a second."""
 
 
 @dataclass
@@ -134,8 +134,9 @@ class LiveTrainingView(TrainingView):
 
     def picture(self, picture: RenderableType | None) -> None:
         """What the model makes of some images now."""
-        self._picture = picture
-        self._draw()
+        if picture is not self._picture:
+            self._picture = picture
+            self._draw()
 
     def epoch(self, row: EpochMetrics) -> None:
         """The end of an epoch."""
