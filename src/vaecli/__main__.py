@@ -9,12 +9,13 @@ from vaecli.system.signals import stop_flag
 def main() -> None:
     """Run the command line and leave with its exit code."""
     stop_flag.patient = "TORCHELASTIC_RUN_ID" in os.environ
-    stop_flag.install()
     try:
+        stop_flag.install()
         from vaecli.cli import app
-    except KeyboardInterrupt:
+
+        app.main()
+    except KeyboardInterrupt:  # before or after the command handles signals itself
         sys.exit(stop_flag.exit_code)
-    app.main()
 
 
 if __name__ == "__main__":
