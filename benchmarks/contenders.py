@@ -182,9 +182,10 @@ def pythae(folder: Path, threads: int, device: str) -> Iterator[float | None]:
 
 
 def jax_loop(folder: Path, threads: int, device: str) -> Iterator[float | None]:
-    """A jitted step with optax, arrays in memory: the strongest peer."""
+    """A jitted step with optax, arrays in memory (the GPU's, if any): the strongest peer."""
     import os
 
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # others have to fit beside it
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     import jax
     import jax.numpy as jnp
@@ -221,6 +222,8 @@ def jax_loop(folder: Path, threads: int, device: str) -> Iterator[float | None]:
 
     test_loss = jax.jit(lambda p, x, key: loss_of(p, x.astype(jnp.float32) / 255, key))
     train, test = (images.reshape(len(images), 784) for images in arrays(folder))
+    if device == "cuda":
+        train, test = jax.device_put(train), jax.device_put(test)
     rng, epoch = np.random.default_rng(0), 0
     # compiling is not counted: both batch shapes are seen before the first epoch
     for count in (BATCH, len(train) % BATCH or BATCH):

@@ -2,7 +2,7 @@
 
     python benchmarks/performance.py
 
-Reads speed.json, speed-cuda.json, quality.json, startup.json and steps.json in benchmarks/results;
+Reads speed.json, quality.json, both with -cuda, startup.json and steps.json in benchmarks/results;
 what was not measured is said to be so.
 """
 
@@ -41,11 +41,15 @@ Rounds = dict[str, list[dict[str, Any]]]
 
 def main() -> None:
     speed, cuda, quality = load("speed"), load("speed-cuda"), load("quality")
+    cuda_quality = load("quality-cuda")
     page = TEMPLATE.format(
         machine=machine(speed),
         speed=speed_table(speed and speed["rounds"]),
         quality=quality_table(quality and quality["curves"]),
-        cuda=speed_table(cuda and cuda["rounds"], ("vaecli", "vaecli-bf16", "textbook")),
+        gpu=cuda["gpu"] if cuda else NOT_MEASURED,
+        cuda_machine=machine(cuda),
+        cuda=speed_table(cuda and cuda["rounds"], ("vaecli", "vaecli-bf16", "textbook", "jax")),
+        cuda_quality=quality_table(cuda_quality and cuda_quality["curves"]),
         steps=steps_table(load("steps")),
         startup=startup_table(load("startup")),
     )
@@ -66,7 +70,8 @@ def machine(speed: dict[str, Any] | None) -> str:
     """What the figures were measured on."""
     if speed is None:
         return NOT_MEASURED
-    versions = ", ".join(f"{name} {version}" for name, version in speed["versions"].items())
+    found = speed["versions"].items()
+    versions = ", ".join(f"{name} {version}" for name, version in found if version[0].isdigit())
     return f"{speed['cores']} {speed['machine']} cores, {speed['threads']} threads; {versions}"
 
 
@@ -263,9 +268,15 @@ and every evaluation stay in float32.
 
 A step is recorded once as a CUDA graph and replayed, so that its cost is no longer that of
 launching its kernels one by one ([GPUs](gpus.md)).
-`python benchmarks/speed.py --data-dir DATA --device cuda` measures it.
+`speed.py` and `quality.py` measure it with `--device cuda`. Here on one {gpu} beside
+{cuda_machine}:
 
 {cuda}
+
+JAX has its images on the GPU here, and launches one compiled step per batch. The loss against time,
+the first epoch of each with all that is done once, such as recording the step or starting cuBLAS:
+
+{cuda_quality}
 
 ## Start-up and memory
 

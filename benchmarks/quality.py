@@ -5,7 +5,8 @@
 The PyTorch example trains 20 epochs, `vaecli train` its default 20 and 5, in fp32 and bf16; each
 in its own process, epoch by epoch in turn, so that a slow minute of the machine falls on all of
 them.  Seconds are those of the epochs, test pass included; imports and reading are not counted.
-Writes `quality.json`; performance.py makes the table and the picture of it.
+Writes `quality.json` (`quality-cuda.json` on CUDA); performance.py makes a table and a picture
+of.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def main() -> None:
                 print(f"epoch {epoch + 1}: {name}: {curves[name][-1]}", file=sys.stderr)
     for process in processes.values():
         process.kill()
-    result = {**surroundings(options.threads), "curves": curves}
-    (HERE / "results" / "quality.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = {**surroundings(options.threads, options.device), "curves": curves}
+    name = "quality.json" if options.device == "cpu" else "quality-cuda.json"
+    (HERE / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("vaecli", "vaecli-bf16", "textbook", "pythae", "jax", "products", "products-bf16")
-CUDA_NAMES = ("vaecli", "vaecli-bf16", "textbook")
+CUDA_NAMES = ("vaecli", "vaecli-bf16", "textbook", "jax")
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     names = options.names or (NAMES if options.device == "cpu" else CUDA_NAMES)
     rounds = measure(names, options)
     check_losses(rounds)
-    result = {**surroundings(options.threads), "rounds": rounds}
+    result = {**surroundings(options.threads, options.device), "rounds": rounds}
     options.output.mkdir(exist_ok=True)
     name = "speed.json" if options.device == "cpu" else "speed-cuda.json"
     (options.output / name).write_text(json.dumps(result, indent=1) + "\n")
@@ -91,14 +91,22 @@ def check_losses(rounds: dict[str, list[dict[str, float | None]]]) -> None:
     assert spread < 2.5, f"the losses differ by {spread:.2f} nats per image: {last}"
 
 
-def surroundings(threads: int) -> dict[str, Any]:
+def surroundings(threads: int, device: str) -> dict[str, Any]:
     """What a result was measured on."""
     return {
         "machine": platform.machine(),
+        "gpu": gpu_name() if device == "cuda" else None,
         "cores": os.cpu_count(),
         "threads": threads,
         "versions": versions(),
     }
+
+
+def gpu_name() -> str:
+    """What the driver calls the first GPU."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return names.splitlines()[0]
 
 
 def versions() -> dict[str, str]:
