@@ -23,7 +23,7 @@ from vaecli.cli import app
 from vaecli.data.dataset import Dataset
 from vaecli.errors import ExitCode
 from vaecli.runs.directory import MANIFEST, METRICS, OWN_FILES, STATE, WEIGHTS, open_run
-from vaecli.system import files
+from vaecli.system import files, locks
 from vaecli.training import loop, planning, provenance
 from vaecli.training.checkpoint import Checkpoints
 
@@ -94,7 +94,7 @@ def assert_whole(run: Path) -> None:
     state = {path.name for path in (run / STATE).iterdir()}
     generations = {name for name in state if name.startswith("generation-")}
     # a process that was killed while it left may leave the name of the holder
-    assert {MANIFEST} < state - generations <= {MANIFEST, *files.LOCK_FILES}
+    assert {MANIFEST} < state - generations <= {MANIFEST, *locks.LOCK_FILES}
     assert len(generations) == 2
     assert Checkpoints.of(open_run(run)).finished
 

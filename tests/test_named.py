@@ -32,7 +32,7 @@ from torch import Tensor
 from vaecli.data.dataset import Dataset
 from vaecli.data.named import cache, fetch, idx, sets
 from vaecli.errors import DataError, EnvironmentFailure
-from vaecli.system import files
+from vaecli.system import files, locks
 
 REAL = Path(
     os.environ.get("VAECLI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"), "MNIST/raw"
@@ -645,7 +645,7 @@ def test_a_lock_that_never_ends_is_an_environment_failure(
     path = cache.cache_path("mnist", tmp_path).with_name("lock")
     path.parent.mkdir(parents=True)
     with (
-        files.lock(path, what="the test"),
+        locks.hold(path, what="the test"),
         pytest.raises(EnvironmentFailure, match="in use by process"),
     ):
         sets.download("mnist", tmp_path, downloads=sets.Downloads([], MD5))

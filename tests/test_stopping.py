@@ -147,6 +147,20 @@ def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path, data_dir: Path)
     assert stop(process, signal.SIGHUP)[0] == 0
 
 
+def test_a_signal_while_options_are_read_keeps_its_exit_code(tmp_path: Path) -> None:
+    """Typer evaluates annotations; `python -m` would then end by SIGINT, whatever the signal."""
+    (tmp_path / "interrupted.py").write_text("""
+import os, signal
+from vaecli.__main__ import main
+from vaecli.cli import app
+app.app = lambda *words, **options: eval("os.kill(os.getpid(), signal.SIGTERM)")
+main()
+""")
+    command = [sys.executable, "-m", "interrupted", "eval"]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (ExitCode.TERMINATED, "vaecli: stopped.\n")
+
+
 SIGNAL_IN = """
 import os, signal, sys, vaecli.{module}
 original = vaecli.{module}.{function}

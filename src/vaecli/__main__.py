@@ -16,6 +16,10 @@ def main() -> None:
         app.main()
     except KeyboardInterrupt:  # before or after the command handles signals itself
         sys.exit(stop_flag.exit_code)
+    finally:
+        # A signal within eval() of a text, as Typer reads options, makes `python -m` end by SIGINT
+        # whatever the exit code, until the next eval()
+        eval("None")
 
 
 if __name__ == "__main__":

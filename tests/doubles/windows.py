@@ -142,6 +142,12 @@ def pytest_configure() -> None:
     install()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail for a file that text mode changed, even where no test looked at its bytes."""
+    if changed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"double of Windows: {len(refused)} calls refused: {refused[:20]}")
     terminalreporter.write_line(f"text mode changed {len(changed)} writes: {changed[:5]}")

@@ -19,7 +19,7 @@ from vaecli.errors import ModelError, UsageError
 from vaecli.model.vae import VAE
 from vaecli.runs import metrics, weights
 from vaecli.runs.metrics import EpochMetrics
-from vaecli.system import files
+from vaecli.system import files, locks
 from vaecli.system.limits import MAX_METRICS_BYTES, MAX_ORIGIN_BYTES, MAX_RUN_CONFIG_BYTES
 from vaecli.system.strict_json import canonical_json, parse_json
 
@@ -68,7 +68,7 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Lock the run; BusyError if another process holds it."""
         files.make_folder(self.path / STATE)
-        with files.lock(self.path / STATE / files.LOCK_FILES[0], what=f"the run {self.path}"):
+        with locks.hold(self.path / STATE / locks.LOCK_FILES[0], what=f"the run {self.path}"):
             files.remove_leftovers(self.path)
             yield
 
@@ -192,11 +192,15 @@ def _is_leftover(path: Path) -> bool:
     """Whether a run that died before its config.json was written may have left this."""
     if path.name == STATE and path.is_dir():
         return all(_is_leftover_of_state(entry.name) for entry in path.iterdir())
-    return files.is_leftover(path.name)
+    return _is_leftover_name(path.name)
 
 
 def _is_leftover_of_state(name: str) -> bool:
-    return name == ORIGIN or files.is_leftover(name)
+    return name == ORIGIN or _is_leftover_name(name)
+
+
+def _is_leftover_name(name: str) -> bool:
+    return name in locks.LOCK_FILES or name.startswith(files.TEMPORARY_PREFIX)
 
 
 def allocate(data: str, arch: str, root: Path = ROOT) -> Path:

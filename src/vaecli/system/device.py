@@ -1,4 +1,4 @@
-"""Where to compute: a name from the command line becomes a torch device, and what it can do."""
+"""--device becomes a torch device; what that device can do."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from vaecli.system import torchrun
 from vaecli.system.callbacks import Report, no_report
 
 _SHARE = 0.5
-"""Of a GPU's free memory, for a set of images; the rest is for the work on them."""
+"""Largest share of a GPU's free memory that a set of images may take."""
 
 
 def resolve(name: str, report: Report = no_report) -> torch.device:
     """The device called `name`: auto, cpu, cuda, cuda:N or mps.
 
-    Under torchrun, auto and cuda mean the GPU with the number that a process has on its machine.
+    Under torchrun, auto and cuda mean the GPU whose number is the local rank of this process.
 
     Args:
         name: as given with --device.
-        report: told why `auto` does not take a GPU that is there.
+        report: called with the reason if `auto` does not use a GPU of this machine.
 
     Raises:
-        UsageError: there is no device of that kind.
-        EnvironmentFailure: this machine or this build of torch does not have it, or it does not
-            work.
+        UsageError: no device has this name.
+        EnvironmentFailure: the machine or the build of torch lacks the device, or it fails.
     """
     if name == "auto":
         return _best(report)
@@ -44,47 +43,47 @@ def resolve(name: str, report: Report = no_report) -> torch.device:
     if kind == "mps":
         _require_mps()
     device = torch.device(name)
-    if kind != "cpu" and not torchrun.by_torchrun():  # else all processes check, and agree
+    if kind != "cpu" and not torchrun.by_torchrun():  # under torchrun the group checks together
         require_working(device)
     return device
 
 
 def require_working(device: torch.device) -> None:
-    """Check that something can be computed there, before work is spent.
+    """Compute something small on `device`, so that a device that fails is noticed at the start.
 
     Raises:
-        EnvironmentFailure: the driver, the build of torch or another process does not let it.
+        EnvironmentFailure: the driver, the build of torch or another process prevents it.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's words about an old GPU; ours follow
+            warnings.simplefilter("ignore")  # about an old GPU: the error below says it
             torch.ones(1, device=device).add_(1).item()
     except RuntimeError as error:
         why = (str(error).splitlines() or ["it does not answer"])[0]
         hint = "Use --device cpu."
         if "no kernel image" in why:
-            why = _unserved(device)
+            why = _unsupported(device)
             hint = "Install a build of torch for this GPU (pytorch.org), or use --device cpu."
         raise EnvironmentFailure(f"--device {device}: {why}", hint) from None
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether it knows float64; Apple's Metal does not."""
+    """Whether the device has float64; Apple's Metal does not."""
     return device.type != "mps"
 
 
 def float64_home(device: torch.device) -> torch.device:
-    """Where sums in float64 are kept for work on `device`: there, or on the CPU."""
+    """The device for float64 sums of work on `device`: itself, or the CPU if it lacks float64."""
     return device if has_float64(device) else torch.device("cpu")
 
 
 def in_float64(values: Tensor) -> Tensor:
-    """The values in float64, on `float64_home` of their device."""
+    """Convert to float64, on the CPU if the device has no float64."""
     return values.to(float64_home(values.device)).double()
 
 
 def memory_for_images(device: torch.device) -> float:
-    """Bytes of images that are moved to `device` whole; those of a larger set go batch by batch."""
+    """Bytes up to which a set of images moves to `device` whole; a larger one moves by batches."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return _SHARE * free
@@ -95,18 +94,18 @@ def memory_for_images(device: torch.device) -> float:
 
 def _best(report: Report) -> torch.device:
     """The GPU where one works, else the CPU."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if available:
         try:
             return resolve("cuda")
         except EnvironmentFailure as error:
-            if torchrun.by_torchrun():  # the others may have got theirs
+            if torchrun.by_torchrun():  # other processes may be on their GPUs already
                 raise
             report(f"computing on the CPU: {error.message.removeprefix('--device cuda: ')}")
-    elif told:  # such as a driver that is too old
-        report(f"computing on the CPU: {str(told[0].message).splitlines()[0]}")
+    elif caught:  # such as a driver that is too old
+        report(f"computing on the CPU: {str(caught[0].message).splitlines()[0]}")
     elif torch.backends.mps.is_available():
         report(
             "computing on the CPU: small models gain little on an Apple GPU, and vaecli has not"
@@ -143,11 +142,11 @@ def _require_mps() -> None:
         )
 
 
-def _unserved(device: torch.device) -> str:
-    """Which GPU this is, and which ones the build of torch has code for."""
+def _unsupported(device: torch.device) -> str:
+    """Which GPU this is, and for which ones the build of torch has code."""
     major, minor = torch.cuda.get_device_capability(device)
-    served = " ".join(torch.cuda.get_arch_list()) or "none"
+    supported = " ".join(torch.cuda.get_arch_list()) or "none"
     return (
         f"torch {torch.__version__} has no code for {torch.cuda.get_device_name(device)}"
-        f" (sm_{major}{minor}); it has code for {served}"
+        f" (sm_{major}{minor}); it has code for {supported}"
     )

@@ -25,7 +25,7 @@ def require(extra: str, purpose: str, packages: Iterable[str] | None = None) -> 
     """Check that the packages of an extra, or some of them, are installed.
 
     Raises:
-        EnvironmentFailure: one is missing; the hint holds the line that installs the extra here.
+        EnvironmentFailure: one is missing; the hint is the command that installs the extra.
     """
     needed = EXTRAS[extra] if packages is None else packages
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -37,7 +37,7 @@ def require(extra: str, purpose: str, packages: Iterable[str] | None = None) -> 
 
 
 def install_line(extra: str, prefix: Path) -> str:
-    """The command that installs an extra at `prefix`: by pip, pipx or uv, whichever made it."""
+    """The command that installs an extra at `prefix`: pip, pipx or uv, whichever created it."""
     if (prefix / "pipx_metadata.json").is_file():
         return f"pipx inject vaecli {' '.join(PROJECTS.get(name, name) for name in EXTRAS[extra])}"
     settings = prefix / "pyvenv.cfg"

@@ -23,7 +23,7 @@ MAX_ARRAY_IMAGES = 50_000_000
 MAX_ARCHIVE_MEMBERS = 1000
 """Files in a `.npz`."""
 MAX_TABLE_ROW_BYTES = 2**26
-"""Of a line of a `.csv` of pixels: an image of 3 million values takes 12 to 70 MB."""
+"""Size of a line in a `.csv` of pixels; an image of 3 million values takes 12 to 70 MB."""
 MAX_LATENTS_BYTES = 2**30
 """Size of a `.npy` file of latents."""
 MAX_LATENTS_CSV_BYTES = 2**28
@@ -33,11 +33,11 @@ MAX_LATENTS_CSV_BYTES = 2**28
 MAX_ARCHIVE_IMAGES = 5_000_000
 """Files in a `.zip` or `.tar` of images."""
 MAX_ARCHIVE_DIRECTORY_BYTES = 2**28
-"""Of the list of files in a `.zip`, which takes several times its size in memory."""
+"""Size of the list of files in a `.zip`; reading it takes several times as much memory."""
 MAX_ARCHIVE_RATIO = 200
 """How many times its own size an archive of images may unpack to."""
 MIN_ARCHIVE_BYTES = 2**30
-"""What every archive of images may unpack to."""
+"""Size that every archive of images may unpack to, whatever its own."""
 
 # weights, and the JSON beside them
 MAX_HEADER_BYTES = 2**20
@@ -49,7 +49,7 @@ MAX_CONFIG_BYTES = 2**16
 MAX_RUN_CONFIG_BYTES = 2**20
 """Size of config.json, which may name many classes."""
 MAX_CLASS_NAMES_BYTES = 2**19
-"""Of the names of a run's classes, which config.json keeps."""
+"""Size of the names of a run's classes together; config.json contains them."""
 MAX_METRICS_BYTES = 2**23
 """Size of metrics.csv: some 60,000 epochs."""
 MAX_ORIGIN_BYTES = 2**23

@@ -1,7 +1,7 @@
-"""The processes that train one model together, as torchrun starts them; one alone is a group too.
+"""The processes of one training: a group started by torchrun, or this process alone.
 
-`torch.distributed` is imported only where torchrun's environment is there.  Every method below
-is called by all processes of a group at the same place, or by none.
+`torch.distributed` is imported only under torchrun.  Methods that communicate must be called by
+all processes of the group at the same place, or by none.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from vaecli.errors import EnvironmentFailure, VaecliError
 from vaecli.system import torchrun
 
 TIMEOUT = timedelta(minutes=5)
-"""How long a process waits for the others while training; one that died is noticed at once."""
+"""Longest wait for another process while training; one that died is noticed at once."""
 PREPARATION_TIMEOUT = timedelta(hours=12)
-"""How long it waits for images that are downloaded or prepared."""
+"""Longest wait while another process downloads or prepares images."""
 
 
 class Processes:
-    """A single process: there is nobody to ask, to tell or to wait for.
+    """A group of one process, so nothing is communicated.
 
     Attributes:
-        rank: number of this process; the first, 0, alone writes and speaks.
+        rank: number of this process; only process 0 writes files and messages.
         count: number of processes.
     """
 
@@ -38,25 +38,25 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This process's part of `count` things, as equal as can be, in the order of the ranks."""
+        """The slice of `count` items that this process takes; slices follow the ranks."""
         return slice(self.rank * count // self.count, (self.rank + 1) * count // self.count)
 
     def parallel(self, module: nn.Module, example: Callable[[nn.Module], Tensor]) -> nn.Module:
-        """The module with gradients that are the mean over the processes; weights of the first.
+        """Wrap a module: weights from process 0, gradients averaged over the processes.
 
         Args:
-            module: on the device it computes on.
-            example: a loss of it, as any step has one, on data of no consequence.
+            module: already on its device.
+            example: computes a loss of the module on any data; run to set up the wrapper.
         """
         return module
 
     @contextmanager
     def local(self, module: nn.Module) -> Iterator[None]:
-        """Within this, `module` adds up gradients that the next pass outside shares."""
+        """Accumulate gradients of `module` without synchronising; the next pass outside does."""
         yield
 
     def add(self, tensor: Tensor) -> None:
@@ -67,36 +67,36 @@ class Processes:
         return flags
 
     def first_says(self, flag: bool) -> bool:
-        """What the first process answers; the answers of others do not count."""
+        """The flag of process 0; those of the others do not count."""
         return flag
 
     def share_tensors(self, tensors: Iterable[Tensor]) -> None:
-        """Copy the first process's tensors into everyone's."""
+        """Overwrite the tensors of every process with those of process 0."""
 
     def share_value(self, value: Any) -> Any:
-        """The JSON value of the first process."""
+        """The JSON value of process 0, in every process."""
         return value
 
     @contextmanager
     def agreed(self, preparing: bool = False) -> Iterator[None]:
-        """A block that all leave together: an error in one of them is raised in every one.
+        """Wait for all processes at the end of the block; raise an error of one in all of them.
 
         Args:
-            preparing: whether it may take as long as a download.
+            preparing: whether the block may take as long as a download.
 
         Raises:
-            VaecliError: the error of the lowest rank that had one.
+            VaecliError: the error of the lowest rank that failed.
         """
         yield
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block in which losing another process becomes one clear error.
+        """Turn the loss of another process within the block into `ProcessLost`.
 
-        Of the processes that an error ends, one is marked to tell it: its `heard` is True.
+        The error in one process gets `heard = True`: that process prints it, the others do not.
 
         Raises:
-            EnvironmentFailure: another process died, or was silent for the group's timeout.
+            ProcessLost: another process died, or did not answer within the timeout.
         """
         yield
 
@@ -108,8 +108,8 @@ def join(device: torch.device, timeout: timedelta = TIMEOUT) -> Processes:
     """The group that torchrun started this process for; `ONE_PROCESS` without torchrun.
 
     Args:
-        device: where this process computes.
-        timeout: how long it waits for the others.
+        device: the device of this process.
+        timeout: longest wait for the others.
 
     Raises:
         EnvironmentFailure: the others cannot be reached.
@@ -121,8 +121,8 @@ class TorchrunProcesses(Processes):
     """Several processes, over gloo, with nccl beside it for tensors on CUDA.
 
     Args:
-        device: where this process computes.
-        timeout: how long it waits for the others.
+        device: the device of this process.
+        timeout: longest wait for the others.
     """
 
     def __init__(self, device: torch.device, timeout: timedelta) -> None:
@@ -141,7 +141,8 @@ class TorchrunProcesses(Processes):
             self._patient = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise EnvironmentFailure(
-                f"torchrun: the {self.count} processes cannot reach each other: {_line(error)}",
+                f"torchrun: the {self.count} processes cannot reach each other:"
+                f" {_first_line(error)}",
                 "Check the address and port that torchrun was given.",
             ) from None
 
@@ -151,8 +152,8 @@ class TorchrunProcesses(Processes):
 
         devices = [self._device] if self._device.type == "cuda" else None
         wrapped = DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
-        # its buckets are laid out anew after the first pass, and sums of three or more are rounded
-        # by their place in a bucket: were that pass a training step, a continued run would differ
+        # torch rearranges its buckets after the first pass, which changes how sums over three or
+        # more processes round: were that pass a training step, a resumed run would differ
         for _ in range(2):
             torch.autograd.backward(example(wrapped))
         module.zero_grad(set_to_none=True)
@@ -191,23 +192,23 @@ class TorchrunProcesses(Processes):
     @contextmanager
     def agreed(self, preparing: bool = False) -> Iterator[None]:
         """As `Processes.agreed`."""
-        mine: VaecliError | OSError | MemoryError | None = None
+        own_error: VaecliError | OSError | MemoryError | None = None
         try:
             yield
         except (VaecliError, OSError, MemoryError) as error:
-            mine = error
+            own_error = error
         group: Any = self._patient if preparing else None
-        ranks = torch.tensor([self.count if mine is None else self.rank])
+        ranks = torch.tensor([self.count if own_error is None else self.rank])
         self._dist.all_reduce(ranks, self._dist.ReduceOp.MIN, group)
         failed = int(ranks)
         if failed == self.count:
             return
-        told = self._value_of(failed, _told(mine), group)
-        if mine is not None and failed == self.rank:
-            raise mine
-        theirs = _retold(told)
-        vars(theirs)["heard"] = False
-        raise theirs
+        words = self._value_of(failed, _to_words(own_error), group)
+        if own_error is not None and failed == self.rank:
+            raise own_error
+        other_error = _from_words(words)
+        vars(other_error)["heard"] = False
+        raise other_error
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -215,23 +216,23 @@ class TorchrunProcesses(Processes):
         try:
             yield
         except Exception as error:
-            about_others = isinstance(error, RuntimeError) and _is_about_others(error)
-            told = ProcessLost(self.count, self._timeout) if about_others else error
-            if not hasattr(told, "heard"):
-                vars(told)["heard"] = self._first_to_fail()
-            if told is error:
+            lost = isinstance(error, RuntimeError) and _is_of_communication(error)
+            raised = ProcessLost(self.count, self._timeout) if lost else error
+            if not hasattr(raised, "heard"):
+                vars(raised)["heard"] = self._first_to_fail()
+            if raised is error:
                 raise
-            raise told from error
+            raise raised from error
 
     def _first_to_fail(self) -> bool:
-        """Whether no other process has asked this; torchrun keeps the answer."""
+        """Whether no other process has failed before; the store of torchrun counts."""
         try:
             return bool(self._store.add("failed", 1) == 1)
         except RuntimeError:
             return self.first
 
     def _value_of(self, rank: int, value: Any, group: Any) -> Any:
-        """The JSON value of process `rank`, as text: nothing is unpickled."""
+        """The JSON value of process `rank`; sent as text, so that nothing is unpickled."""
         data = json.dumps(value).encode() if self.rank == rank else b""
         size = torch.tensor([len(data)])
         self._dist.broadcast(size, rank, group)
@@ -243,10 +244,11 @@ class TorchrunProcesses(Processes):
 
 
 def _store(dist: Any, timeout: timedelta) -> Any:
-    """Where the processes find each other.
+    """The key-value store by which the processes find each other.
 
-    On one machine torchrun keeps it over a restart, with the addresses of processes that are gone;
-    on several it makes a new one, and they need not agree on how often it did.
+    On one machine torchrun keeps its store over a restart, with the addresses of the ended
+    processes, so the keys carry the number of restarts.  On several machines each restart gets a
+    new store, and the machines may count restarts differently.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     attempt = "" if torchrun.several_machines() else f" {torchrun.restarts()}"
@@ -254,7 +256,7 @@ def _store(dist: Any, timeout: timedelta) -> Any:
 
 
 class ProcessLost(EnvironmentFailure):
-    """Another process of the group died, or has been silent for too long."""
+    """Another process of the group died or stopped answering."""
 
     def __init__(self, count: int, timeout: timedelta) -> None:
         minutes = timeout.total_seconds() / 60
@@ -265,19 +267,19 @@ class ProcessLost(EnvironmentFailure):
         )
 
 
-def _is_about_others(error: RuntimeError) -> bool:
+def _is_of_communication(error: RuntimeError) -> bool:
     import torch.distributed as dist
 
     text = str(error)
     return isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _told(error: BaseException | None) -> list[str]:
-    """An error as words that another process understands."""
+def _to_words(error: BaseException | None) -> list[str]:
+    """Class, message and hint of an error, to send to another process."""
     if isinstance(error, VaecliError):
         return [type(error).__name__, error.message, error.hint]
     if isinstance(error, OSError):
@@ -286,7 +288,8 @@ def _told(error: BaseException | None) -> list[str]:
     return ["EnvironmentFailure", "out of memory", "Use a smaller --batch-size."]
 
 
-def _retold(words: list[str]) -> VaecliError:
+def _from_words(words: list[str]) -> VaecliError:
+    """The error that `_to_words` described."""
     name, message, hint = words
     kind = getattr(errors, name, VaecliError)
     return (

@@ -1,4 +1,4 @@
-"""Shells and consoles, as far as Windows differs from other systems."""
+"""Shells and consoles, where Windows differs from other systems."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SAFE = re.compile(r"[\w./\\:-]+", re.ASCII)
 
 
 def takes_escapes(descriptor: int) -> bool:
-    """Whether the terminal at `descriptor` understands escape sequences; switched on if need be.
+    """Whether the terminal at `descriptor` understands escape sequences.
 
-    A Windows console prints them as characters until it is told otherwise.
+    A Windows console prints them as characters until they are switched on, which this does.
     """
     if os.name != "nt":
         return True
@@ -33,7 +33,7 @@ def takes_escapes(descriptor: int) -> bool:
 
 
 def join(words: Sequence[str]) -> str:
-    """A command line for the shell that started this process."""
+    """Quote words as a command line for the shell that started this process."""
     shell = _windows_shell() if os.name == "nt" else "sh"
     if shell in _POWERSHELLS:
         return " ".join(_quoted(word, "'" + word.replace("'", "''") + "'") for word in words)
@@ -56,9 +56,9 @@ def _windows_shell() -> str:
 
 
 def expanded(names: Iterable[str]) -> Iterator[str]:
-    """Names with wildcards replaced by the files they match, where the shell leaves that to us.
+    """Expand wildcards on Windows, where the shell does not.
 
-    A name that exists, or that matches nothing, stays as it is.
+    A name that is a file, or that matches no file, stays as it is.
     """
     for name in names:
         matches = []

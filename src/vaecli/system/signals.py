@@ -26,11 +26,11 @@ CTRL_BREAK: int | None = getattr(signal, "SIGBREAK", None)
 
 
 class StopFlag:
-    """Remembers the first signal; a second one leaves the process at once.
+    """Remembers the first signal; a second one ends the process at once.
 
-    A first one raises KeyboardInterrupt, except in three places: where it is `deferred`, where
-    the process may leave without a word to anyone (`leave_with`), and inside an import, since
-    libraries catch what is raised there and go on half imported.
+    The first one raises KeyboardInterrupt, with three exceptions: within `deferred` it is only
+    remembered; after `leave_with` it ends the process; and so it does during an import, since
+    libraries catch exceptions there and go on half imported.
     """
 
     def __init__(self) -> None:
@@ -38,11 +38,11 @@ class StopFlag:
         self._deferring = False
         self._last_words: str | None = None
         self.patient = False
-        """Whether a second signal waits too: torchrun passes on what the process had already, and
-        ends by itself what takes too long."""
+        """Whether a second signal is ignored: torchrun forwards a signal that the process already
+        got from the terminal, and kills by itself a process that takes too long."""
 
     def install(self) -> None:
-        """Listen; a signal that was ignored when the process started stays ignored (nohup)."""
+        """Install the handlers; a signal ignored at the start stays ignored, as nohup wants it."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
@@ -55,7 +55,7 @@ class StopFlag:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within this block a first signal only sets `received`."""
+        """Within the block the first signal only sets `received`."""
         self._deferring = True
         try:
             yield
@@ -66,8 +66,11 @@ class StopFlag:
     def leave_with(self, last_words: str) -> None:
         """From here to the end of the `deferred` block, a signal ends the process at once.
 
+        Args:
+            last_words: printed to stderr before the process ends.
+
         Raises:
-            KeyboardInterrupt: one has come already.
+            KeyboardInterrupt: a signal was received already.
         """
         self._last_words = last_words
         if self.received is not None:
@@ -106,4 +109,4 @@ def _inside_an_import(frame: FrameType | None) -> bool:
 
 
 stop_flag = StopFlag()
-"""The process has one: signals are the process's."""
+"""The only one: a process has one set of signal handlers."""

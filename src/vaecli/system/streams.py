@@ -1,8 +1,8 @@
-"""The process's stdout and stderr: how they fail, and that Python adds no words of its own.
+"""Replacements of stdout and stderr that fail at most once.
 
-Python flushes both once more when it ends; what could not be written then fails again, as
-"Exception ignored in ..." and exit code 120.  So each stream fails once at most: stdout where
-something is written to it, stderr never.
+Python flushes both when it ends; output that could not be written would fail again there, with
+"Exception ignored in ..." and exit code 120.  So stdout raises its first error, where something is
+written to it, and none after that; stderr never raises.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import sys
 from typing import TextIO
 
 STDOUT = "stdout"
-"""The name of the stream in its errors."""
+"""The name of stdout in its errors."""
 
 
 def install() -> None:
-    """Put streams of this kind in the place of the process's own.
+    """Replace sys.stdout and sys.stderr.
 
-    A character that the encoding lacks becomes an escape, and on stdout, where names are bytes, the
-    bytes of a file name: a path printed there opens again.  A descriptor that was closed is taken,
-    so that no file that is opened later gets what libraries print.
+    Characters that the encoding lacks are escaped; on stdout of POSIX systems they become the bytes
+    of the file name they come from, so that a printed path can be opened.  A closed descriptor 0, 1
+    or 2 is opened on the null device: else the next file opened would get what libraries print.
     """
     codecs.register_error("vaecli-path", _path_bytes)
     for descriptor in (0, 1, 2):
@@ -39,7 +39,7 @@ def install() -> None:
 
 
 def _path_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What stands in the place of characters that a stream cannot encode."""
+    """Error handler of encoding: the bytes that stand for these characters in file names."""
     assert isinstance(error, UnicodeEncodeError)
     try:
         return os.fsencode(error.object[error.start : error.end]), error.end
@@ -58,22 +58,22 @@ def _text(stream: TextIO | None, name: str | None, errors: str) -> TextIO:
 
 
 class _Raw(io.RawIOBase):
-    """A stream of the process; after its first failure it takes everything and drops it.
+    """A raw stream that discards what is written after its first failure.
 
     Args:
-        stream: the process's; None for one that was closed when the process started.
-        name: what a failure is said to be of; None for a stream that may fail unheard.
+        stream: the original stream; None if it was closed when the process started.
+        name: the file name in its error; None to raise no error.
     """
 
     def __init__(self, stream: TextIO | None, name: str | None) -> None:
-        # python -u leaves the buffer out, and then what does not fit is lost without an error
+        # with python -u there is no buffer, and a partial write would be lost without an error
         buffer = None if stream is None else stream.buffer
         self._target = getattr(buffer, "raw", buffer)
         self._name = name
         self._failed = False
 
     def writable(self) -> bool:
-        """A stream to write to."""
+        """Always."""
         return True
 
     def isatty(self) -> bool:
@@ -87,10 +87,10 @@ class _Raw(io.RawIOBase):
         return int(self._target.fileno())
 
     def write(self, data: bytes | memoryview) -> int | None:  # type: ignore[override]
-        """Write what the system takes of `data`.
+        """Write `data`, or the part of it that the system accepts.
 
         Raises:
-            OSError: the first time that it cannot be written; it names the stream.
+            OSError: the first failure; it names the stream.
         """
         if self._failed:
             return len(data)

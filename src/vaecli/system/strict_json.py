@@ -1,4 +1,4 @@
-"""Canonical JSON to write, and a strict parser to read."""
+"""Canonical JSON for writing, and a strict parser for reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_json(text: bytes) -> Any:
     """Parse JSON strictly: UTF-8, no duplicate keys, no NaN or infinity, no absurd depth.
 
     Raises:
-        ValueError: the text is anything else.
+        ValueError: the text breaks one of these rules.
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How torchrun started this process, as its environment says; imports nothing heavy."""
+"""The environment variables that torchrun sets; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def by_torchrun() -> bool:
-    """Whether this process is one of a group."""
+    """Whether torchrun started this process."""
     return all(os.environ.get(name) for name in VARIABLES)
 
 
@@ -23,15 +23,15 @@ def local_rank() -> int:
 
 
 def count() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return int(os.environ["WORLD_SIZE"]) if by_torchrun() else 1
 
 
 def restarts() -> int:
-    """How often torchrun has started the group again, as this machine has counted."""
+    """How often torchrun has restarted the group, as counted on this machine."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if by_torchrun() else 0
 
 
 def several_machines() -> bool:
-    """Whether torchrun runs on more than one."""
+    """Whether the group spans several machines."""
     return by_torchrun() and os.environ.get("GROUP_WORLD_SIZE", "1") != "1"

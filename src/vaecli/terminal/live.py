@@ -1,4 +1,4 @@
-"""What rich's live display lacks: pictures of half blocks, and frames that do not flicker."""
+"""Additions to rich's live display: half-block pictures, and frames that do not flicker."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 _SHADES = " ░▒▓█"
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ERASE = re.compile(r"\r\x1b\[2K(?:\x1b\[1A\x1b\[2K)*")
-_AS_IT_IS = [(ControlType.CARRIAGE_RETURN,)]
-"""Tells rich that a text is for the terminal, and no cells to be counted, styled and cropped."""
-# a terminal that knows synchronized output shows each change whole; others ignore these
+_CONTROL = [(ControlType.CARRIAGE_RETURN,)]
+"""Marks a segment as control codes, which rich passes on without measuring or cropping them."""
+# synchronized output: the terminal shows the whole change at once, or ignores the codes
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
 
 
 class HalfBlocks:
-    """Pictures for rich, with two pixels in each character cell, one above the other.
+    """Pictures for rich: each character cell shows two pixels, one above the other.
 
     Args:
         rows: rows of pictures, (N, H, W, 3) uint8 each, H even.
-        console: where they are drawn; where it has fewer than 256 colours the ink is shaded.
+        console: where they are drawn; with fewer than 256 colours, as shades of its text colour.
     """
 
     def __init__(self, rows: Sequence[NDArray[Any]], console: Console) -> None:
@@ -43,15 +43,15 @@ class HalfBlocks:
             for line in images.reshape(len(images), -1, 2, *images.shape[2:]).swapaxes(0, 1)
             for segment in [*_joined([draw(*pair) for pair in line.tolist()]), Segment.line()]
         ]
-        # rendered once: a thousand styled cells would cost rich milliseconds in every frame
+        # rendered once: styling a thousand cells takes rich milliseconds in every frame
         with console.capture() as capture:
             console.print(Segments(segments), end="")
         self._lines = capture.get().splitlines()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        """Yield what to draw, as rich asks for it."""
+        """Yield the segments, as rich requires."""
         for line in self._lines:
-            yield Segment(line, None, _AS_IT_IS)
+            yield Segment(line, None, _CONTROL)
             yield Segment.line()
 
 
@@ -78,7 +78,7 @@ def _shaded(top: list[list[int]], bottom: list[list[int]]) -> list[Segment]:
 
 
 def size(stream: TextIO) -> tuple[int, int]:
-    """Columns and rows of the terminal behind `stream`, 80 and 24 where it does not say."""
+    """Columns and rows of the terminal behind `stream`; 80 and 24 if unknown."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -87,10 +87,10 @@ def size(stream: TextIO) -> tuple[int, int]:
 
 
 class Frames(io.TextIOBase):
-    """A terminal as rich's live display should see it: a frame changes only what has changed.
+    """Stands between rich's live display and the terminal; rewrites only lines that changed.
 
     rich erases all lines of a live display and writes them again. That flickers, sends every
-    picture ten times a second, and goes wrong where a narrower window has wrapped the lines.
+    picture ten times a second, and fails if a narrower window has wrapped the lines.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -101,24 +101,24 @@ class Frames(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the terminal."""
+        """The encoding of the terminal."""
         return self._stream.encoding
 
     def isatty(self) -> bool:
-        """What the stream says."""
+        """Whether the stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """That of the terminal."""
+        """The descriptor of the terminal."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Take a part of a frame."""
+        """Buffer a part of a frame."""
         self._text += text
         return len(text)
 
     def flush(self) -> None:
-        """Show the frame; rich flushes once for each."""
+        """Show the buffered frame; rich flushes once per frame."""
         text, self._text = self._text, ""
         columns, _ = size(self._stream)
         erase = _ERASE.match(text)
@@ -140,5 +140,5 @@ class Frames(io.TextIOBase):
 
 
 def _width(line: str) -> int:
-    """Cells a line takes; its characters are all one cell wide."""
+    """Cells that a line takes, if each character takes one."""
     return len(_ESCAPE.sub("", line))

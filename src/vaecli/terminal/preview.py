@@ -1,4 +1,4 @@
-"""Pictures in the terminal: as many images as fit, at a size that does."""
+"""Images in the terminal: as many as fit, at full or half size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from vaecli.terminal.live import HalfBlocks
 
 LARGEST = 32
-"""Pixels along the longer side of an image; a cell holds one across and two down."""
+"""Pixels along the longer side of an image; a cell shows one across and two down."""
 ACROSS, DOWN = 8, 4
+"""Most images in a row, and most rows."""
 STATUS_LINES = 5
-SHARE = 200
-"""The panel's pictures wait this many times as long as they last took."""
+"""Lines left free for the progress bar, the figures and the last epochs."""
+PAUSE_FACTOR = 200
+"""Redraw only after 200 times as long as the last drawing took: 0.5 % of the time."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,17 @@ class Tiles:
 
 
 def fit(shape: tuple[int, int], across: int, down: int, columns: int, rows: int) -> Tiles:
-    """Lay out `across` times `down` images: whole where all of a row fit, else at half size.
+    """Lay out `across` times `down` images: at full size if all of them fit, else at half size.
 
     Args:
         shape: height and width of the images.
         across: images wanted in a row.
         down: rows wanted.
-        columns: cells there are.
-        rows: lines there are.
+        columns: cells in a line of the terminal.
+        rows: lines of the terminal.
 
     Returns:
-        At least one image across; `down` is 0 where no line of images fits.
+        At least one image across; `down` is 0 if no row of images fits.
     """
     shrink = min(1.0, LARGEST / max(shape))
     for scale in (shrink, shrink / 2):
@@ -68,7 +70,7 @@ def fit(shape: tuple[int, int], across: int, down: int, columns: int, rows: int)
 
 
 def show_grid(terminal: Terminal, pixels: Tensor, columns: int) -> None:
-    """Images (N, C, H, W) uint8 of a grid; where not all fit, evenly spread ones."""
+    """Draw a grid of images (N, C, H, W) uint8; if not all fit, evenly spaced ones."""
     if not terminal.draws:
         return
     wide, high = terminal.size
@@ -84,7 +86,7 @@ def show_grid(terminal: Terminal, pixels: Tensor, columns: int) -> None:
 
 
 def show_pairs(terminal: Terminal, originals: Tensor, reconstructions: Tensor) -> None:
-    """Originals above their reconstructions; a single one beside it."""
+    """Draw originals above their reconstructions; a single one beside its reconstruction."""
     import torch
 
     if not terminal.draws:
@@ -100,11 +102,11 @@ def show_pairs(terminal: Terminal, originals: Tensor, reconstructions: Tensor) -
 
 
 class TrainingPreview:
-    """Test images above their reconstructions, drawn anew after each epoch.
+    """Test images above their reconstructions, redrawn after each epoch.
 
     Args:
         terminal: where to draw.
-        model: the model that is trained; it is asked only when there is something to draw.
+        model: the model in training; computes reconstructions only when they are drawn.
         pixels: (N, C, H, W) uint8, on the device of the model.
     """
 
@@ -114,10 +116,12 @@ class TrainingPreview:
         self._due = 0.0
 
     def picture(self, *, last: bool = False) -> HalfBlocks | None:
-        """What to show now; None where pictures are not shown or do not fit.
+        """What to show now; None if pictures are off or do not fit.
 
-        Where epochs are so short that drawing each would take 1 % of the time, some are skipped,
-        but never the last one.
+        If epochs are short, some are skipped (see `PAUSE_FACTOR`), but never the last one.
+
+        Args:
+            last: whether training is at its end.
         """
         if not (self._terminal.draws and self._terminal.live):
             return None
@@ -125,7 +129,7 @@ class TrainingPreview:
         if last or began >= self._due:
             self._picture = self._draw()
             now = time.perf_counter()
-            self._due = now + SHARE * (now - began)
+            self._due = now + PAUSE_FACTOR * (now - began)
         return self._picture
 
     def _draw(self) -> HalfBlocks | None:
@@ -139,13 +143,13 @@ class TrainingPreview:
         tiles = fit(half, across, min(2, 2 * (high - STATUS_LINES) // half[0]), wide - 1, high)
         originals = self._pixels[: tiles.across]
         rows = [originals, reconstruct(self._model, originals)]
-        # where only one row fits, the reconstructions are the news
+        # if only one row fits, the reconstructions
         shown = [_small(row, tiles) for row in rows[2 - tiles.down :]]
         return self._terminal.half_blocks(shown) if tiles.down else None
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    """`wanted` places out of `count`, the first and the last among them."""
+    """`wanted` indices out of `count`, evenly spaced, with the first and the last."""
     if wanted >= count:
         return list(range(count))
     return [round(place * (count - 1) / max(1, wanted - 1)) for place in range(wanted)]

@@ -1,4 +1,4 @@
-"""What a training looks like: a line per epoch, or a few lines that change in place."""
+"""The progress of a training: a line per epoch, or a live display."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 PLAIN_SECONDS = 60.0
-"""Away from a terminal, how long an epoch may go on without a line."""
-SHARE = 400
-"""The panel waits this many times as long as it last took, but no more than a second."""
+"""Away from a terminal, the longest time without a line."""
+PAUSE_FACTOR = 400
+"""Redraw only after 400 times as long as the last drawing took, but at least every second."""
 
 
 @dataclass
 class TrainingView:
-    """One plain line per epoch, as a log file wants it, and one a minute within long epochs."""
+    """One plain line per epoch, for log files, and one per minute within long epochs."""
 
     terminal: Terminal
     epochs: int
     images: int
     _first: tuple[float, int] = field(default=(0.0, 0), kw_only=True)
-    _told: float = field(default=0.0, kw_only=True)
+    _last_line: float = field(default=0.0, kw_only=True)
 
     def start(self, done: int) -> None:
         """Training begins with `done` images already visited."""
-        self._told = time.monotonic()
-        self._first = self._told, done
+        self._last_line = time.monotonic()
+        self._first = self._last_line, done
 
     def step(self, epoch: int, images: int, distortion: float, rate: float) -> None:
-        """Progress within an epoch, and the mean terms of the loss in it so far."""
-        if time.monotonic() - self._told < PLAIN_SECONDS:
+        """Show the progress within an epoch, with the mean terms of the loss so far."""
+        if time.monotonic() - self._last_line < PLAIN_SECONDS:
             return
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
         share, left = self._ahead((epoch - 1) * self.images + images)
         self.terminal.note(
             f"{self._head(epoch)}  {100 * share:.0f} %  loss {distortion + rate:.2f} after"
@@ -48,7 +48,7 @@ class TrainingView:
 
     def _ahead(self, done: int) -> tuple[float, str]:
         """The share of all images that is `done`, and the time left, as m:ss."""
-        # with the test passes so far, which the speed leaves out
+        # includes the test passes so far; the speed in images/s does not
         pace = (time.monotonic() - self._first[0]) / max(done - self._first[1], 1)
         total = self.epochs * self.images
         return done / total, _clock(pace * (total - done))
@@ -57,15 +57,15 @@ class TrainingView:
         return f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
 
     def picture(self, picture: RenderableType | None) -> None:
-        """What the model makes of some images now."""
+        """Show the current reconstructions of some images."""
 
     def epoch(self, row: EpochMetrics) -> None:
-        """The end of an epoch."""
-        self._told = time.monotonic()
+        """Show the line of an epoch."""
+        self._last_line = time.monotonic()
         self.terminal.note(self._forms(row)[0])
 
     def _forms(self, row: EpochMetrics) -> list[str]:
-        """The line of an epoch, and shorter ones for narrow terminals."""
+        """The line of an epoch, and ever shorter ones for narrow terminals."""
         head = self._head(row.epoch)
         apart = f"{row.objective:.2f}" != f"{row.train_loss:.2f}"
         objective = f"  objective {row.objective:.2f}" if apart else ""
@@ -82,7 +82,7 @@ class TrainingView:
 
 
 class LiveTrainingView(TrainingView):
-    """Pictures, a bar and figures that change in place, with the line of each epoch above them."""
+    """Pictures, a bar and figures that change in place, below the lines of the epochs."""
 
     def __init__(self, terminal: Terminal, epochs: int, images: int) -> None:
         from rich.live import Live
@@ -110,7 +110,7 @@ class LiveTrainingView(TrainingView):
         self._lap = self._first
 
     def step(self, epoch: int, images: int, distortion: float, rate: float) -> None:
-        """Progress within an epoch, and the mean terms of the loss in it so far."""
+        """Show the progress within an epoch, with the mean terms of the loss so far."""
         if time.monotonic() < self._due:
             return
         done = (epoch - 1) * self.images + images
@@ -133,13 +133,13 @@ class LiveTrainingView(TrainingView):
         self._draw()
 
     def picture(self, picture: RenderableType | None) -> None:
-        """What the model makes of some images now."""
+        """Show the current reconstructions of some images."""
         if picture is not self._picture:
             self._picture = picture
             self._draw()
 
     def epoch(self, row: EpochMetrics) -> None:
-        """The end of an epoch."""
+        """Show the line of an epoch."""
         columns, forms = self.terminal.size[0] - 1, self._forms(row)
         line = next((form for form in forms if len(form) <= columns), forms[-1][:columns])
         self.terminal.note(line)
@@ -150,7 +150,7 @@ class LiveTrainingView(TrainingView):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the last pictures; a terminal that went away is no reason to fail."""
+        """Leave the last pictures on screen; a terminal that was closed is no error."""
         self._bar.update(self._task, visible=False)
         self._figures = ""
         self._draw()
@@ -167,7 +167,7 @@ class LiveTrainingView(TrainingView):
         parts = [part for part in (self._picture, self._bar, self._figures) if part]
         with contextlib.suppress(OSError, ValueError):
             self._live.update(Group(*parts), refresh=True)
-        self._due = time.monotonic() + min(SHARE * (time.thread_time() - began), 1.0)
+        self._due = time.monotonic() + min(PAUSE_FACTOR * (time.thread_time() - began), 1.0)
 
 
 @contextlib.contextmanager

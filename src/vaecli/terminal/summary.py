@@ -1,4 +1,4 @@
-"""A run in words before it trains: its first line, and the plan that --dry-run prints."""
+"""A run described before it trains: its first line, and the plan that --dry-run prints."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from vaecli.training.planning import Plan
 
 NAMED_CLASSES = 20
+"""Class names that are listed; more are only counted."""
 
 
 def introduction(plan: Plan, path: Path, event: Started, device: torch.device) -> str:
-    """What is trained, where, on what, and by what."""
+    """The first line of a training: run, model, images, device."""
     import torch
 
     verb = "continuing" if event.epoch or event.images else "training"
@@ -33,7 +34,7 @@ def introduction(plan: Plan, path: Path, event: Started, device: torch.device) -
 
 
 def show_plan(terminal: Terminal, plan: Plan) -> None:
-    """What --dry-run prints."""
+    """Print the plan of --dry-run."""
     from vaecli.model.vae import count_activations, count_parameters
 
     model, training, data = plan.config.model, plan.config.training, plan.config.data
@@ -68,7 +69,7 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
 
 
 def show_data(terminal: Terminal, plan: Plan) -> None:
-    """The table of what was found in the data and what it was taken for."""
+    """Print how the data was understood: splits, classes, size, values."""
     rows = data_rows(plan)
     width = max(map(len, rows))
     for name, text in rows.items():
@@ -76,7 +77,7 @@ def show_data(terminal: Terminal, plan: Plan) -> None:
 
 
 def data_rows(plan: Plan) -> dict[str, str]:
-    """What was found in the data and what it was taken for, for a person."""
+    """How the data was understood, as rows of text."""
     dataset, data, account = plan.dataset, plan.config.data, plan.dataset.account
     channels, height, width = plan.config.model.image_shape
     own = "the data set's own"
@@ -100,7 +101,7 @@ def data_rows(plan: Plan) -> dict[str, str]:
 
 
 def _account(plan: Plan) -> dict[str, Any]:
-    """The same for --json, besides the configuration of the data."""
+    """How the data was understood, for --json."""
     account = plan.dataset.account
     return {
         "sources": account.sources,

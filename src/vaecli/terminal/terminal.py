@@ -1,4 +1,4 @@
-"""What a person or a pipe sees: data on stdout, everything else on stderr."""
+"""Data on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SCHEMA_VERSION = 1
 
 
 def escape(text: str) -> str:
-    """Make control characters and undecodable bytes visible, so that no name can draw."""
+    """Escape control characters and undecodable bytes, so that no name can control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass
 class Terminal:
-    """The two streams and how much to say on them.
+    """stdout and stderr, and how much to print there.
 
     Attributes:
-        silent: not a word, for a process whose results another one tells.
+        silent: print nothing, in a process whose results another one prints.
         quiet: only errors on stderr.
         verbose: more on stderr.
         json: machine-readable results and errors on stdout.
@@ -54,12 +54,12 @@ class Terminal:
 
     @property
     def live(self) -> bool:
-        """Whether bars may move."""
+        """Whether progress bars are shown."""
         return self.progress and self._at_terminal
 
     @property
     def draws(self) -> bool:
-        """Whether pictures may be drawn: a real terminal that has block characters."""
+        """Whether pictures are drawn: at a terminal that has block characters."""
         return self.preview and self._at_terminal and self.blocks
 
     @property
@@ -79,34 +79,34 @@ class Terminal:
         return not self.quiet and not self.silent and may_animate(_stderr())
 
     def half_blocks(self, rows: Sequence[NDArray[Any]]) -> HalfBlocks:
-        """Rows of pictures, (N, H, W, 3) uint8 each, H even, as rich draws them."""
+        """Rows of pictures, (N, H, W, 3) uint8 each, H even, as something rich can print."""
         from vaecli.terminal.live import HalfBlocks
 
         return HalfBlocks(rows, self.console())
 
     def pictures(self, rows: Sequence[NDArray[Any]]) -> None:
-        """Draw rows of pictures, (N, H, W, 3) uint8 each, where `draws` allows."""
+        """Draw rows of pictures, (N, H, W, 3) uint8 each, if `draws`."""
         if self.draws:
             with contextlib.suppress(OSError, ValueError):
                 self.console().print(self.half_blocks(rows), end="")
 
     def data(self, text: str) -> None:
-        """One line of data on stdout."""
+        """Print one line of data on stdout."""
         if not self.silent:
             print(text, flush=True)
 
     def bytes(self, data: bytes) -> None:
-        """Data that is no text, such as a PNG, on stdout."""
+        """Write binary data, such as a PNG, to stdout."""
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
     def object(self, value: Mapping[str, Any]) -> None:
-        """One JSON object on stdout; NaN and infinity become null."""
+        """Print one JSON object on stdout; NaN and infinity become null."""
         content = {"schema_version": SCHEMA_VERSION, **value}
         self.data(json.dumps(_finite(content), allow_nan=False))
 
     def values(self, value: Mapping[str, Any], texts: Mapping[str, str]) -> None:
-        """Named results: JSON, an aligned list at a terminal, else `name<TAB>value` lines."""
+        """Print named results: as JSON, as an aligned list at a terminal, else `name<TAB>value`."""
         if self.json:
             self.object(value)
         elif sys.stdout is not None and sys.stdout.isatty():
@@ -118,28 +118,28 @@ class Terminal:
                 self.data(f"{name}\t{text}")
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Print a line on stderr, unless --quiet."""
         if not self.quiet:
             self._say(text)
 
     def prose(self, text: str) -> None:
-        """A note without a command to copy in it: at a terminal its lines end between words."""
+        """Print a note wrapped between words; not for text with a command to copy."""
         columns = self.size[0] - 1 if self._at_terminal else sys.maxsize
         lines = textwrap.wrap(escape(text), columns, break_long_words=False, break_on_hyphens=False)
         for line in lines:
             self.note(line)
 
     def detail(self, text: str) -> None:
-        """Something worth knowing with --verbose."""
+        """Print a line on stderr with --verbose."""
         if self.verbose and not self.quiet:
             self._say(text)
 
     def warning(self, text: str) -> None:
-        """Something that may surprise."""
+        """Print a warning on stderr, unless --quiet."""
         self.note(f"vaecli: warning: {text}")
 
     def error(self, error: VaecliError) -> None:
-        """The one paragraph an error gets on stderr, and its object under --json."""
+        """Print an error: one paragraph on stderr, and with --json an object on stdout."""
         paragraph = f"vaecli: {error.label}{error.message.rstrip('.')}."
         self._say(f"{paragraph} {error.hint}".rstrip())
         if self.json:
@@ -148,13 +148,13 @@ class Terminal:
 
     def _say(self, text: str) -> None:
         if sys.stderr is not None and not self.silent:
-            # a closed or full stderr is no reason to lose the work
+            # a closed or full stderr must not end the work
             with contextlib.suppress(OSError, ValueError):
                 print(escape(text), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[Progress]:
-        """Bars for long work that tells (what, done, total); silent away from a terminal."""
+        """Progress bars for long work; away from a terminal, none."""
         if not self.live:
             yield no_progress
             return
@@ -182,12 +182,12 @@ class Terminal:
 
 
 def _stderr() -> Any:
-    """The stream itself, where a live display stands before it to print above its lines."""
+    """The original stderr, even while a live display has replaced it."""
     return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
 
 
 def may_animate(stream: TextIO | None) -> bool:
-    """Whether lines of a stream may be rewritten: a real terminal, whatever FORCE_COLOR says."""
+    """Whether lines may be rewritten: only at a real terminal, whatever FORCE_COLOR says."""
     return (
         stream is not None
         and stream.isatty()

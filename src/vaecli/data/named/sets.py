@@ -20,7 +20,7 @@ from typing import Any
 from vaecli.data.dataset import Dataset
 from vaecli.data.named import cache, cifar, fetch, idx
 from vaecli.errors import DataError, EnvironmentFailure
-from vaecli.system import files
+from vaecli.system import files, locks
 from vaecli.system.callbacks import Progress, Report, no_report
 
 _CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -286,7 +286,7 @@ def download(
         files.make_folder(path.parent)
         files.make_folder(raw)
         lock, what = path.with_name("lock"), f"the download of {name}"
-        with files.turn(lock, what=what, patience=LOCK_WAIT, report=report):
+        with locks.hold_when_free(lock, what=what, patience=LOCK_WAIT, report=report):
             dataset = find(name, data_dir)
             if dataset is None:
                 # left by a killed process; in these two folders only the holder writes

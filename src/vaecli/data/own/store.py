@@ -26,7 +26,7 @@ from vaecli.data.layout import UNKNOWN
 from vaecli.data.levels import Levels
 from vaecli.data.mapped import Mapped
 from vaecli.errors import DataError
-from vaecli.system import files
+from vaecli.system import files, locks
 from vaecli.system.callbacks import Report
 from vaecli.system.strict_json import canonical_json, parse_json
 
@@ -88,7 +88,7 @@ def memory_for_images() -> int:
 def turn(folder: Path, report: Report) -> Iterator[None]:
     """Hold the lock of `folder`, after waiting for the process that holds it."""
     what = "the folder's preparation"
-    with files.turn(folder / "lock", what=what, patience=LOCK_WAIT, report=report):
+    with locks.hold_when_free(folder / "lock", what=what, patience=LOCK_WAIT, report=report):
         files.remove_leftovers(folder)
         yield
 
