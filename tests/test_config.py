@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_type_hints
 
 import pytest
 
@@ -13,7 +14,9 @@ from vaecli.config import (
     from_json,
     to_json,
 )
+from vaecli.data.origin import Options
 from vaecli.system.strict_json import canonical_json, parse_json
+from vaecli.training.settings import Settings
 
 MODEL = ModelConfig(image_shape=(1, 28, 28))
 RUN = RunConfig(
@@ -132,3 +135,16 @@ def test_unknown_and_missing_keys_are_named() -> None:
 def test_hostile_json_is_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
+
+
+def test_each_setting_is_a_field_of_a_configuration() -> None:
+    """Of the same type; and whatever TrainConfig has can be asked for."""
+    configured = {
+        name: hint
+        for kind in (ModelConfig, TrainConfig, Options)
+        for name, hint in get_type_hints(kind).items()
+    }
+    asked = get_type_hints(Settings)
+    assert asked == {name: configured[name] | None for name in asked}
+    assert get_type_hints(TrainConfig).keys() - asked.keys() == {"init_from"}
+    assert get_type_hints(Options).keys() <= asked.keys()

@@ -26,9 +26,10 @@ from vaecli.runs.directory import MANIFEST, METRICS, OWN_FILES, STATE, WEIGHTS, 
 from vaecli.system import files, locks
 from vaecli.training import loop, planning, provenance
 from vaecli.training.checkpoint import Checkpoints
+from vaecli.training.settings import Settings
 
 FEWEST_POINTS = 60
-GIVEN = {"hidden": (4,), "latent_dim": 2, "batch_size": 16, "epochs": 2, "patience": 2}
+SETTINGS = Settings(hidden=(4,), latent_dim=2, batch_size=16, epochs=2, patience=2)
 
 
 ON_WINDOWS = vars(files)["os"].name == "nt"
@@ -57,7 +58,7 @@ def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
 
 def train(output: Path) -> None:
     """What `vaecli train -o OUTPUT` does between its options and its last line."""
-    plan = planning.plan(planning.Request(GIVEN, output=output), Memory())
+    plan = planning.plan(planning.Request(SETTINGS, output=output), Memory())
     if plan.status != "finished":
         with plan.opened() as target:
             for _ in loop.train(target, plan.dataset):

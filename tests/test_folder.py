@@ -701,11 +701,13 @@ def test_a_mapped_set_is_judged_as_in_memory(load: Load, photos: Path, binarize:
 
 def test_a_mapped_set_resumes_exactly_whatever_the_memory(photos: Path, tmp_path: Path) -> None:
     from vaecli.training import loop, planning, provenance
+    from vaecli.training.settings import Settings
 
     def run(name: str, memory: int, stop: bool = False) -> bytes:
-        given = {"data": str(photos), "hidden": (8,), "epochs": 2, "batch_size": 4}
+        settings = Settings(hidden=(8,), epochs=2, batch_size=4)
+        request = planning.Request(settings, str(photos), output=tmp_path / name)
         source = provenance.DatasetLoader(tmp_path / "cache", memory=memory)
-        plan = planning.plan(planning.Request(given=given, output=tmp_path / name), source)
+        plan = planning.plan(request, source)
         steps = iter(range(1000))
         with plan.opened() as target:
             list(loop.train(target, plan.dataset, should_stop=lambda: stop and next(steps) == 8))

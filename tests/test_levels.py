@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -290,11 +291,12 @@ def test_a_run_keeps_its_white(vaecli: Vaecli) -> None:
     Image.fromarray(array[6]).save("deep.png")
     Image.fromarray(np.full((6, 5), 200, np.uint8)).save("flat.png")
     Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save("bright.png")
-    from vaecli.cli import inputs, options
+    from vaecli.cli import app, inputs, options
     from vaecli.runs.load import load_model
     from vaecli.terminal.terminal import Terminal
 
-    common = options.Common(Terminal(), "cpu", None, None, False, False)
+    context = typer.Context(typer.main.get_command(app.app), obj=Terminal())
+    common = options.Common(ctx=context, device="cpu")
     loaded = load_model("run")
     deep = inputs.load_picture(common, loaded, Path("deep.png"), name="deep")
     assert np.array_equal(deep[0, 0].numpy(), scaled(array[6], 4095))

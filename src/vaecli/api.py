@@ -21,6 +21,7 @@ from vaecli.system import device as devices
 from vaecli.training import loop, planning
 from vaecli.training.events import Event, Notice
 from vaecli.training.provenance import DatasetLoader
+from vaecli.training.settings import Settings
 
 
 class Model:
@@ -141,25 +142,26 @@ def train(
         force: replace a run of other settings at `output`.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: float64 to compute in it; the weights file holds float32 all the same.
-        **settings: fields of `ModelConfig` and `TrainConfig`, such as `epochs` or `latent_dim`,
-            and for your own images of `origin.Options`.
+        **settings: the options of `vaecli train`, such as `epochs` or `latent_dim`: the fields of
+            `training.settings.Settings`.
 
     Raises:
         VaecliError: as the command would; nothing is raised before the first event is asked for.
     """
-    told: list[str] = []
-    where = devices.resolve(device, told.append)
+    notices: list[str] = []
+    where = devices.resolve(device, notices.append)
     if dtype == torch.float64 and not devices.has_float64(where):
         raise UsageError(f"dtype float64: {where} has none", "Train on the CPU.")
     request = planning.Request(
-        given={"data": data, **settings},
+        data=data,
+        settings=Settings.from_names(settings),
         output=None if output is None else Path(output),
         init_from=None if init_from is None else str(init_from),
         force=force,
         device=where.type,
     )
     folder = None if data_dir is None else Path(data_dir)
-    plan = planning.plan(request, DatasetLoader(folder, download, report=told.append))
-    yield from map(Notice, told + plan.dataset.account.warnings)
+    plan = planning.plan(request, DatasetLoader(folder, download, report=notices.append))
+    yield from map(Notice, notices + plan.dataset.account.warnings)
     with plan.opened() as run:
         yield from loop.train(run, plan.dataset, device=where, initial=plan.initial, dtype=dtype)

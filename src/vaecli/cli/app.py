@@ -72,7 +72,7 @@ for _name, _command in _COMMANDS.items():
         f"Each option is also a variable, as VAECLI_{_name.upper()}_SEED; for all commands:"
         f" {', '.join(SHORT_VARIABLES.values())}."
     )
-    app.command(_name, cls=_Command, epilog=_variables)(_command)
+    app.command(_name, cls=_Command, epilog=_variables)(options.grouped(_command))
 
 
 @app.callback(invoke_without_command=True)

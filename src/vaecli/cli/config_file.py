@@ -111,7 +111,7 @@ def _convert(key: str, value: Any, path: Path, ctx: typer.Context) -> dict[str, 
                 )
             parameter.process_value(ctx, value if is_flag else str(value))
         except Exception as error:
-            why = getattr(error, "message", None) or str(error)
+            why = (getattr(error, "message", None) or str(error)).removeprefix(f"--{key} ")
             raise UsageError(f"--config {path}: {key}: {why}", "Correct the file.") from None
         return {name: value if is_flag else str(value)}
     return {}

@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from vaecli.cli import options
 from vaecli.cli.options import option
 from vaecli.cli.outputs import STDOUT, require_new, require_new_file
 from vaecli.config import Binarize, contradictions
 from vaecli.errors import EnvironmentFailure, UsageError
 from vaecli.system import files
+from vaecli.training.settings import BINARIZE_HELP
 
 if TYPE_CHECKING:
     from vaecli.data.dataset import Images
@@ -23,7 +22,7 @@ FORMATS = (".csv", ".jsonl")
 
 
 def evaluate(
-    ctx: typer.Context,
+    *,
     model: options.Model = None,
     data: options.EvalData = None,
     split: options.Split = None,
@@ -46,9 +45,7 @@ def evaluate(
             metavar="K",
         ),
     ] = None,
-    binarize: Annotated[
-        Binarize | None, option(options.BINARIZE_HELP, default="as in training")
-    ] = None,
+    binarize: Annotated[Binarize | None, option(BINARIZE_HELP, default="as in training")] = None,
     per_image: Annotated[
         str | None,
         option(
@@ -76,17 +73,7 @@ def evaluate(
         ),
     ] = None,
     seed: options.RunSeed = None,
-    force: options.Force = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    debug: options.Debug = False,
-    no_progress: options.NoProgress = False,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    data_dir: options.DataDir = None,
-    no_download: options.NoDownload = False,
+    common: options.Common,
 ) -> None:
     """Judge a model: loss, distortion and rate in nats per image.
 
@@ -97,7 +84,6 @@ def evaluate(
       vaecli eval --plot latents.png
       vaecli eval -d fashion-mnist --per-image scores.csv --latents
     """
-    common = options.Common.of(ctx)
     options.require_at_least("--batch-size", batch_size, 1)
     options.require_at_least("--limit", limit, 1)
     options.require_at_least("--seed", seed, 0)

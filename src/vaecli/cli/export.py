@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from vaecli.cli import options, outputs
 from vaecli.cli.options import option
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
@@ -35,7 +33,7 @@ class Written:
 
 
 def export(
-    ctx: typer.Context,
+    *,
     model: options.Model = None,
     format: Annotated[  # the option's name, fixed by the contract
         Format,
@@ -73,18 +71,8 @@ def export(
         option("Largest difference that passes.", default=TOLERANCE, metavar="X"),
     ] = None,
     half: Annotated[bool, option("Store fp16 numbers, for safetensors.", "--half")] = False,
-    force: options.Force = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    debug: options.Debug = False,
-    no_progress: options.NoProgress = False,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    data_dir: options.DataDir = None,
-    no_download: options.NoDownload = False,
     seed: options.RunSeed = None,
+    common: options.Common,
 ) -> None:
     """Write a model as files for elsewhere; prints their paths.
 
@@ -94,7 +82,6 @@ def export(
       vaecli export -m runs/001-mnist-mlp --format onnx --part decoder -o digits/
       vaecli export --format safetensors --half
     """
-    common = options.Common.of(ctx)
     _check(format, part, verify, tolerance, half)
     one_file = format not in IN_PARTS or part in ("encoder", "decoder")
     if output is not None and str(output) == outputs.STDOUT:
@@ -254,7 +241,7 @@ def _embedding(common: options.Common, loaded: LoadedModel) -> Embedding | None:
         common.terminal.note("no map of test images: a loose weights file does not name its data")
         return None
     try:
-        here = dataclasses.replace(common, download=False)
+        here = dataclasses.replace(common, no_download=True)
         images, _ = load_images(here, loaded, None, None, None)
     except (DataError, EnvironmentFailure, UsageError) as error:
         common.terminal.note(f"no map of test images: {error.message}")

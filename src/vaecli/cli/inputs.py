@@ -123,7 +123,7 @@ def _dataset(
             for warning in dataset.account.warnings:
                 common.terminal.warning(f"{dataset.name}: {warning}")
             return dataset, False
-        name, options = provenance.whereabouts(run, {})
+        name, options = provenance.whereabouts(run)
         options = replace(options, skip_bad=options.skip_bad or skip_bad)
         dataset = source.load(name, run.config.training.limit, options)
         if not provenance.is_prepared_for(loaded.model.config, dataset):

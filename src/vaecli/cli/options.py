@@ -1,22 +1,28 @@
-"""The options several commands share, declared once.
+"""The options several commands share, declared once, and groups of options as one value.
 
 They default to "not given", so that a resumed run and a configuration file can tell.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from vaecli.cli import completion, config_file
+from vaecli.config import option_name
 from vaecli.errors import UsageError
 from vaecli.terminal.terminal import Terminal
+from vaecli.training.settings import DATA, SKIP_BAD_HELP, Setting
 
-DATA, TRAINING, OUTPUT, MACHINE = "Data", "Training", "Output and messages", "Machine"
+OUTPUT, MACHINE = "Output and messages", "Machine"
 
 
 OWN_IMAGES = "a folder, .zip or .tar of images, or an .npy, .npz, .csv or idx file"
@@ -61,26 +67,61 @@ def option(
     )
 
 
-Config = Annotated[
-    str | None,
-    option(
-        "TOML file of options.",
-        "--config",
-        "-c",
-        default="vaecli.toml",
-        metavar="FILE",
-        panel=OUTPUT,
-        parser=home_text,
-        is_eager=True,
-        callback=config_file.read_defaults,
-    ),
-]
-Quiet = Annotated[bool, option("Only errors on stderr.", "--quiet", "-q", panel=OUTPUT)]
-Verbose = Annotated[bool, option("More on stderr.", "--verbose", "-v", panel=OUTPUT)]
-Json = Annotated[bool, option("Results and errors as JSON on stdout.", "--json", panel=OUTPUT)]
-Force = Annotated[bool, option("Replace existing output.", "--force", "-f", panel=OUTPUT)]
-Debug = Annotated[bool, option("Show the traceback of an error.", "--debug", panel=OUTPUT)]
-NoProgress = Annotated[bool, option("No live bar.", "--no-progress", panel=OUTPUT)]
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer reads it, with one option for each field of its dataclasses.
+
+    Args:
+        command: a function of parameters that are options, and of parameters that are dataclasses
+            whose fields are options; it gets each dataclass as one value.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {
+        name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)
+    }
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            parameters += _parameters(groups[name])
+        else:
+            by_name = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(parameter.replace(annotation=hints[name], kind=by_name))
+
+    @functools.wraps(command)
+    def expanded(**values: Any) -> None:
+        for name, group in groups.items():
+            own = {field.name: values.pop(field.name) for field in dataclasses.fields(group)}
+            values[name] = group(**own)
+        command(**values)
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return expanded
+
+
+def _parameters(group: Any) -> Iterator[inspect.Parameter]:
+    """The fields of a dataclass, each annotated with an option or with a `Setting`."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        hint = hints[field.name]
+        for about in getattr(hint, "__metadata__", ()):
+            if isinstance(about, Setting):
+                hint = _setting_option(field.name, hint.__origin__, about)
+        required = field.default is dataclasses.MISSING
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if required else field.default,
+            annotation=hint,
+        )
+
+
+def _setting_option(field: str, hint: Any, about: Setting) -> Any:
+    """The option of a field of `Settings`, as the annotation of a parameter."""
+    declared = dict(vars(about))
+    names = [option_name(field), declared.pop("short")]
+    made = option(declared.pop("text"), *filter(None, names), **declared)
+    return Annotated[str | None if about.parser else hint, made]
+
+
 Preview = Annotated[
     bool | None,
     option(
@@ -89,35 +130,6 @@ Preview = Annotated[
         default="at a terminal",
         panel=OUTPUT,
     ),
-]
-Device = Annotated[
-    str | None,
-    option(
-        "auto, cpu, cuda, cuda:N or mps.",
-        default="auto",
-        metavar="NAME",
-        autocompletion=completion.devices,
-        panel=MACHINE,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    option("CPU threads.", default="torch's choice", metavar="N", panel=MACHINE),
-]
-DataDir = Annotated[
-    Path | None,
-    option(
-        "Where data sets are kept.",
-        default="the user's cache folder",
-        metavar="DIR",
-        panel=MACHINE,
-        parser=home_path,
-    ),
-]
-NoDownload = Annotated[bool, option("Never use the network.", "--no-download", panel=MACHINE)]
-Seed = Annotated[
-    int | None,
-    option("The only source of randomness.", default="0", metavar="N", panel=TRAINING),
 ]
 RunSeed = Annotated[
     int | None, option("The only source of randomness.", default="the run's own, or 0", metavar="N")
@@ -147,9 +159,7 @@ EvalData = Annotated[
         panel=DATA,
     ),
 ]
-SkipBad = Annotated[
-    bool | None, option("Leave unreadable images out, list them, go on.", "--skip-bad", panel=DATA)
-]
+SkipBad = Annotated[bool | None, option(SKIP_BAD_HELP, "--skip-bad", panel=DATA)]
 Split = Annotated[
     Literal["test", "train", "validation", "all"] | None,
     option(
@@ -162,40 +172,81 @@ Split = Annotated[
 Limit = Annotated[
     int | None, option("Use only the first N images.", default="all", metavar="N", panel=DATA)
 ]
-BINARIZE_HELP = (
-    "Draw pixels black or white by their grey level: dynamic, anew each epoch; static, once."
-)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Common:
-    """The options every command has, after parsing."""
+    """The options every command has."""
 
-    terminal: Terminal
-    device: str
-    threads: int | None
-    data_dir: Path | None
-    download: bool
-    force: bool
+    ctx: typer.Context
+    force: Annotated[bool, option("Replace existing output.", "--force", "-f", panel=OUTPUT)] = (
+        False
+    )
+    config: Annotated[
+        str | None,
+        option(
+            "TOML file of options.",
+            "--config",
+            "-c",
+            default="vaecli.toml",
+            metavar="FILE",
+            panel=OUTPUT,
+            parser=home_text,
+            is_eager=True,
+            callback=config_file.read_defaults,
+        ),
+    ] = None
+    json: Annotated[
+        bool, option("Results and errors as JSON on stdout.", "--json", panel=OUTPUT)
+    ] = False
+    quiet: Annotated[bool, option("Only errors on stderr.", "--quiet", "-q", panel=OUTPUT)] = False
+    verbose: Annotated[bool, option("More on stderr.", "--verbose", "-v", panel=OUTPUT)] = False
+    debug: Annotated[bool, option("Show the traceback of an error.", "--debug", panel=OUTPUT)] = (
+        False
+    )
+    no_progress: Annotated[bool, option("No live bar.", "--no-progress", panel=OUTPUT)] = False
+    device: Annotated[
+        str,
+        option(
+            "auto, cpu, cuda, cuda:N or mps.",
+            metavar="NAME",
+            autocompletion=completion.devices,
+            panel=MACHINE,
+        ),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        option("CPU threads.", default="torch's choice", metavar="N", panel=MACHINE),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        option(
+            "Where data sets are kept.",
+            default="the user's cache folder",
+            metavar="DIR",
+            panel=MACHINE,
+            parser=home_path,
+        ),
+    ] = None
+    no_download: Annotated[
+        bool, option("Never use the network.", "--no-download", panel=MACHINE)
+    ] = False
 
-    @classmethod
-    def of(cls, ctx: typer.Context) -> Common:
-        """Take them from the parsed command line, and set the terminal up."""
-        values = ctx.params
-        terminal = ctx.ensure_object(Terminal)
-        terminal.quiet, terminal.verbose = values["quiet"], values["verbose"]
-        terminal.json, terminal.debug = values["json"], values["debug"]
-        terminal.progress = not values["no_progress"]
-        terminal.preview = values.get("preview") is not False
-        data_dir = values.get("data_dir")
-        return cls(
-            terminal=terminal,
-            device=values.get("device") or "auto",
-            threads=values.get("threads"),
-            data_dir=None if data_dir is None else Path(data_dir),
-            download=not values.get("no_download", False),
-            force=values["force"],
-        )
+    def __post_init__(self) -> None:
+        terminal = self.terminal
+        terminal.quiet, terminal.verbose = self.quiet, self.verbose
+        terminal.json, terminal.debug = self.json, self.debug
+        terminal.progress = not self.no_progress
+
+    @property
+    def terminal(self) -> Terminal:
+        """Where the command writes."""
+        return self.ctx.ensure_object(Terminal)
+
+    @property
+    def download(self) -> bool:
+        """Whether the network may be used."""
+        return not self.no_download
 
     def require_stdout(self) -> None:
         """UsageError where data that goes to stdout would meet that of --json."""

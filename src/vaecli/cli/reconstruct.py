@@ -36,7 +36,7 @@ class Job:
 
 
 def reconstruct(
-    ctx: typer.Context,
+    *,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -86,17 +86,7 @@ def reconstruct(
     ] = "auto",
     seed: options.RunSeed = None,
     preview: options.Preview = None,
-    force: options.Force = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    debug: options.Debug = False,
-    no_progress: options.NoProgress = False,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    data_dir: options.DataDir = None,
-    no_download: options.NoDownload = False,
+    common: options.Common,
 ) -> None:
     """Reconstruct images of any size and colour mode; prints the paths written.
 
@@ -106,7 +96,7 @@ def reconstruct(
       cat digit.png | vaecli reconstruct - > recon.png
       vaecli reconstruct *.png --grid all.png
     """
-    common = options.Common.of(ctx)
+    common.terminal.preview = preview is not False
     options.require_at_least("--seed", seed, 0)
     to_stdout = output == outputs.STDOUT or (
         output is None and inputs == [STDIN] and grid is None and not _stdout_is_terminal()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from vaecli.cli import options, outputs
 from vaecli.cli.options import option
@@ -28,13 +27,14 @@ WALKS = "Walks through the latent space"
 FRAME_MILLISECONDS, HOLD_MILLISECONDS = 80, 600
 
 
-def sample(
-    ctx: typer.Context,
-    model: options.Model = None,
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What to sample, and where to write it."""
+
     num_samples: Annotated[
         int | None,
         option("How many images.", "--num-samples", "-n", default=DEFAULT_COUNT, metavar="N"),
-    ] = None,
+    ] = None
     output: Annotated[
         str | None,
         option(
@@ -46,20 +46,20 @@ def sample(
             metavar="OUT",
             parser=options.home_text,
         ),
-    ] = None,
+    ] = None
     columns: Annotated[
         int | None, option("Images in a row.", default="a square grid", metavar="N")
-    ] = None,
+    ] = None
     temperature: Annotated[
         float, option("Standard deviation of the prior drawn from.", metavar="T")
-    ] = 1.0,
+    ] = 1.0
     prior: Annotated[
         Literal["normal", "gmm"],
         option(
             "gmm first fits a mixture of Gaussians to the latents of the training images;"
             " needs vaecli\\[gmm]."
         ),
-    ] = "normal",
+    ] = "normal"
     latents: Annotated[
         Path | None,
         option(
@@ -67,7 +67,7 @@ def sample(
             metavar="FILE",
             parser=options.home_path,
         ),
-    ] = None,
+    ] = None
     interpolate: Annotated[
         tuple[str, str] | None,
         option(
@@ -75,14 +75,14 @@ def sample(
             metavar="A B",
             panel=WALKS,
         ),
-    ] = None,
+    ] = None
     path: Annotated[
         Literal["spherical", "linear"],
         option(
             "The way --interpolate takes; spherical keeps to lengths the prior makes likely.",
             panel=WALKS,
         ),
-    ] = "spherical",
+    ] = "spherical"
     traverse: Annotated[
         bool,
         option(
@@ -91,7 +91,7 @@ def sample(
             "--traverse",
             panel=WALKS,
         ),
-    ] = False,
+    ] = False
     around: Annotated[
         str | None,
         option(
@@ -101,7 +101,7 @@ def sample(
             parser=options.home_text,
             panel=WALKS,
         ),
-    ] = None,
+    ] = None
     manifold: Annotated[
         bool,
         option(
@@ -109,7 +109,7 @@ def sample(
             "--manifold",
             panel=WALKS,
         ),
-    ] = False,
+    ] = False
     steps: Annotated[
         int | None,
         option(
@@ -118,21 +118,17 @@ def sample(
             metavar="N",
             panel=WALKS,
         ),
-    ] = None,
-    data: options.EvalData = None,
+    ] = None
+    data: options.EvalData = None
+
+
+def sample(
+    *,
+    model: options.Model = None,
+    asked: Asked,
     seed: options.RunSeed = None,
     preview: options.Preview = None,
-    force: options.Force = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    debug: options.Debug = False,
-    no_progress: options.NoProgress = False,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    data_dir: options.DataDir = None,
-    no_download: options.NoDownload = False,
+    common: options.Common,
 ) -> None:
     """Decode samples of the prior, or walk through the latent space; prints the paths written.
 
@@ -144,50 +140,52 @@ def sample(
       vaecli sample --traverse --around 0 -o traversal.png
       vaecli sample --latents embeddings.csv -o decoded.png
     """
-    common = options.Common.of(ctx)
-    _check(ctx.params)
-    if output == outputs.STDOUT:
+    common.terminal.preview = preview is not False
+    options.require_at_least("--seed", seed, 0)
+    _check(asked)
+    if asked.output == outputs.STDOUT:
         common.require_stdout()
-    _check_output(output, force=common.force, gif=interpolate is not None)
-    if prior == "gmm":
+    _check_output(asked.output, force=common.force, gif=asked.interpolate is not None)
+    if asked.prior == "gmm":
         extras.require("gmm", "--prior gmm")
 
     from vaecli.cli.inputs import load_model
     from vaecli.cli.walks import Walker
 
     loaded = load_model(common, model)
-    walker = Walker(common, loaded, data)
-    if interpolate is not None:
-        start, end = map(options.home_text, interpolate)
-        result = walker.interpolate(start, end, steps=steps, path=path, columns=columns)
-    elif traverse:
-        result = walker.traverse(around=around, steps=steps)
-    elif manifold:
-        result = walker.manifold(side=steps)
+    walker = Walker(common, loaded, asked.data)
+    if asked.interpolate is not None:
+        start, end = map(options.home_text, asked.interpolate)
+        result = walker.interpolate(
+            start, end, steps=asked.steps, path=asked.path, columns=asked.columns
+        )
+    elif asked.traverse:
+        result = walker.traverse(around=asked.around, steps=asked.steps)
+    elif asked.manifold:
+        result = walker.manifold(side=asked.steps)
     else:
-        chosen = _latents(common, loaded, ctx.params)
-        result = _grid(loaded, chosen, columns)
-    _write(common, result, output)
+        latents = _latents(common, loaded, asked, loaded.seed(seed))
+        result = _grid(loaded, latents, asked.columns)
+    _write(common, result, asked.output)
     _preview(common, result)
 
 
-def _latents(common: options.Common, loaded: LoadedModel, given: dict[str, Any]) -> Tensor:
+def _latents(common: options.Common, loaded: LoadedModel, asked: Asked, seed: int) -> Tensor:
     """The latents (N, L) to decode: read from a file, or drawn from a prior."""
     from vaecli.evaluation import generation
 
-    latent_dim, seed = loaded.model.config.latent_dim, loaded.seed(given["seed"])
-    count = given["num_samples"] or DEFAULT_COUNT
-    if given["latents"] is not None:
+    count = asked.num_samples or DEFAULT_COUNT
+    if asked.latents is not None:
         from vaecli.data.latents_file import read_latents
 
-        return read_latents(Path(given["latents"]), latent_dim)
-    if given["prior"] == "normal":
-        return generation.draw(loaded.model, count, seed=seed, temperature=given["temperature"])
+        return read_latents(asked.latents, loaded.model.config.latent_dim)
+    if asked.prior == "normal":
+        return generation.draw(loaded.model, count, seed=seed, temperature=asked.temperature)
     from vaecli.cli.inputs import load_images, trained_binarize, trained_levels
     from vaecli.evaluation import latent_space, mixture
 
     binarize = trained_binarize(loaded)
-    images, source = load_images(common, loaded, given["data"], "train", None, binarize)
+    images, source = load_images(common, loaded, asked.data, "train", None, binarize)
     embedding = latent_space.embed(loaded.model, images.pixels, trained_levels(loaded, seed))
     fitted = mixture.fit(embedding, seed=seed)
     common.terminal.note(
@@ -195,7 +193,7 @@ def _latents(common: options.Common, loaded: LoadedModel, given: dict[str, Any])
     )
     if not fitted.converged:
         common.terminal.warning("the mixture did not converge; it is used as it is")
-    return fitted.sample(count, seed=seed, temperature=given["temperature"])
+    return fitted.sample(count, seed=seed, temperature=asked.temperature)
 
 
 def _grid(loaded: LoadedModel, latents: Tensor, columns: int | None) -> Images2D:
@@ -209,29 +207,28 @@ def _grid(loaded: LoadedModel, latents: Tensor, columns: int | None) -> Images2D
     return Images2D(pixels, grid.make_grid(pixels, columns=columns), columns)
 
 
-def _check(given: dict[str, Any]) -> None:
+def _check(asked: Asked) -> None:
     """Refuse bad values and options that contradict each other."""
-    options.require_at_least("--num-samples", given["num_samples"], 1)
-    options.require_at_least("--columns", given["columns"], 1)
-    options.require_at_least("--seed", given["seed"], 0)
-    options.require_at_least("--steps", given["steps"], 2)
-    options.require_at_least("--temperature", given["temperature"], 0)
-    if given["temperature"] == float("inf"):
+    options.require_at_least("--num-samples", asked.num_samples, 1)
+    options.require_at_least("--columns", asked.columns, 1)
+    options.require_at_least("--steps", asked.steps, 2)
+    options.require_at_least("--temperature", asked.temperature, 0)
+    if asked.temperature == float("inf"):
         raise UsageError("--temperature must be finite")
-    for name, most in (("num_samples", MAX_COUNT), ("steps", MAX_STEPS)):
-        if given[name] is not None and given[name] > most:
-            raise UsageError(f"{option_name(name)} must be at most {most:,}, not {given[name]:,}")
-    modes = [name for name in ("latents", "interpolate", "traverse", "manifold") if given[name]]
-    changed = {
-        "--num-samples": given["num_samples"] is not None,
-        "--temperature": given["temperature"] != 1,
-        "--prior": given["prior"] != "normal",
-        "--columns": given["columns"] is not None,
-        "--steps": given["steps"] is not None,
-        "--path": given["path"] != "spherical",
-        "--around": given["around"] is not None,
-    }
+    limited = (("num_samples", asked.num_samples, MAX_COUNT), ("steps", asked.steps, MAX_STEPS))
+    for name, value, most in limited:
+        if value is not None and value > most:
+            raise UsageError(f"{option_name(name)} must be at most {most:,}, not {value:,}")
+    modes = [
+        name for name in ("latents", "interpolate", "traverse", "manifold") if getattr(asked, name)
+    ]
+    changed = [
+        option_name(field.name)
+        for field in fields(asked)
+        if getattr(asked, field.name) != field.default
+    ]
     drawing = {"--num-samples", "--temperature", "--prior", "--columns"}
+    walking = {"--steps", "--path", "--around"}
     allowed = {
         None: drawing,
         "latents": {"--columns"},
@@ -242,8 +239,8 @@ def _check(given: dict[str, Any]) -> None:
     if len(modes) > 1:
         raise UsageError(f"--{modes[0]} and --{modes[1]} contradict each other", "Give one.")
     mode = modes[0] if modes else None
-    for name, is_given in changed.items():
-        if is_given and name not in allowed[mode]:
+    for name in changed:
+        if name in (drawing | walking) - allowed[mode]:
             if mode is None:
                 raise UsageError(f"{name} is for walks", "Add --interpolate or --traverse.")
             raise UsageError(f"--{mode} and {name} contradict each other", "Give one of them.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,17 @@ from vaecli.model.vae import VAE
 from vaecli.runs import directory, weights
 from vaecli.runs.load import load_model
 from vaecli.system import shell
-from vaecli.training import provenance, settings
+from vaecli.training import provenance
 from vaecli.training.checkpoint import Checkpoints
+from vaecli.training.configuration import (
+    MODEL_SETTINGS,
+    configuration,
+    require_sound,
+    training,
+)
 from vaecli.training.objective import most_images
 from vaecli.training.provenance import DatasetLoader
-from vaecli.training.settings import DATA_FIELDS, MODEL_FIELDS
+from vaecli.training.settings import Settings
 
 CONDITIONS = ("vaecli", "torch", "device", "threads", "cpu", "processes")
 """What decides the last bits besides the configuration."""
@@ -37,10 +43,10 @@ class Request:
     """What was asked for.
 
     Attributes:
-        given: settings that were given, by field name of ModelConfig, TrainConfig and Options,
-            and `data`; what is absent was not given.
+        settings: the settings that were given.
+        data: the name or path of the images, or None.
         output: the run directory, or None for the next numbered one.
-        resume: the run to continue exactly, or None.
+        resume: the directory of the run to continue exactly, or None.
         init_from: the run or weights file whose weights to start from, or None.
         force: replace what is at `output`.
         threads: CPU threads, or None for torch's choice or what the run recorded.
@@ -48,9 +54,10 @@ class Request:
         processes: how many train together.
     """
 
-    given: Mapping[str, Any]
+    settings: Settings
+    data: str | None = None
     output: Path | None = None
-    resume: Path | None = None
+    resume: str | None = None
     init_from: str | None = None
     force: bool = False
     threads: int | None = None
@@ -139,19 +146,19 @@ def plan(request: Request, source: DatasetLoader) -> Plan:
         initial = load_model(request.init_from).model
         request = _starting_from(request, initial)
     if request.resume is not None:
-        return _resumed(request, directory.open_run(request.resume), source, initial)
-    taken = request.output is not None and not directory.is_free(request.output)
-    existing = _held(request) if taken else None
-    name = request.given.get("data", catalogue.AUTO)
-    options = provenance.options_given(Options(), request.given)
+        return _resumed(request, directory.open_run(Path(request.resume)), source, initial)
+    occupied = request.output is not None and not directory.is_free(request.output)
+    existing = _held(request) if occupied else None
+    settings, name = request.settings, request.data or catalogue.AUTO
+    options = Options(**settings.given(Options))
     if existing is not None and name == catalogue.AUTO:
-        name, options = provenance.whereabouts(existing, request.given)
-    dataset = source.load(name, request.given.get("limit"), options)
-    config = settings.configuration(request.given, dataset, _environment(request))
+        name, options = provenance.whereabouts(existing, None, settings)
+    dataset = source.load(name, settings.limit, options)
+    config = configuration(settings, dataset, _environment(request), _digest(initial))
     if initial is not None:
         _require_fit(config.model, initial.config, request.init_from)
     if existing is None:
-        return Plan(config, dataset, request.output, "new", replaces=taken, initial=initial)
+        return Plan(config, dataset, request.output, "new", replaces=occupied, initial=initial)
     return _taken_up(request, existing, config, dataset, source, initial)
 
 
@@ -215,18 +222,20 @@ def smaller(config: RunConfig) -> str:
 
 
 def _starting_from(request: Request, initial: VAE) -> Request:
-    """The request with what the weights decide: their digest, and settings that were not given."""
-    taken = {k: v for k, v in vars(initial.config).items() if k not in DATA_FIELDS}
-    digest = weights.digest(initial.state_dict())
-    return replace(request, given={**taken, **request.given, "init_from": digest})
+    """The request with the architecture of the weights where it was not given."""
+    taken = {name: getattr(initial.config, name) for name in MODEL_SETTINGS}
+    return replace(request, settings=replace(Settings(**taken), **request.settings.given()))
+
+
+def _digest(initial: VAE | None) -> str | None:
+    return None if initial is None else weights.digest(initial.state_dict())
 
 
 def _require_fit(config: ModelConfig, theirs: ModelConfig, source: object) -> None:
-    compared = MODEL_FIELDS - (DATA_FIELDS - {"image_shape"})
     differing = [
         f"{name}: the weights have {_text(getattr(theirs, name))}, not {_text(value)}"
-        for name, value in vars(config).items()
-        if name in compared and value != getattr(theirs, name)
+        for name in ("image_shape", *MODEL_SETTINGS)
+        if (value := getattr(config, name)) != getattr(theirs, name)
     ]
     if differing:
         raise ModelError(
@@ -298,18 +307,24 @@ def _taken_up(
 def _resumed(
     request: Request, earlier: directory.Run, source: DatasetLoader, initial: VAE | None
 ) -> Plan:
-    grown = _grown(earlier, request.given.get("epochs", 0))
-    name, options = provenance.whereabouts(earlier, request.given)
+    settings = request.settings
+    grown = _grown(earlier, settings.epochs or 0)
+    name, options = provenance.whereabouts(earlier, request.data, settings)
     recorded = {**vars(grown.config.model), **vars(grown.config.training), **vars(options)}
     if (origin := provenance.origin_of(earlier)) is not None:
         recorded |= vars(origin.options)
     recorded["data"] = earlier.config.data.name
-    if earlier.config.data.kind != "named" and name not in catalogue.NAMES:
-        recorded["data"] = request.given.get("data")  # another place: the content must agree
+    asked = settings.given()
+    if request.data not in (None, catalogue.AUTO) and (
+        earlier.config.data.kind == "named" or name in catalogue.NAMES
+    ):  # at another path the content must agree
+        asked = {"data": request.data, **asked}
+    if initial is not None:
+        asked["init_from"] = _digest(initial)
     differing = [
         f"{option_name(name)}: the run has {_text(recorded[name])}, not {_text(value)}"
-        for name, value in request.given.items()
-        if recorded[name] != value and not (name == "data" and value == catalogue.AUTO)
+        for name, value in asked.items()
+        if recorded[name] != value
     ]
     if differing:
         raise UsageError(
@@ -357,13 +372,13 @@ def _existing(
 
 def _check(request: Request) -> None:
     """Refuse what cannot be right, before any data is loaded."""
-    if request.init_from is not None and "output_bias" in request.given:
+    if request.init_from is not None and request.settings.output_bias is not None:
         raise UsageError(
             "--init-from and --output-bias contradict each other: the weights include the bias",
             "Give one of them.",
         )
-    settings.require_sound(request.given)
-    asked = settings.training(request.given).precision
+    require_sound(request.settings)
+    asked = training(request.settings).precision
     precision.require(asked, torch.device(request.device))
 
 

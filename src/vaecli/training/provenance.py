@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vaecli.config import ModelConfig
 from vaecli.data import catalogue, levels
@@ -17,8 +15,7 @@ from vaecli.data.own.prepare import Preparation
 from vaecli.errors import DataError, ModelError
 from vaecli.runs import directory
 from vaecli.system.callbacks import Progress, Report, no_report
-
-OWN_FIELDS = {field.name for field in fields(Options)}
+from vaecli.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -59,23 +56,22 @@ class DatasetLoader:
         return dataset if limit is None else replace(dataset, train=dataset.train.first(limit))
 
 
-def options_given(start: Options, given: Mapping[str, Any]) -> Options:
-    """`start` with what was given of its fields."""
-    return replace(start, **{k: v for k, v in given.items() if k in OWN_FIELDS})
-
-
-def whereabouts(run: directory.Run, given: Mapping[str, Any]) -> tuple[str, Options]:
+def whereabouts(
+    run: directory.Run, name: str | None = None, settings: Settings | None = None
+) -> tuple[str, Options]:
     """The name or path of a run's images, and how they were asked for.
 
     Args:
         run: the run.
-        given: what was asked for besides; its `data` says where the user's own images are now.
+        name: where the user's own images are now; None: where they were.
+        settings: what was asked for besides.
 
     Raises:
         DataError: they are no longer there, or the run does not say where they are.
         ModelError: what the run says is damaged.
     """
     config = run.config.data
+    given = {} if settings is None else settings.given(Options)
     if config.kind == "named":
         if config.name not in catalogue.NAMES:  # never a path: a stranger wrote it
             raise ModelError(
@@ -83,8 +79,8 @@ def whereabouts(run: directory.Run, given: Mapping[str, Any]) -> tuple[str, Opti
                 f" {config.name!r:.80}",
                 f"Name the images with --data; vaecli knows {', '.join(catalogue.NAMES)}.",
             )
-        return config.name, options_given(Options(), given)
-    name = given.get("data", catalogue.AUTO)
+        return config.name, Options(**given)
+    name = name or catalogue.AUTO
     origin = origin_of(run)
     if origin is None and name == catalogue.AUTO:
         raise DataError(
@@ -102,7 +98,7 @@ def whereabouts(run: directory.Run, given: Mapping[str, Any]) -> tuple[str, Opti
     if not run.config.model.has_ranges:  # of a version that knew the full range only
         channels = options.channels or run.config.model.image_shape[0]
         options = replace(options, max_value="full", channels=channels)
-    return name, options_given(options, given)
+    return name, replace(options, **given)
 
 
 def is_prepared_for(model: ModelConfig, dataset: Dataset) -> bool:

@@ -1,144 +1,258 @@
-"""Turn the settings a user gave into a configuration, reporting all bad values at once.
+"""What a training can be asked for, declared once: for `vaecli train` and for `vaecli.train`.
 
-`given` maps field names of ModelConfig, TrainConfig and Options to values; a missing key was not
-given.
+Without torch, so that `--help` and completion stay instant.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 from vaecli.config import (
     COLOUR_LIKELIHOOD,
+    HIDDEN,
     RECIPES,
-    DataConfig,
+    Activation,
+    Arch,
+    Binarize,
+    Likelihood,
     ModelConfig,
-    RunConfig,
+    OutputBias,
+    Precision,
+    Schedule,
     TrainConfig,
-    as_options,
-    contradictions,
 )
-from vaecli.data import catalogue
-from vaecli.data.dataset import Dataset
-from vaecli.data.levels import as_settings
-from vaecli.data.origin import Options
-from vaecli.errors import DataError, UsageError
-from vaecli.system.limits import MAX_CLASS_NAMES_BYTES
-from vaecli.training.provenance import OWN_FIELDS, options_given
+from vaecli.errors import UsageError
 
-MODEL_FIELDS = {field.name for field in fields(ModelConfig)}
-TRAIN_FIELDS = {field.name for field in fields(TrainConfig)}
-DATA_FIELDS = {
-    "image_shape",
-    "border",
-    "digits",
-    "fit",
-    "white_8",
-    "white_16",
-    "white_integer",
-    "float_range",
-}
-"""What a model's configuration takes from the images."""
+DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
+"""Panels of --help."""
+SKIP_BAD_HELP = "Leave unreadable images out, list them, go on."
+BINARIZE_HELP = (
+    "Draw pixels black or white by their grey level: dynamic, anew each epoch; static, once."
+)
 
 
-def require_sound(given: Mapping[str, Any]) -> None:
-    """Report every bad value at once, before any data is loaded.
+@dataclass(frozen=True)
+class Setting:
+    """What help says of a field of `Settings`, and how the command line reads it.
 
-    Raises:
-        UsageError: a setting is unknown, or its value is wrong.
+    Attributes:
+        text: what it is.
+        panel: the part of help it stands in.
+        metavar: what help calls its value.
+        default: what help calls its default.
+        short: the option of one letter.
+        parser: makes the value from the text of the command line.
     """
-    asked_for = (MODEL_FIELDS - DATA_FIELDS) | (TRAIN_FIELDS - {"init_from"})
-    known = asked_for | OWN_FIELDS | {"data"}
-    for name in given.keys() - known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known))}."
-        raise UsageError(f"{name}: unknown setting", hint)
-    model = ModelConfig(**{"image_shape": (1, 28, 28), **_of(MODEL_FIELDS - DATA_FIELDS, given)})
-    problems = [
-        *model.problems(),
-        *training(given).problems(),
-        *options_given(Options(), given).problems(),
-        *contradictions(model, training(given).binarize),
+
+    text: str
+    panel: str
+    metavar: str | None = None
+    default: object = None
+    short: str | None = None
+    parser: Callable[[str], Any] | None = None
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = text.lower().split("x") if "x" in text.lower() else (text, text)
+        return int(height), int(width)
+    except ValueError:
+        raise UsageError(
+            f"--image-size {text}: not a size", "Write it like 64, or like 48x64: height x width."
+        ) from None
+
+
+def _max_value(text: str) -> float | str:
+    try:
+        return text if text in ("auto", "full") else float(text)
+    except ValueError:
+        raise UsageError(
+            f"--max-value {text}: not a number", "Write a number, full or auto."
+        ) from None
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--hidden {text}: not a list of whole numbers", "Write it like 400 or 300,300."
+        ) from None
+
+
+def _tuned(field: str) -> str:
+    """The default of a field of TrainConfig, and that of an architecture that has another."""
+    others = [
+        f", or {recipe[field]:g} for {arch}" for arch, recipe in RECIPES.items() if field in recipe
     ]
-    if problems:
-        raise UsageError(as_options(problems))
+    return f"{getattr(TrainConfig, field):g}{''.join(others)}"
 
 
-def configuration(
-    given: Mapping[str, Any], dataset: Dataset, environment: dict[str, str | int]
-) -> RunConfig:
-    """The configuration of a new run on `dataset`.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a training; None where one is not given.
 
-    Raises:
-        DataError: these images cannot be trained on so.
+    Each is a field of ModelConfig, TrainConfig or `origin.Options`, and an option of
+    `vaecli train`.
     """
-    if not len(dataset.train) or not len(dataset.test):
-        raise DataError(f"--data {dataset.name}: it has no images")
-    if given.get("patience") and dataset.validation is None and len(dataset.train) < 2:
-        raise DataError(
-            f"--data {dataset.name}: it has one training image, and --patience needs one to train"
-            " on and one to hold out",
-            "Leave --patience out, or use more images.",
-        )
-    return RunConfig(
-        model=_model(given, dataset),
-        training=training(given),
-        data=_data(dataset),
-        environment=environment,
+
+    limit: Annotated[
+        int | None, Setting("Use only the first N training images.", DATA, "N", "all")
+    ] = None
+    image_size: Annotated[
+        tuple[int, int] | int | None,
+        Setting(
+            "The size images are brought to.", DATA, "N|HxW", "common size, or 64", parser=_size
+        ),
+    ] = None
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"] | None,
+        Setting("crop, pad or stretch images of another shape.", DATA, "NAME", "crop"),
+    ] = None
+    max_value: Annotated[
+        float | Literal["auto", "full"] | None,
+        Setting(
+            "The value of white: auto (from the whole set), N, or full (the type's end).",
+            DATA,
+            "N",
+            "auto",
+            parser=_max_value,
+        ),
+    ] = None
+    channels: Annotated[
+        int | None, Setting("1 for grey or 3 for colour.", DATA, "N", "as found")
+    ] = None
+    test_fraction: Annotated[
+        float | None,
+        Setting("Held-out share where the data has no test split.", DATA, "SHARE", "0.1"),
+    ] = None
+    skip_bad: Annotated[bool | None, Setting(SKIP_BAD_HELP, DATA)] = None
+    arch: Annotated[
+        Arch | None,
+        Setting(
+            "mlp, or conv: residual, slower, better in colour.", MODEL, "NAME", ModelConfig.arch
+        ),
+    ] = None
+    hidden: Annotated[
+        tuple[int, ...] | None,
+        Setting(
+            "Hidden widths; of conv, the first one.",
+            MODEL,
+            "WIDTHS",
+            f"{HIDDEN['mlp'][0]}, conv {HIDDEN['conv'][0]}",
+            parser=_widths,
+        ),
+    ] = None
+    activation: Annotated[
+        Activation | None,
+        Setting("relu, gelu, silu or tanh.", MODEL, "NAME", ModelConfig.activation),
+    ] = None
+    latent_dim: Annotated[
+        int | None, Setting("Latent dimension.", MODEL, "N", ModelConfig.latent_dim)
+    ] = None
+    likelihood: Annotated[
+        Likelihood | None,
+        Setting(
+            "Of a pixel: bernoulli, logistic (256 levels, in bits), gaussian or"
+            " continuous-bernoulli.",
+            MODEL,
+            "NAME",
+            f"{ModelConfig.likelihood}, or {COLOUR_LIKELIHOOD} for colour",
+        ),
+    ] = None
+    beta: Annotated[
+        float | None, Setting("Weight of the KL.", OBJECTIVE, "WEIGHT", TrainConfig.beta)
+    ] = None
+    warmup_epochs: Annotated[
+        int | None,
+        Setting("Epochs over which it rises from 0.", OBJECTIVE, "N", TrainConfig.warmup_epochs),
+    ] = None
+    free_bits: Annotated[
+        float | None,
+        Setting(
+            "KL per latent dimension that is not penalised.",
+            OBJECTIVE,
+            "NATS",
+            TrainConfig.free_bits,
+        ),
+    ] = None
+    importance_samples: Annotated[
+        int | None,
+        Setting(
+            "K > 1 trains the importance-weighted bound.",
+            OBJECTIVE,
+            "K",
+            TrainConfig.importance_samples,
+        ),
+    ] = None
+    binarize: Annotated[
+        Binarize | None, Setting(BINARIZE_HELP, OBJECTIVE, "NAME", TrainConfig.binarize)
+    ] = None
+    epochs: Annotated[
+        int | None,
+        Setting("Passes over the training images.", TRAINING, "N", TrainConfig.epochs, short="-e"),
+    ] = None
+    batch_size: Annotated[
+        int | None, Setting("Images per step.", TRAINING, "N", _tuned("batch_size"), short="-b")
+    ] = None
+    lr: Annotated[float | None, Setting("Peak learning rate.", TRAINING, "RATE", _tuned("lr"))] = (
+        None
     )
+    schedule: Annotated[
+        Schedule | None,
+        Setting(
+            "linear or cosine decay; constant has no warm-up.",
+            TRAINING,
+            "NAME",
+            TrainConfig.schedule,
+        ),
+    ] = None
+    output_bias: Annotated[
+        OutputBias | None,
+        Setting(
+            "Start it at the mean image, or at zero.", TRAINING, "NAME", TrainConfig.output_bias
+        ),
+    ] = None
+    precision: Annotated[
+        Precision | None,
+        Setting(
+            "fp32, bf16 or, on CUDA, tf32 while training.", TRAINING, "NAME", TrainConfig.precision
+        ),
+    ] = None
+    patience: Annotated[
+        int | None,
+        Setting(
+            "Stop after N epochs without a better loss on a tenth of the images, held out;"
+            " keep the best weights.",
+            TRAINING,
+            "N",
+            TrainConfig.patience,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None, Setting("The only source of randomness.", TRAINING, "N", TrainConfig.seed)
+    ] = None
 
+    @classmethod
+    def from_names(cls, values: Mapping[str, Any]) -> Settings:
+        """The settings of these names.
 
-def training(given: Mapping[str, Any]) -> TrainConfig:
-    """The training settings: those given, and defaults tuned for the architecture."""
-    recipe = RECIPES.get(given.get("arch", ModelConfig.arch), {})
-    return TrainConfig(**{**recipe, **_of(TRAIN_FIELDS, given)})
+        Raises:
+            UsageError: there is no such setting.
+        """
+        known = {"data", *cls.__dataclass_fields__}
+        for name in values.keys() - cls.__dataclass_fields__:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known))}."
+            )
+            raise UsageError(f"{name}: unknown setting", hint)
+        return cls(**values)
 
-
-def _model(given: Mapping[str, Any], dataset: Dataset) -> ModelConfig:
-    settings = _of(MODEL_FIELDS - DATA_FIELDS, given)
-    if dataset.origin is not None:
-        settings |= {"fit": dataset.origin.options.fit, **as_settings(dataset.origin.levels)}
-    colour = dataset.image_shape[0] == 3
-    if colour and given.get("binarize", "none") == "none":  # black and white need a Bernoulli
-        settings.setdefault("likelihood", COLOUR_LIKELIHOOD)
-    model = ModelConfig(
-        image_shape=dataset.image_shape,
-        border=dataset.border(),
-        digits=dataset.origin is None and dataset.name in catalogue.DIGITS,
-        **settings,
-    )
-    if problems := list(model.problems()):
-        raise DataError(
-            f"--data {dataset.name}: {as_options(problems)}",
-            "Use --arch mlp, or larger images." if model.arch == "conv" else "",
-        )
-    return model
-
-
-def _data(dataset: Dataset) -> DataConfig:
-    return DataConfig(
-        name=dataset.name,
-        fingerprint=dataset.fingerprint(),
-        n_train=len(dataset.train),
-        n_test=len(dataset.test),
-        classes=_classes(dataset),
-        n_validation=0 if dataset.validation is None else len(dataset.validation),
-        kind="named" if dataset.origin is None else dataset.origin.kind,
-        n_skipped=0 if dataset.origin is None else dataset.origin.skipped,
-        shuffle_window=0 if dataset.origin is None else dataset.origin.window,
-    )
-
-
-def _classes(dataset: Dataset) -> tuple[str, ...]:
-    """Names of the classes in order of their labels; none where they are too long to keep."""
-    names = tuple(name for _, name in sorted(dataset.train.classes.items()))
-    size = len(json.dumps(names, indent=6))  # as config.json is written
-    return names if size <= MAX_CLASS_NAMES_BYTES else ()
-
-
-def _of(names: set[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if name in names}
+    def given(self, kind: type[Any] | None = None) -> dict[str, Any]:
+        """The settings that are given, by name: all of them, or those that are fields of `kind`."""
+        names = {field.name for field in fields(kind or Settings)}
+        return {name: v for name, v in vars(self).items() if v is not None and name in names}

@@ -1,0 +1,134 @@
+"""Turn the settings a user gave into a configuration, reporting all bad values at once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+from vaecli.config import (
+    COLOUR_LIKELIHOOD,
+    RECIPES,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    as_options,
+    contradictions,
+)
+from vaecli.data import catalogue
+from vaecli.data.dataset import Dataset
+from vaecli.data.levels import as_settings
+from vaecli.data.origin import Options
+from vaecli.errors import DataError, UsageError
+from vaecli.system.limits import MAX_CLASS_NAMES_BYTES
+from vaecli.training.settings import Settings
+
+MODEL_SETTINGS = tuple(
+    field.name
+    for field in fields(ModelConfig)
+    if field.name in {setting.name for setting in fields(Settings)} and field.name != "fit"
+)
+"""Settings of the architecture; the other fields of ModelConfig, fit too, tell of the images."""
+
+
+def require_sound(settings: Settings) -> None:
+    """Report every bad value at once, before any data is loaded.
+
+    Raises:
+        UsageError: a value is wrong.
+    """
+    model = ModelConfig(**{"image_shape": (1, 28, 28), **_architecture(settings)})
+    problems = [
+        *model.problems(),
+        *training(settings).problems(),
+        *Options(**settings.given(Options)).problems(),
+        *contradictions(model, training(settings).binarize),
+    ]
+    if problems:
+        raise UsageError(as_options(problems))
+
+
+def configuration(
+    settings: Settings,
+    dataset: Dataset,
+    environment: dict[str, str | int],
+    init_from: str | None = None,
+) -> RunConfig:
+    """The configuration of a new run on `dataset`.
+
+    Args:
+        settings: those that were given.
+        dataset: the images.
+        environment: what is recorded besides.
+        init_from: digest of the weights training starts from; None for fresh ones.
+
+    Raises:
+        DataError: these images cannot be trained on so.
+    """
+    if not len(dataset.train) or not len(dataset.test):
+        raise DataError(f"--data {dataset.name}: it has no images")
+    if settings.patience and dataset.validation is None and len(dataset.train) < 2:
+        raise DataError(
+            f"--data {dataset.name}: it has one training image, and --patience needs one to train"
+            " on and one to hold out",
+            "Leave --patience out, or use more images.",
+        )
+    return RunConfig(
+        model=_model(settings, dataset),
+        training=training(settings, init_from),
+        data=_data(dataset),
+        environment=environment,
+    )
+
+
+def training(settings: Settings, init_from: str | None = None) -> TrainConfig:
+    """The training settings: those given, and defaults tuned for the architecture."""
+    recipe = RECIPES.get(settings.arch or ModelConfig.arch, {})
+    return TrainConfig(**{**recipe, **settings.given(TrainConfig), "init_from": init_from})
+
+
+def _architecture(settings: Settings) -> dict[str, Any]:
+    return {name: v for name, v in settings.given().items() if name in MODEL_SETTINGS}
+
+
+def _model(settings: Settings, dataset: Dataset) -> ModelConfig:
+    values = _architecture(settings)
+    if dataset.origin is not None:
+        values |= {"fit": dataset.origin.options.fit, **as_settings(dataset.origin.levels)}
+    colour = dataset.image_shape[0] == 3
+    if colour and training(settings).binarize == "none":  # black and white need a Bernoulli
+        values.setdefault("likelihood", COLOUR_LIKELIHOOD)
+    model = ModelConfig(
+        image_shape=dataset.image_shape,
+        border=dataset.border(),
+        digits=dataset.origin is None and dataset.name in catalogue.DIGITS,
+        **values,
+    )
+    if problems := list(model.problems()):
+        raise DataError(
+            f"--data {dataset.name}: {as_options(problems)}",
+            "Use --arch mlp, or larger images." if model.arch == "conv" else "",
+        )
+    return model
+
+
+def _data(dataset: Dataset) -> DataConfig:
+    return DataConfig(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint(),
+        n_train=len(dataset.train),
+        n_test=len(dataset.test),
+        classes=_classes(dataset),
+        n_validation=0 if dataset.validation is None else len(dataset.validation),
+        kind="named" if dataset.origin is None else dataset.origin.kind,
+        n_skipped=0 if dataset.origin is None else dataset.origin.skipped,
+        shuffle_window=0 if dataset.origin is None else dataset.origin.window,
+    )
+
+
+def _classes(dataset: Dataset) -> tuple[str, ...]:
+    """Names of the classes in order of their labels; none where they are too long to keep."""
+    names = tuple(name for _, name in sorted(dataset.train.classes.items()))
+    size = len(json.dumps(names, indent=6))  # as config.json is written
+    return names if size <= MAX_CLASS_NAMES_BYTES else ()
