@@ -60,6 +60,7 @@ def test_train_yields_events(tmp_path: Path, data_dir: Path) -> None:
                 epochs=1,
                 hidden=(16,),
                 latent_dim=latent_dim,
+                patience=None,  # as if it were not given
             )
         )
 

@@ -325,6 +325,7 @@ def test_a_long_variable_beats_a_short_one(vaecli: Vaecli, monkeypatch: pytest.M
         ("quiet = 3", ("quiet", "true or false")),
         ("epochs = [", ("vaecli.toml",)),
         ("train = 3", ("[train]",)),
+        ("hidden = 'wide'", ("vaecli.toml: hidden: wide: not a list",)),
     ],
 )
 def test_a_bad_file_is_exit_2(vaecli: Vaecli, text: str, words: tuple[str, ...]) -> None:
