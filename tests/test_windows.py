@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from conftest import TRAIN, Vaecli
-from doubles.windows import NtOs, changed
+from doubles.windows import NtOs, changed, real_takes_escapes
 from vaecli.cli import app, outputs
 from vaecli.data.named import fetch
 from vaecli.errors import ExitCode, UsageError
@@ -152,7 +152,6 @@ def test_a_command_is_quoted_for_the_shell_at_hand(
     import shellingham
 
     monkeypatch.setattr(shellingham, "detect_shell", lambda: (shell_name, "x.exe"))
-    monkeypatch.setattr(shell, "_windows_shell", ORIGINAL_SHELL)
     assert shell.join([r"C:\my runs\it's $1", r"runs\002"]) == quoted
 
 
@@ -165,10 +164,7 @@ def test_without_a_known_shell_commands_are_quoted_for_cmd(
         raise shellingham.ShellDetectionFailure
 
     monkeypatch.setattr(shellingham, "detect_shell", fails)
-    assert ORIGINAL_SHELL() == "cmd"
-
-
-ORIGINAL_SHELL, ORIGINAL_ESCAPES = shell._windows_shell, shell.takes_escapes
+    assert shell.join(["a b"]) == '"a b"'
 
 
 def test_elsewhere_commands_are_quoted_for_a_posix_shell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +207,7 @@ def test_escapes_are_switched_on_or_not_used(
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
     msvcrt = SimpleNamespace(get_osfhandle=lambda descriptor: 70 + descriptor)
     monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
-    monkeypatch.setattr(shell, "takes_escapes", ORIGINAL_ESCAPES)
+    monkeypatch.setattr(shell, "takes_escapes", real_takes_escapes)
     assert shell.takes_escapes(2) is expected
     assert modes == ([7] if is_console else [])
 

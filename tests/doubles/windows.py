@@ -30,6 +30,10 @@ from typing import Any
 
 import pytest
 
+from vaecli.system import shell
+
+real_takes_escapes = shell.takes_escapes
+"""The function itself, which `install` replaces."""
 # made for the system they are loaded on: before the doors close
 LIBRARIES = ("torch", "safetensors.torch", "matplotlib.figure", "PIL.Image", "filelock")
 O_BINARY = 0x8000
@@ -116,8 +120,10 @@ def _user(path: Any) -> str | None:
 
 def install() -> None:
     """Turn this process into the double, for as long as it lives."""
+    import shellingham
+
     from vaecli.cli import app
-    from vaecli.system import files, shell, signals
+    from vaecli.system import files, signals
 
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -135,7 +141,7 @@ def install() -> None:
         setattr(files.system, name, getattr(nt, name))
     files.HELD_OPEN_WAIT = 0.1
     shell.takes_escapes = lambda descriptor: True
-    shell._windows_shell = lambda: "cmd"
+    shellingham.detect_shell = lambda: ("cmd", "cmd.exe")
 
 
 def pytest_configure() -> None:
