@@ -216,7 +216,7 @@ class TorchrunProcesses(Processes):
         try:
             yield
         except Exception as error:
-            lost = isinstance(error, RuntimeError) and _is_of_communication(error)
+            lost = isinstance(error, RuntimeError) and _is_communication_error(error)
             raised = ProcessLost(self.count, self._timeout) if lost else error
             if not hasattr(raised, "heard"):
                 vars(raised)["heard"] = self._first_to_fail()
@@ -247,8 +247,8 @@ def _store(dist: Any, timeout: timedelta) -> Any:
     """The key-value store by which the processes find each other.
 
     On one machine torchrun keeps its store over a restart, with the addresses of the ended
-    processes, so the keys carry the number of restarts.  On several machines each restart gets a
-    new store, and the machines may count restarts differently.
+    processes, so keys start with the number of restarts.  On several machines each restart gets a
+    new store, and keys must not: the machines may count restarts differently.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     attempt = "" if torchrun.several_machines() else f" {torchrun.restarts()}"
@@ -267,7 +267,7 @@ class ProcessLost(EnvironmentFailure):
         )
 
 
-def _is_of_communication(error: RuntimeError) -> bool:
+def _is_communication_error(error: RuntimeError) -> bool:
     import torch.distributed as dist
 
     text = str(error)
