@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from conftest import Vaecli
 from vaecli.data.dataset import Dataset, Images, join
@@ -107,6 +108,9 @@ REFUSED = {
     "flat.npy": (npy(GREY.reshape(40, -1)), "shape"),
     "channels.npy": (npy(GREY.reshape(5, 8, 6, 5)), "shape"),
     "none.npy": (npy(GREY[:0]), ""),
+    "unseen.npy": (npy(np.stack([GREY, GREY, GREY, GREY * 0], 3)), "every pixel is transparent"),
+    "nan-alpha.npy": (npy(np.full((4, 5, 5, 4), [0, 0, 0, np.nan])), "nan-alpha[0]"),
+    "alpha-first.npy": (npy(RNG.random((9, 4, 6, 5))), "shape"),
     "int.npy": (npy(GREY.astype(np.int64) - 300), "-300 to"),
     "wide.npy": (npy(GREY.astype(np.float32) * 9), "0 to 255"),
     "nan.npy": (npy(np.full((4, 5, 5), np.nan)), "nan[0]"),
@@ -151,3 +155,88 @@ def test_an_array_trains_and_is_found_again(vaecli: Vaecli) -> None:
     np.save("faces.npy", COLOUR[:-1])
     changed = vaecli("train", "--resume", "run", "--data-dir", "cache")
     assert changed.code == ExitCode.MODEL
+
+
+# ------------------------------------------------------------------ alpha
+
+CLEAR = RNG.integers(0, 256, (40, 6, 5, 1), dtype=np.uint8)
+"""Alpha: 0 is transparent."""
+RGBA = np.concatenate([COLOUR.transpose(0, 2, 3, 1), CLEAR], axis=3)
+SIXTEEN = RGBA.astype(np.uint16) * 257
+RGBA_TYPES: dict[str, NDArray[Any]] = {
+    "uint8": RGBA,
+    "uint16": SIXTEEN,
+    "int64": RGBA.astype(np.int64),
+    "float": (RGBA / 255).astype(np.float32),
+    "float to 255": RGBA.astype(np.float64),
+    "-1 to 1": RGBA / 127.5 - 1,
+    "-1 to 1, alpha to 1": np.concatenate([RGBA[..., :3] / 127.5 - 1, CLEAR / 255], axis=3),
+    "alpha to 1": np.concatenate([RGBA[..., :3], CLEAR // 128], axis=3),
+}
+
+
+def on_white(rgba: NDArray[np.uint8], ground: int = 255) -> torch.Tensor:
+    """Composed by the definition, in exact numbers: (N, C, H, W)."""
+    colours, alpha = rgba[..., :-1].astype(float), rgba[..., -1:].astype(float) / 255
+    composed = np.rint(colours * alpha + ground * (1 - alpha)).astype(np.uint8)
+    return torch.from_numpy(composed.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("kind", RGBA_TYPES)
+def test_alpha_is_put_on_white(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "x.npy", RGBA_TYPES[kind])
+    dataset = load(tmp_path / "x.npy")
+    alpha = CLEAR // 128 * 255 if kind == "alpha to 1" else CLEAR
+    expected = on_white(np.concatenate([RGBA[..., :3], alpha], axis=3))
+    assert torch.equal(everything(dataset).pixels[:], expected)
+    assert "the fourth channel of x is alpha" in dataset.account.notes
+
+
+def test_an_array_with_alpha_gives_the_pixels_of_picture_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", RGBA)
+    (tmp_path / "p").mkdir()
+    for place, pixels in enumerate(RGBA):
+        Image.fromarray(pixels, "RGBA").save(tmp_path / f"p/{place}.png")
+    files = load(tmp_path / "p")
+    by_name = dict[str, torch.Tensor]()
+    for images in (files.train, files.test):
+        assert images.paths is not None
+        by_name |= zip(images.paths, images.pixels[:], strict=True)
+    for place, pixels in enumerate(everything(load(tmp_path / "x.npy")).pixels[:]):
+        assert torch.equal(pixels, by_name[f"{place}.png"])
+
+
+def test_grey_with_alpha_is_one_channel(tmp_path: Path) -> None:
+    grey = np.concatenate([np.repeat(GREY[..., None], 3, axis=3), CLEAR], axis=3)
+    np.savez(tmp_path / "x.npz", x_train=grey, x_test=np.repeat(GREY[:7, ..., None], 3, axis=3))
+    dataset = load(tmp_path / "x.npz")
+    assert dataset.image_shape == (1, 6, 5)
+    train = everything(Dataset("", dataset.train, dataset.train[:0])).pixels[:]
+    assert torch.equal(train, on_white(grey[..., 2:]))
+    test = everything(Dataset("", dataset.test, dataset.test[:0])).pixels[:]
+    assert torch.equal(test[:, 0], torch.from_numpy(GREY[:7]))
+
+
+def test_a_dark_picture_on_a_transparent_ground_keeps_its_white(tmp_path: Path) -> None:
+    dark = RGBA.copy()
+    dark[..., :3] //= 16
+    np.save(tmp_path / "x.npy", dark)
+    (found,) = load(tmp_path / "x.npy").account.values
+    assert (found.highest, found.white) == (255, 255)
+    dark[..., 3] = 255
+    np.save(tmp_path / "x.npy", dark)
+    (found,) = load(tmp_path / "x.npy").account.values
+    assert (found.highest, found.white) == (15, 15)
+
+
+def test_a_grey_model_puts_alpha_on_its_own_ground(vaecli: Vaecli, trained: Path) -> None:
+    """Of digits: light ink on black, so that transparent is black."""
+    rgba = np.zeros((9, 28, 28, 4), np.uint8)
+    rgba[:, 10:18, 12:16] = 255
+    np.save("alpha.npy", rgba)
+    np.save("black.npy", rgba[..., 0])
+    scores = [
+        json.loads(vaecli("eval", "-m", trained, "-d", name, "--json", "--data-dir", "c").out)
+        for name in ("alpha.npy", "black.npy")
+    ]
+    assert scores[0]["loss"] == scores[1]["loss"]

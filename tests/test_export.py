@@ -289,8 +289,10 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(
 
 def test_the_install_line_is_that_of_what_made_the_environment(tmp_path: Path) -> None:
     assert extras.install_line("onnx", tmp_path).endswith('-m pip install "vaecli[onnx]"')
+    assert extras.install_line("onnx", tmp_path, active=True) == 'pip install "vaecli[onnx]"'
     (tmp_path / "pyvenv.cfg").write_text("home = /usr\nuv = 0.9\n")
     assert extras.install_line("hub", tmp_path).startswith("uv pip install --python")
+    assert extras.install_line("hub", tmp_path, active=True) == 'uv pip install "vaecli[hub]"'
     (tmp_path / "pipx_metadata.json").touch()
     line = extras.install_line("onnx", tmp_path)
     assert line == "pipx inject vaecli onnx onnxscript onnxruntime"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import errno
 import gzip
 import hashlib
 import importlib.abc
 import importlib.metadata
+import json
 import os
 import socket
 import subprocess
@@ -25,12 +27,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from conftest import Vaecli
 from vaecli.data.dataset import Dataset
 from vaecli.data.named import cache, fetch, idx, sets
+from vaecli.data.named.class_names import class_names
 from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.system import files, locks
 
@@ -796,3 +801,63 @@ def test_real_mnist_passes_torchvisions_md5(
     again = sets.find("mnist", tmp_path, report=pytest.fail)
     assert again is not None
     assert again.fingerprint() == original.fingerprint()
+
+
+# ---------------------------------------------------------------- what a table says
+
+
+def test_class_names_are_those_torchvision_gives() -> None:
+    datasets = pytest.importorskip("torchvision.datasets")
+    for name, known in (("fashion-mnist", datasets.FashionMNIST), ("kmnist", datasets.KMNIST)):
+        assert [*class_names(name).values()] == known.classes
+    assert class_names("cifar10")[3] == "cat"
+    assert class_names("mnist") == class_names("digits") == {}
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "mnist"])
+def test_the_table_of_a_named_set(vaecli: Vaecli, name: str) -> None:
+    tensors = {file: tensor.clamp(3, 250) for file, tensor in TENSORS.items()}
+    images, labels, test_images, test_labels = idx.FILES
+    tensors |= {labels: TENSORS[labels], test_labels: TENSORS[test_labels]}
+    tensors[test_images][[2, 5]] = tensors[images][7]
+    folder = fill(Path(name), {file: encode(tensor) for file, tensor in tensors.items()})
+    command = ("train", "-d", name, "--data-dir", folder, "--no-download", "--dry-run")
+    for _ in range(2):  # from the files, and again
+        data = json.loads(vaecli(*command, "--json").out)["data"]
+        assert data["values"] == [
+            {"samples": "8-bit", "lowest": 3, "highest": 250, "black": 0, "white": 255}
+        ]
+        assert data["notes"] == ["2 of the 8 test images are training images too"]
+    rows = vaecli(*command).out
+    assert "8-bit values from 3 to 250, 255 is white" in rows
+    assert ("T-shirt/top" in rows) == (name == "fashion-mnist")
+    limited = vaecli(*command, "--limit", "7", "--json")  # without the picture that is there twice
+    assert json.loads(limited.out)["data"]["notes"] == []
+
+
+def test_a_run_of_a_named_set_knows_its_classes(vaecli: Vaecli) -> None:
+    folder = fill(Path("fashion"), PLAIN)
+    data = ("--data-dir", folder, "-q")
+    small = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--no-download")
+    assert vaecli("train", "-d", "fashion-mnist", *small, *data, "-o", "run").code == 0
+    classes = json.loads(Path("run/config.json").read_text())["data"]["classes"]
+    assert classes == [*class_names("fashion-mnist").values()]
+    assert vaecli("eval", "-m", "run", *data, "--per-image", "own.csv").code == 0
+    labels = TENSORS[idx.FILES[3]].tolist()
+    expected = [(str(label), classes[label]) for label in labels]
+    assert label_and_class("own.csv") == expected
+    # other data is matched by name, and by number, as published sets are labelled
+    pixels, names = TENSORS[idx.FILES[2]].numpy(), np.array([classes[label] for label in labels])
+    np.savez("names.npz", images=pixels, labels=names)
+    np.savez("numbers.npz", images=pixels, labels=np.array(labels))
+    for name in ("names", "numbers"):
+        outcome = vaecli(
+            "eval", "-m", "run", *data, "-d", f"{name}.npz", "--per-image", f"{name}.csv"
+        )
+        assert outcome.code == 0
+        assert sorted(label_and_class(f"{name}.csv")) == sorted(expected)
+
+
+def label_and_class(path: str) -> list[tuple[str, str]]:
+    rows = csv.DictReader(Path(path).read_text().splitlines())
+    return [(row["label"], row["class"]) for row in rows]

@@ -17,7 +17,7 @@ from vaecli.config import DataConfig, from_json, to_json
 from vaecli.data import layout
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
-from vaecli.data.own import prepare
+from vaecli.data.own import decode, prepare
 from vaecli.errors import DataError, ExitCode
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -294,3 +294,54 @@ def test_shapes_that_say_too_little_are_exit_3(vaecli: Vaecli, shape: tuple[int,
     outcome = vaecli("train", "--data", "a.npy", *SMALL, "--dry-run")
     assert outcome.code == ExitCode.DATA
     assert str(shape) in outcome.err
+
+
+def test_pictures_on_both_sides_are_counted_in_arrays_and_beside_bad_files(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=pixels[:8], x_test=pixels[6:], x_val=pixels[7:9])
+    counted = (
+        "2 of the 6 test images are training images too",
+        "1 of the 2 validation images are training images too",
+    )
+    assert load(tmp_path / "a.npz").account.notes == counted
+    for split, chosen in (("train", range(8)), ("test", range(6, 12)), ("val", range(7, 9))):
+        (tmp_path / "d" / split).mkdir(parents=True)
+        (tmp_path / "d" / split / "0.png").write_bytes(b"no picture")
+        for place in chosen:
+            Image.fromarray(pixels[place]).save(tmp_path / f"d/{split}/{place}.png")
+    options = Options(skip_bad=True)
+    (tmp_path / "d/train/0.png").unlink()
+    (tmp_path / "d/val/0.png").unlink()
+    Image.fromarray(pixels[0]).save(tmp_path / "d/train/0.png")
+    dataset = prepare.load(tmp_path / "d", options, data_dir=tmp_path / "cache")
+    assert dataset.account.notes == counted
+
+
+def test_a_set_that_gains_colour_late_is_counted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass begins again when colour is found; what was counted before is void."""
+    monkeypatch.setattr(decode, "cores", lambda: 1)  # so that batches come out before the last one
+    pictures(tmp_path / "d/train", 200, 0)
+    pictures(tmp_path / "d/test", 3, 198)  # 198 and 199 are there twice
+    pictures(tmp_path / "d/val", 1, 98)
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "d/val/z.png")
+    dataset = load(tmp_path / "d")
+    assert dataset.image_shape == (3, 8, 8)
+    assert dataset.account.notes == (
+        "2 of the 3 test images are training images too",
+        "1 of the 2 validation images are training images too",
+    )
+
+
+def test_class_names_that_are_too_long_to_keep_are_said(vaecli: Vaecli) -> None:
+    names = np.array([f"{place:04d}" + "n" * 200 for place in range(2600)])
+    pixels = np.random.default_rng(0).integers(0, 256, (2600, 2, 2), dtype=np.uint8)
+    np.savez("a.npz", images=pixels, labels=names)
+    plan = vaecli("train", "--data", "a.npz", *SMALL, "--epochs", "1", "--dry-run", "--json")
+    data = json.loads(plan.out)["data"]
+    assert len(data["classes"]) == 2600
+    (note,) = data["notes"]
+    assert note.startswith("the names of its 2,600 classes take more than 524,288 bytes")
+    np.savez("b.npz", images=pixels[:2000], labels=names[:2000])
+    assert not load(Path("b.npz")).account.notes

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecli.data.layout import Account, Split, is_known
+from vaecli.data.layout import Account, Split, Values, is_known
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
 from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window, permutation
 from vaecli.system import device as devices
+from vaecli.system.limits import MAX_CLASS_NAMES_BYTES
 from vaecli.system.processes import ONE_PROCESS, Processes
 
 _HELD_OUT_SEED = 1
@@ -196,14 +200,34 @@ class Dataset:
         splits: dict[Split, Images] = {"train": self.train, "test": self.test}
         return splits if self.validation is None else {**splits, "validation": self.validation}
 
-    def shared_with_training(self, images: Images | None) -> int:
-        """How many of `images` are training images too, pixel by pixel."""
-        if images is None:
-            return 0
-        hashes = [value for part in images.parts() for value in _hashes(part)]
-        wanted = {*hashes}
-        shared = {value for part in self.train.parts() for value in _hashes(part)} & wanted
-        return sum(value in shared for value in hashes)
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in order of their labels; none where config.json has no room."""
+        names = tuple(name for _, name in sorted(self.train.classes.items()))
+        size = len(json.dumps(names, indent=6))  # as config.json is written
+        return names if size <= MAX_CLASS_NAMES_BYTES else ()
+
+    @functools.cached_property
+    def full_account(self) -> Account:
+        """The account; that of a named set with what its pixels tell."""
+        if self.origin is not None:
+            return self.account
+        ends = [
+            (part.min(), part.max())
+            for images in (self.train, self.test)
+            for part in images.parts()
+        ]
+        lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
+        test, train = (
+            [value for part in images.parts() for value in image_hashes(part.numpy())]
+            for images in (self.test, self.train)
+        )
+        shared = shared_note(count_shared(test, train), len(test), "test")
+        return replace(
+            self.account,
+            values=(Values("8-bit", int(lowest), int(highest), 0, 255),),
+            notes=(*self.account.notes, *shared),
+        )
 
     def border(self) -> int:
         """Median grey level (0-255) along the border of the first 1,000 training images."""
@@ -216,8 +240,21 @@ def _describe(digest: hashlib._Hash, tensor: Tensor | Mapped) -> None:
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
 
 
-def _hashes(pixels: Tensor) -> Iterator[int]:
-    return (hash(image.tobytes()) for image in pixels.numpy())
+def image_hashes(pixels: NDArray[np.uint8]) -> Iterator[int]:
+    """A hash of each image's pixels, (N, C, H, W); it differs from one process to the next."""
+    return (hash(image.tobytes()) for image in pixels)
+
+
+def count_shared(hashes: Sequence[int], training: Sequence[int]) -> int:
+    """How many of the images with these hashes are training images too, pixel by pixel."""
+    shared = {*hashes}.intersection(training)
+    return sum(value in shared for value in hashes)
+
+
+def shared_note(shared: int, count: int, split: Split) -> Iterator[str]:
+    """What a person should know about identical pictures in the training set and another split."""
+    if shared:
+        yield f"{shared:,} of the {count:,} {split} images are training images too"
 
 
 def static_binarized(dataset: Dataset) -> Dataset:

@@ -63,10 +63,15 @@ def reads_heic() -> bool:
     return importlib.util.find_spec("pillow_heif") is not None
 
 
-def advice(suffix: str) -> str:
-    """A sentence on what makes files with `suffix` readable; empty where nothing does."""
+def advice(suffix: str, *, exact: bool = False) -> str:
+    """A sentence on what makes files with `suffix` readable; empty where nothing does.
+
+    Args:
+        suffix: of a file.
+        exact: whether the command names this environment, with its path.
+    """
     if suffix in HEIC and not reads_heic():
-        line = extras.install_line(EXTRA, Path(sys.prefix))
+        line = extras.install_line(EXTRA, Path(sys.prefix), active=not exact)
         return f"HEIC needs vaecli[{EXTRA}]: install it with `{line}`."
     if suffix in AVIF and not reads_avif():
         return 'AVIF needs a newer Pillow: install it with `pip install -U "pillow>=11.3"`.'
@@ -80,7 +85,7 @@ def why_unknown(data: bytes) -> tuple[str, str]:
         if start.startswith(mark):
             return f"its content is {name}, which is not taken", ""
     if data[4:8] == b"ftyp" and (suffix := _BRANDS.get(data[8:12])):
-        name, help_with = suffix[1:].upper(), advice(suffix)
+        name, help_with = suffix[1:].upper(), advice(suffix, exact=True)
         what = f"its content is {name}, which is not taken" if help_with else f"damaged {name}"
         return what, help_with
     return "its content is no picture in a format that is taken, or its header is damaged", ""

@@ -36,12 +36,20 @@ def require(extra: str, purpose: str, packages: Iterable[str] | None = None) -> 
         )
 
 
-def install_line(extra: str, prefix: Path) -> str:
-    """The command that installs an extra at `prefix`: pip, pipx or uv, whichever created it."""
+def install_line(extra: str, prefix: Path, *, active: bool = False) -> str:
+    """The command that installs an extra at `prefix`: pip, pipx or uv, whichever created it.
+
+    Args:
+        extra: one of `EXTRAS`.
+        prefix: folder of the environment.
+        active: take the environment for the active one, which need not be named by its path.
+    """
     if (prefix / "pipx_metadata.json").is_file():
         return f"pipx inject vaecli {' '.join(PROJECTS.get(name, name) for name in EXTRAS[extra])}"
     settings = prefix / "pyvenv.cfg"
     made_by_uv = settings.is_file() and "\nuv = " in settings.read_text(errors="replace")
     if made_by_uv or (prefix / "uv-receipt.toml").is_file():
-        return f'uv pip install --python "{sys.executable}" "vaecli[{extra}]"'
-    return f'"{sys.executable}" -m pip install "vaecli[{extra}]"'
+        python = "" if active else f' --python "{sys.executable}"'
+        return f'uv pip install{python} "vaecli[{extra}]"'
+    python = "" if active else f'"{sys.executable}" -m '
+    return f'{python}pip install "vaecli[{extra}]"'

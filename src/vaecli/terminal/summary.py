@@ -78,7 +78,7 @@ def show_data(terminal: Terminal, plan: Plan) -> None:
 
 def data_rows(plan: Plan) -> dict[str, str]:
     """How the data was understood, as rows of text."""
-    dataset, data, account = plan.dataset, plan.config.data, plan.dataset.account
+    dataset, data, account = plan.dataset, plan.config.data, plan.dataset.full_account
     channels, height, width = plan.config.model.image_shape
     own = "the data set's own"
     rows = {
@@ -102,7 +102,7 @@ def data_rows(plan: Plan) -> dict[str, str]:
 
 def _account(plan: Plan) -> dict[str, Any]:
     """How the data was understood, for --json."""
-    account = plan.dataset.account
+    account = plan.dataset.full_account
     return {
         "sources": account.sources,
         "classes": _class_names(plan.dataset),

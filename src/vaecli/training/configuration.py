@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from typing import Any
 
@@ -21,7 +20,6 @@ from vaecli.data.dataset import Dataset
 from vaecli.data.levels import as_settings
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, UsageError
-from vaecli.system.limits import MAX_CLASS_NAMES_BYTES
 from vaecli.training.settings import Settings
 
 MODEL_SETTINGS = tuple(
@@ -119,16 +117,9 @@ def _data(dataset: Dataset) -> DataConfig:
         fingerprint=dataset.fingerprint(),
         n_train=len(dataset.train),
         n_test=len(dataset.test),
-        classes=_classes(dataset),
+        classes=dataset.class_names,
         n_validation=0 if dataset.validation is None else len(dataset.validation),
         kind="named" if dataset.origin is None else dataset.origin.kind,
         n_skipped=0 if dataset.origin is None else dataset.origin.skipped,
         shuffle_window=0 if dataset.origin is None else dataset.origin.window,
     )
-
-
-def _classes(dataset: Dataset) -> tuple[str, ...]:
-    """Names of the classes in order of their labels; none where they are too long to keep."""
-    names = tuple(name for _, name in sorted(dataset.train.classes.items()))
-    size = len(json.dumps(names, indent=6))  # as config.json is written
-    return names if size <= MAX_CLASS_NAMES_BYTES else ()

@@ -128,9 +128,10 @@ def preparation(model: ModelConfig, run: directory.Run | None, *, whole: bool) -
     """
     classes = () if run is None else run.config.data.classes
     fitting = Fitting(fit=model.fit)
-    if run is None or run.config.data.kind == "named":
+    numbered = run is not None and run.config.data.kind == "named"
+    if run is None or numbered:
         fitting = Fitting(model.border, model.digits, "auto", model.fit, "auto")
-    return Preparation(model.image_shape, fitting, levels.of_model(model), whole, classes)
+    return Preparation(model.image_shape, fitting, levels.of_model(model), whole, classes, numbered)
 
 
 def origin_of(run: directory.Run) -> Origin | None:

@@ -11,6 +11,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from vaecli.data.dataset import Dataset, Images
+from vaecli.data.named.class_names import class_names
 from vaecli.errors import DataError
 from vaecli.system import files
 
@@ -53,7 +54,8 @@ def read_cache(path: Path, name: str) -> Dataset:
         if metadata.get("format") != FORMAT or metadata.get("name") != name:
             raise ValueError(f"it is no cache of {name} in the format {FORMAT}")
         tensors = safetensors.load(data)
-        dataset = Dataset(name, _images(tensors, "train"), _images(tensors, "test"))
+        train, test = (_images(tensors, name, split) for split in ("train", "test"))
+        dataset = Dataset(name, train, test)
         if dataset.fingerprint() != metadata.get("sha256"):
             raise ValueError("damaged: its content does not have the recorded SHA-256")
     except (ValueError, KeyError, RecursionError, SafetensorError) as error:
@@ -72,10 +74,10 @@ def _metadata(data: bytes) -> dict[str, object]:
     return metadata
 
 
-def _images(tensors: dict[str, Tensor], split: str) -> Images:
+def _images(tensors: dict[str, Tensor], name: str, split: str) -> Images:
     pixels, labels = tensors.get(f"{split}_pixels"), tensors.get(f"{split}_labels")
     if pixels is None or pixels.dtype != torch.uint8 or pixels.ndim != 4 or not pixels.numel():
         raise ValueError(f"damaged: it holds no {split} images")
     if labels is not None and (labels.dtype not in _LABELS or labels.shape != pixels.shape[:1]):
         raise ValueError(f"damaged: its {split} labels do not match its images")
-    return Images(pixels, labels)
+    return Images(pixels, labels, classes=class_names(name))

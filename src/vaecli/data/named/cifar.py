@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from vaecli.data.dataset import Dataset, Images
+from vaecli.data.named.class_names import class_names
 from vaecli.errors import DataError
 from vaecli.system import files
 from vaecli.system.callbacks import Report
 
+NAME = "cifar10"
 ARCHIVE = "cifar-10-binary.tar.gz"
 FOLDER = "cifar-10-batches-bin"
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -69,7 +71,7 @@ def assemble(batches: Mapping[str, Tensor], where: str) -> Dataset:
     if missing := [name for name in (*TRAIN, *TEST) if name not in batches]:
         raise DataError(f"CIFAR-10: {where}: {', '.join(missing)} not found")
     train, test = (torch.cat([batches[name] for name in names]) for names in (TRAIN, TEST))
-    return Dataset("cifar10", _images(train), _images(test))
+    return Dataset(NAME, _images(train), _images(test))
 
 
 def find(data_dir: Path, report: Report) -> Dataset | None:
@@ -135,4 +137,5 @@ def _batch(data: bytes, where: str) -> Tensor:
 
 
 def _images(records: Tensor) -> Images:
-    return Images(records[:, 1:].reshape(-1, *SHAPE), records[:, 0].clone())
+    pixels = records[:, 1:].reshape(-1, *SHAPE)
+    return Images(pixels, records[:, 0].clone(), classes=class_names(NAME))

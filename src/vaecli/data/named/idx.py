@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vaecli.data.dataset import Dataset, Images
+from vaecli.data.named.class_names import class_names
 from vaecli.errors import DataError
 from vaecli.system import files
 from vaecli.system.callbacks import Report
@@ -128,15 +129,17 @@ def assemble(name: str, tensors: Mapping[str, Tensor], where: str) -> Dataset:
         DataError: images of another size, or labels that are not one per image.
     """
     images, labels, test_images, test_labels = (tensors[file] for file in FILES)
-    return Dataset(name, _pair(images, labels, where), _pair(test_images, test_labels, where))
+    names = class_names(name)
+    train = _pair(images, labels, names, where)
+    return Dataset(name, train, _pair(test_images, test_labels, names, where))
 
 
-def _pair(images: Tensor, labels: Tensor, where: str) -> Images:
+def _pair(images: Tensor, labels: Tensor, names: Mapping[int, str], where: str) -> Images:
     if tuple(images.shape[1:]) != IMAGE or labels.ndim != 1:
         raise DataError(f"idx files: {where}: they hold no 28 x 28 images with labels")
     if len(images) != len(labels):
         raise DataError(f"idx files: {where}: {len(images)} images but {len(labels)} labels")
-    return Images(images.unsqueeze(1), labels)
+    return Images(images.unsqueeze(1), labels, classes=names)
 
 
 def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:

@@ -34,7 +34,7 @@ _FOLDERS = {
 """Which set a folder belongs to that is called so, without case and punctuation."""
 _MNIST_TEST_LABELS = "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"
 """SHA-256 of the 10,000 bytes, which tells MNIST from sets that use the same file names."""
-CIFAR10 = "cifar10"
+CIFAR10 = cifar.NAME
 NAMES = (*_CLASSES, CIFAR10)
 # mirrors of torchvision's, repeated because the probe must not wait for its import
 PROBES = {

@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vaecli.data import layout, npy
 from vaecli.data.image_file import has_colour
 from vaecli.data.layout import Account, ArrayPart, Split
-from vaecli.data.levels import Levels, Ranges, SampleType, joined, to_bytes
+from vaecli.data.levels import Levels, Range, Ranges, SampleType, decide, joined, to_bytes
 from vaecli.data.named import idx
 from vaecli.data.own import tables
 from vaecli.data.own.folder import Entry
@@ -31,6 +31,7 @@ from vaecli.system import files
 from vaecli.system.limits import MAX_ARCHIVE_MEMBERS, MAX_ARRAY_IMAGES
 
 SUFFIXES = (".npy", ".npz", *tables.SUFFIXES)
+_RGBA = 4
 _BATCH = 32
 """Images read together: each brings its neighbours on the disk into memory."""
 _UNLIMITED = (-math.inf, math.inf)
@@ -47,7 +48,10 @@ _DAMAGE = (
     lzma.LZMAError,
     struct.error,
 )
-_HINT = "Save images of shape (N,H,W), (N,H,W,C) or (N,C,H,W) with numpy.save, C being 1 or 3."
+_HINT = (
+    "Save images of shape (N,H,W), (N,H,W,C) or (N,C,H,W) with numpy.save, C being 1 or 3; or of"
+    " shape (N,H,W,4), with alpha."
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class _Part:
     """The images of one array.
 
     Attributes:
-        array: (N, H, W), (N, H, W, C) or (N, C, H, W); of a .npy it stays on the disk.
+        array: (N, H, W), (N, H, W, C) or (N, C, H, W), or (N, H, W, 4) with alpha; of a .npy it
+            stays on the disk.
         labels: the name of each image's class, or None.
         split: what its name says.
         unmap: gives the memory of what was read from the disk back.
@@ -66,6 +71,21 @@ class _Part:
     labels: list[str] | None
     split: Split | None = None
     unmap: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the values of all images in a file are.
+
+    Attributes:
+        levels: the ranges of grey and colour.
+        coloured: whether a pixel anywhere is not grey.
+        opacity: values of alpha that mean transparent and opaque; None without alpha.
+    """
+
+    levels: list[Levels]
+    coloured: bool
+    opacity: Range | None
 
 
 @dataclass(frozen=True)
@@ -87,40 +107,79 @@ class ArrayFile:
         """Channels, height, width."""
         return _image_shape(next(iter(self.parts.values())).array)
 
-    def scan(self) -> tuple[list[Levels], bool]:
-        """The values of all images, and whether a pixel of any is not grey.
+    def scan(self) -> Scan:
+        """Look at the values of all images.
 
         Raises:
-            DataError: some of them are no numbers.
+            DataError: some of them are no numbers, or every pixel is transparent.
         """
-        found = list[Levels]()
+        found, opacities = list[Levels](), list[Levels]()
         coloured = False
         for part in self.parts.values():
             samples = _sample_type(part.array)
             for start in range(0, len(part.array), _BATCH):
                 images = part.array[start : start + _BATCH]
-                levels = Levels.of(samples, images, _UNLIMITED)
-                if not math.isfinite(levels.lowest + levels.highest):
+                colours, alpha = _without_alpha(_channels_first(images, part.array.shape))
+                levels = Levels.of(samples, colours, _UNLIMITED)
+                ends = levels.lowest + levels.highest
+                if alpha is not None:
+                    opacity = Levels.of(samples, alpha, _UNLIMITED)
+                    opacities = joined([*opacities, opacity])
+                    ends += opacity.lowest + opacity.highest
+                if not math.isfinite(ends):
                     self._refuse(part, start, images)
                 found = joined([*found, levels])
-                if not coloured:
-                    first = _channels_first(images, part.array.shape)
-                    coloured = has_colour(np.moveaxis(first, 1, -1))
+                coloured = coloured or has_colour(np.moveaxis(colours, 1, -1))
                 part.unmap()
-        return found, coloured
+        opacity_range = self._opacity(opacities)
+        if opacity_range and any(levels.lowest < opacity_range[1] for levels in opacities):
+            found = [_on_a_ground(levels) for levels in found]
+        return Scan(found, coloured, opacity_range)
 
     def pixels(
-        self, order: list[Entry], ranges: Ranges
+        self, order: list[Entry], ranges: Ranges, opacity: Range | None, ground: int
     ) -> Iterator[tuple[NDArray[np.uint8], Levels]]:
-        """The images of `order` as (n, C, H, W) uint8, some at a time, and their values."""
+        """The images of `order` as (n, C, H, W) uint8, some at a time, and their values.
+
+        Args:
+            order: which, in order.
+            ranges: values that mean black and white.
+            opacity: values of alpha that mean transparent and opaque.
+            ground: grey level that transparent pixels are put on.
+        """
         for start in range(0, len(order), _BATCH):
             chosen = [self._at(entry.path) for entry in order[start : start + _BATCH]]
-            for samples, group in itertools.groupby(chosen, _sample_type):
-                images = np.concatenate(list(group))
+            for (samples, _), group in itertools.groupby(chosen, _type_and_channels):
+                colours, alpha = _without_alpha(np.concatenate(list(group)))
                 span = ranges[samples]
-                yield to_bytes(images, span), Levels.of(samples, images, span)
+                pixels, levels = to_bytes(colours, span), Levels.of(samples, colours, span)
+                if alpha is not None:
+                    assert opacity is not None
+                    shares = to_bytes(alpha, opacity)
+                    pixels = _composed(pixels, shares, ground)
+                    levels = levels if shares.min() == 255 else _on_a_ground(levels)
+                yield pixels, levels
             for part in self.parts.values():
                 part.unmap()
+
+    def _opacity(self, found: list[Levels]) -> Range | None:
+        """The values of alpha that mean transparent and opaque."""
+        if not found:
+            return None
+        if all(levels.highest <= 0 for levels in found):
+            raise DataError(
+                f"--data {self.location}: its fourth channel, taken for alpha, is 0 everywhere:"
+                " every pixel is transparent",
+                "Save the first three channels alone.",
+            )
+        try:
+            (decided,) = {*decide(found, "auto", {}).values()}
+        except ValueError as error:
+            raise DataError(
+                f"--data {self.location}: its fourth channel, taken for alpha: {error}",
+                "Save the first three channels alone.",
+            ) from None
+        return decided
 
     def _at(self, path: str) -> NDArray[Any]:
         """An image as (1, C, H, W)."""
@@ -237,6 +296,8 @@ def _as_images(name: str, array: NDArray[Any], notes: list[str], *, alone: bool)
         notes.append(
             f"each row of {name}, {array.shape[1]:,} values, is an image of {shape[1]}x{shape[2]}"
         )
+    if _channels_last(shape) and shape[3] == _RGBA:
+        notes.append(f"the fourth channel of {name} is alpha")
     return array.reshape(shape)
 
 
@@ -364,11 +425,12 @@ def _check(parts: list[_Part]) -> None:
 
 
 def _image_shape(array: NDArray[Any]) -> tuple[int, int, int]:
+    """Channels without alpha, height, width."""
     shape = array.shape
     if len(shape) == 3:
         return 1, shape[1], shape[2]
     if len(shape) == 4 and _channels_last(shape):
-        return shape[3], shape[1], shape[2]
+        return min(shape[3], 3), shape[1], shape[2]
     if len(shape) == 4 and shape[1] in (1, 3):
         return shape[1], shape[2], shape[3]
     raise ValueError(f"its shape {shape} is not that of images")
@@ -387,4 +449,28 @@ def _channels_first(images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)
+    return len(shape) == 4 and shape[3] in (1, 3, _RGBA) and shape[1] not in (1, 3)
+
+
+def _type_and_channels(image: NDArray[Any]) -> tuple[SampleType, int]:
+    return _sample_type(image), image.shape[1]
+
+
+def _without_alpha(images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Grey or colour of (n, C, H, W), and alpha (n, 1, H, W) where there is some."""
+    return (images[:, :3], images[:, 3:]) if images.shape[1] == _RGBA else (images, None)
+
+
+def _composed(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], ground: int
+) -> NDArray[np.uint8]:
+    """Pixels in front of an even ground, rounded to the nearest level as for picture files."""
+    shares = alpha.astype(np.uint32)
+    return ((pixels * shares + ground * (255 - shares) + 127) // 255).astype(np.uint8)
+
+
+def _on_a_ground(levels: Levels) -> Levels:
+    """The values with those of what lies behind transparent pixels: it is as light as can be."""
+    if levels.samples == "float":
+        return levels
+    return replace(levels, highest=max(levels.highest, levels.full[1]))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from vaecli.data import image_file, levels
+from vaecli.data.dataset import image_hashes
 from vaecli.data.digit_fit import Invert
 from vaecli.data.image_file import Fit, Picture
 from vaecli.data.levels import FULL, Levels, Ranges
@@ -136,11 +137,19 @@ class Seen:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of some files: (n, C, H, W) uint8, and why others are missing, by place."""
+    """What became of some files.
+
+    Attributes:
+        pixels: (n, C, H, W) uint8.
+        bad: why others are missing, by place.
+        hashes: of the pixels of each image.
+        seen: what else was found in them.
+    """
 
     pixels: NDArray[np.uint8]
     bad: dict[int, str]
-    seen: Seen = field(default_factory=Seen)
+    hashes: list[int]
+    seen: Seen
 
 
 class StartAgainError(Exception):
@@ -233,7 +242,8 @@ def _decode_batch(
         seen.levels.append(Levels.of("8-bit", together, FULL["8-bit"]))
         seen.bright = []
     seen.levels = levels.joined(seen.levels)
-    return Decoded(pixels[: len(places) - len(bad)], bad, seen)
+    pixels = pixels[: len(places) - len(bad)]
+    return Decoded(pixels, bad, list(image_hashes(pixels)), seen)
 
 
 def _results(

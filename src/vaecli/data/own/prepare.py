@@ -7,6 +7,7 @@ import math
 import os
 import re
 import statistics
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,8 +16,8 @@ from typing import ClassVar, Literal
 
 from vaecli.config import as_options
 from vaecli.data import layout, levels
-from vaecli.data.dataset import Dataset, Images
-from vaecli.data.layout import Account, Values
+from vaecli.data.dataset import Dataset, Images, count_shared, image_hashes, shared_note
+from vaecli.data.layout import Account, Split, Values
 from vaecli.data.levels import FULL, Levels, Range, Ranges, SampleType
 from vaecli.data.origin import Options, Origin
 from vaecli.data.own import archives, arrays, decode, folder, store
@@ -25,7 +26,7 @@ from vaecli.data.own.folder import Entry
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report, no_report
-from vaecli.system.limits import MAX_PIXELS
+from vaecli.system.limits import MAX_CLASS_NAMES_BYTES, MAX_PIXELS
 
 BAD_SHARE = 0.1
 """A set of which more cannot be read is refused, --skip-bad or not."""
@@ -46,6 +47,7 @@ class Preparation:
         ranges: what counts as black and white, by sample type; other types are decided by the set.
         whole: all images together, in the order of the listing, instead of two splits.
         classes: names of the model's classes, in order of their labels.
+        numbered: whether a class may also be called by its label, as in published sets.
     """
 
     image_shape: tuple[int, int, int]
@@ -53,6 +55,13 @@ class Preparation:
     ranges: Ranges = field(default_factory=dict)
     whole: bool = False
     classes: tuple[str, ...] = ()
+    numbered: bool = False
+
+    def class_name(self, label: str | None) -> str | None:
+        """What the model calls the class of this name."""
+        names = self.classes if self.numbered else ()
+        number = int(label) if label is not None and re.fullmatch(r"\d{1,9}", label) else len(names)
+        return names[number] if number < len(names) else label
 
 
 def name_of(location: Path) -> str:
@@ -146,7 +155,15 @@ def load(
         window=_window(contents, memory),
         levels=contents.levels,
     )
-    dataset = dataset.with_origin(origin, _account(source.account, contents, options))
+    account = _account(source.account, contents, options)
+    if dataset.train.classes and not dataset.class_names:
+        too_long = (
+            f"the names of its {len(dataset.train.classes):,} classes take more than"
+            f" {MAX_CLASS_NAMES_BYTES:,} bytes: the run keeps none of them, and numbers the classes"
+            " of other data anew"
+        )
+        account = replace(account, notes=(*account.notes, too_long))
+    dataset = dataset.with_origin(origin, account)
     return dataset if whole else _both_sides(dataset, report)
 
 
@@ -159,12 +176,12 @@ def _account(account: Account, contents: store.Contents, options: Options) -> Ac
     left_out = dict(account.left_out)
     if bad := len(contents.bad):
         left_out[f"image{'s' * (bad != 1)} that cannot be read"] = bad
-    counts = {"test": contents.n_test, "validation": contents.n_validation}
-    shared = tuple(
-        f"{shared:,} of the {count:,} {split} images are training images too"
+    counts: dict[Split, int] = {"test": contents.n_test, "validation": contents.n_validation}
+    shared = [
+        note
         for (split, count), shared in zip(counts.items(), contents.shared, strict=True)
-        if shared
-    )
+        for note in shared_note(shared, count, split)
+    ]
     return replace(
         account,
         sources=sources,
@@ -230,7 +247,7 @@ class _Folder:
         if fixed is not None:
             self.rule = ShapeRule(fixed.image_shape[1:], fixed.image_shape[0])
         self.fitting = Fitting(fit=self.options.fit) if fixed is None else fixed.fitting
-        self.seen = Seen()
+        self.seen, self.hashes = Seen(), array("q")
         if fixed is not None and fixed.whole:  # so that the first few are a fair sample
             self.entries.sort(key=lambda entry: entry.share)
 
@@ -249,7 +266,7 @@ class _Folder:
         known = {} if self.preparation is None else self.preparation.ranges
         ranges = {**FULL, **levels.asked(self.options.max_value), **known}
         while True:
-            bad, self.seen = dict[int, str](), Seen()
+            bad, self.seen, self.hashes = dict[int, str](), Seen(), array("q")
             if ranges["8-bit"] == FULL["8-bit"]:
                 self.seen.levels += first
             try:
@@ -259,6 +276,7 @@ class _Folder:
                     ):
                         bad |= decoded.bad
                         self.seen.add(decoded.seen)
+                        self.hashes.extend(decoded.hashes)
                         write(decoded.pixels.data.cast("B") if decoded.pixels.size else b"")
                     decided = _decide(self.location, self.seen.levels, self.options, known)
                     if any(found.range != decided[found.samples] for found in self.seen.levels):
@@ -319,7 +337,7 @@ class _Array:
     def __post_init__(self) -> None:
         self.entries = self.file.entries
         self.account = self.file.account
-        self.seen = Seen()
+        self.seen, self.hashes = Seen(), array("q")
         channels, height, width = self.file.shape
         options = self.options
         if options.size not in (None, (height, width)) or options.channels not in (None, channels):
@@ -343,14 +361,19 @@ class _Array:
         wanted = self.options.channels
         if self.preparation is not None:
             wanted = self.preparation.image_shape[0]
-        found, coloured = self.file.scan()
-        ranges = _decide(self.location, found, self.options, known)
+        scan = self.file.scan()
+        ranges = _decide(self.location, scan.levels, self.options, known)
         channels, height, width = self.file.shape
-        self.shape = (channels if wanted == channels or coloured else 1, height, width)
+        self.shape = (channels if wanted == channels or scan.coloured else 1, height, width)
+        ground = decode.WHITE
+        if self.preparation is not None and self.shape[0] == 1:
+            ground = self.preparation.fitting.border
         with files.atomic_stream(path) as write:
-            for pixels, read in self.file.pixels(order, ranges):
+            for pixels, read in self.file.pixels(order, ranges, scan.opacity, ground):
                 self.seen.add(Seen([read]))
-                write(pixels[:, : self.shape[0]].tobytes())
+                taken = pixels[:, : self.shape[0]]
+                self.hashes.extend(image_hashes(taken))
+                write(taken.tobytes())
         return {}
 
 
@@ -421,21 +444,32 @@ def _make(
     order, n_test, n_validation = source.images(), 0, 0
     if not whole:
         order, n_test, n_validation = folder.split_order(order, source.options.test_fraction)
+    if source.preparation is not None:
+        name = source.preparation.class_name
+        order = [replace(entry, label=name(entry.label)) for entry in order]
     first_validation = len(order) - n_validation
     bad = source.write(order, store.raw_path(slot, key))
     kept = [entry for place, entry in enumerate(order) if place not in bad]
     names = sorted({entry.label for entry in order if entry.label is not None})
     classes = layout.number_classes(names, known_classes)
+    n_test -= sum(place < n_test for place in bad)
+    n_validation -= sum(place >= first_validation for place in bad)
+    end = len(kept) - n_validation
+    training = source.hashes[n_test:end]
     store.commit(
         slot,
         store.Contents(
             key=key,
             shape=(len(kept), *source.shape),
-            n_test=n_test - sum(place < n_test for place in bad),
-            n_validation=n_validation - sum(place >= first_validation for place in bad),
+            n_test=n_test,
+            n_validation=n_validation,
             paths=tuple(entry.path for entry in kept),
             labels=_labels(kept, classes),
             classes=classes,
+            shared=(
+                count_shared(source.hashes[:n_test], training),
+                count_shared(source.hashes[end:], training),
+            ),
             bad=tuple((order[place].path, why) for place, why in sorted(bad.items())),
             total=len(order),
             levels=tuple(source.seen.levels),

@@ -104,13 +104,10 @@ def commit(folder: Path, contents: Contents, memory: int) -> None:
     Raises:
         OSError: it cannot be read back, or the index cannot be written.
     """
-    dataset = _open(folder, contents, memory, name="")
-    shared = [dataset.shared_with_training(part) for part in (dataset.test, dataset.validation)]
     content = {
         **vars(contents),
-        "shared": shared,
         "levels": [vars(levels) for levels in contents.levels],
-        "fingerprint": dataset.fingerprint(),
+        "fingerprint": _open(folder, contents, memory, name="").fingerprint(),
     }
     text = canonical_json(content)
     index = {"format": FORMAT, "sha256": files.sha256(text.encode()), "content": content}
