@@ -24,6 +24,7 @@ from PIL import Image
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare as own
 from vaecli.training import loop, planning, provenance
+from vaecli.training.plan import Request
 from vaecli.training.settings import Settings
 
 SIZE = 64
@@ -62,7 +63,7 @@ def torchvision_pass(folder: Path) -> float:
 
 def epoch_seconds(data: str, cache: Path, output: Path) -> float:
     """Median training time of an epoch without its test pass."""
-    request = planning.Request(Settings(epochs=3, hidden=(64,)), data, output=output)
+    request = Request(Settings(epochs=3, hidden=(64,)), data, output=output)
     plan = planning.plan(request, provenance.DatasetLoader(cache))
     with plan.opened() as run:
         events = list(loop.train(run, plan.dataset))

@@ -25,6 +25,7 @@ from vaecli import config
 from vaecli.evaluation.generation import mean_image
 from vaecli.export import html, onnx, parts, pt2
 from vaecli.model.vae import VAE, build
+from vaecli.system import typed_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import browser
@@ -37,7 +38,7 @@ def models() -> Iterator[tuple[str, VAE]]:
     names = itertools.product(get_args(config.Arch), get_args(config.Likelihood), SHAPES)
     for arch, likelihood, image in names:
         settings = {"arch": arch, "likelihood": likelihood, "image_shape": SHAPES[image]}
-        model = build(config.from_json(config.ModelConfig, settings, where="model"), seed=0)
+        model = build(typed_json.from_json(config.ModelConfig, settings, where="model"), seed=0)
         with torch.no_grad():
             generator = torch.Generator().manual_seed(2)
             for parameter in model.parameters():

@@ -5,17 +5,10 @@ from typing import get_type_hints
 
 import pytest
 
-from vaecli.config import (
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    contradictions,
-    from_json,
-    to_json,
-)
+from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig, contradictions
 from vaecli.data.origin import Options
 from vaecli.system.strict_json import canonical_json, parse_json
+from vaecli.system.typed_json import from_json, to_json
 from vaecli.training.settings import Settings
 
 MODEL = ModelConfig(image_shape=(1, 28, 28))

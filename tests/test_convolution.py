@@ -15,7 +15,7 @@ from torch.nn import functional
 from conftest import Vaecli
 from test_export import needs_onnx
 from vaecli import config as settings_of
-from vaecli.config import Likelihood, ModelConfig, from_json, to_json
+from vaecli.config import Likelihood, ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.errors import ExitCode
 from vaecli.evaluation.evaluate import evaluate
@@ -24,6 +24,7 @@ from vaecli.model import convolution
 from vaecli.model.convolution import Enlarge, Residual, Stage, stages
 from vaecli.model.vae import ACTIVATIONS, VAE, build
 from vaecli.runs import directory, weights
+from vaecli.system.typed_json import from_json, to_json
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 

@@ -26,6 +26,7 @@ from vaecli.runs.directory import MANIFEST, METRICS, OWN_FILES, STATE, WEIGHTS, 
 from vaecli.system import files, locks
 from vaecli.training import loop, planning, provenance
 from vaecli.training.checkpoint import Checkpoints
+from vaecli.training.plan import Request
 from vaecli.training.settings import Settings
 
 FEWEST_POINTS = 60
@@ -58,7 +59,7 @@ def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
 
 def train(output: Path) -> None:
     """What `vaecli train -o OUTPUT` does between its options and its last line."""
-    plan = planning.plan(planning.Request(SETTINGS, output=output), Memory())
+    plan = planning.plan(Request(SETTINGS, output=output), Memory())
     if plan.status != "finished":
         with plan.opened() as target:
             for _ in loop.train(target, plan.dataset):

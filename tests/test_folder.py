@@ -534,6 +534,30 @@ def test_resume_of_a_folder_run_is_exact(
     assert weights[0] == weights[1]
 
 
+def test_a_resume_reads_where_the_images_are_once_and_checks_them_once(
+    vaecli: Vaecli, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vaecli.system import files
+
+    assert vaecli(*TRAIN, "-o", "run", "--schedule", "constant").code == 0
+    done: list[str] = []
+    read, fingerprint = files.read_capped, Dataset.fingerprint
+
+    def reading(path: Path, most: int) -> bytes:
+        done.append(path.name)
+        return read(path, most)
+
+    def checking(self: Dataset) -> str:
+        done.append("fingerprint")
+        return fingerprint(self)
+
+    monkeypatch.setattr(files, "read_capped", reading)
+    monkeypatch.setattr(Dataset, "fingerprint", checking)
+    again = vaecli("train", "--resume", "run", "--data-dir", "cache", "--epochs", "3")
+    assert again.code == 0, again.err
+    assert (done.count("source.json"), done.count("fingerprint")) == (1, 1)
+
+
 def test_changed_images_are_told_apart_at_resume(vaecli: Vaecli, photos: Path) -> None:
     assert vaecli(*TRAIN, "-o", "run").code == 0
     os.utime(photos / "a/00.png", ns=(1, 1))  # touched, but the same
@@ -701,11 +725,12 @@ def test_a_mapped_set_is_judged_as_in_memory(load: Load, photos: Path, binarize:
 
 def test_a_mapped_set_resumes_exactly_whatever_the_memory(photos: Path, tmp_path: Path) -> None:
     from vaecli.training import loop, planning, provenance
+    from vaecli.training.plan import Request
     from vaecli.training.settings import Settings
 
     def run(name: str, memory: int, stop: bool = False) -> bytes:
         settings = Settings(hidden=(8,), epochs=2, batch_size=4)
-        request = planning.Request(settings, str(photos), output=tmp_path / name)
+        request = Request(settings, str(photos), output=tmp_path / name)
         source = provenance.DatasetLoader(tmp_path / "cache", memory=memory)
         plan = planning.plan(request, source)
         steps = iter(range(1000))

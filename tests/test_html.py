@@ -17,12 +17,13 @@ import vaecli as package
 from browser import Browser, chromium, needs_chromium
 from conftest import Vaecli
 from vaecli.cli import app
-from vaecli.config import Likelihood, ModelConfig, from_json
+from vaecli.config import Likelihood, ModelConfig
 from vaecli.data.dataset import Images, to_uint8
 from vaecli.evaluation.generation import mean_pixels
 from vaecli.export import html
 from vaecli.model.prior import kl_to_prior
 from vaecli.model.vae import build
+from vaecli.system.typed_json import from_json
 
 HOSTILE = "</script><img src=x onerror=document.title='owned'>"
 

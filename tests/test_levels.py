@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import Vaecli
-from vaecli.config import ModelConfig, to_json
+from vaecli.config import ModelConfig
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare
 from vaecli.errors import DataError, ExitCode, UsageError
+from vaecli.system.typed_json import to_json
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 

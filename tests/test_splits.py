@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from conftest import Vaecli
-from vaecli.config import DataConfig, from_json, to_json
+from vaecli.config import DataConfig
 from vaecli.data import layout
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
 from vaecli.data.own import decode, prepare
 from vaecli.errors import DataError, ExitCode
+from vaecli.system.typed_json import from_json, to_json
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 

@@ -20,6 +20,7 @@ from vaecli.runs.load import load_model
 from vaecli.system import device as devices
 from vaecli.training import loop, planning
 from vaecli.training.events import Event, Notice
+from vaecli.training.plan import Request
 from vaecli.training.provenance import DatasetLoader
 from vaecli.training.settings import Settings
 
@@ -152,7 +153,7 @@ def train(
     where = devices.resolve(device, notices.append)
     if dtype == torch.float64 and not devices.has_float64(where):
         raise UsageError(f"dtype float64: {where} has none", "Train on the CPU.")
-    request = planning.Request(
+    request = Request(
         data=data,
         settings=Settings.from_names(settings),
         output=None if output is None else Path(output),

@@ -6,14 +6,14 @@ pairs of a field name and a sentence.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 from vaecli.system.limits import MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
+from vaecli.system.typed_json import LATER, field_problems, from_json, plain, to_json, value_problem
 
 FORMAT = 1
 """Version of the run directory's layout and of the weights' header."""
@@ -25,11 +25,6 @@ Binarize = Literal["none", "dynamic", "static"]
 Schedule = Literal["linear", "cosine", "constant"]
 OutputBias = Literal["mean", "zero"]
 Precision = Literal["fp32", "bf16", "tf32"]
-
-LATER = {"left out at its default": True}
-"""Of a field that files of earlier versions do not have: JSON without it stays as it was."""
-
-Config = TypeVar("Config", "ModelConfig", "TrainConfig", "DataConfig")
 
 SCALED_LIKELIHOODS: tuple[Likelihood, ...] = ("gaussian", "logistic")
 """Likelihoods with one learned scale, which the decoder then holds as `log_scale`."""
@@ -95,7 +90,7 @@ class ModelConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, sentence) for everything that is wrong."""
-        wrong = list(_field_problems(self))
+        wrong = list(field_problems(self))
         yield from wrong
         if wrong:
             return
@@ -185,7 +180,7 @@ class TrainConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, sentence) for everything that is wrong."""
-        yield from _field_problems(self)
+        yield from field_problems(self)
         if isinstance(self.lr, float) and not (math.isfinite(self.lr) and self.lr > 0):
             yield "lr", f"must be a finite number above 0, not {self.lr:g}"
         if self.free_bits and self.importance_samples != 1:
@@ -225,7 +220,7 @@ class DataConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, sentence) for everything that is wrong."""
-        yield from _field_problems(self)
+        yield from field_problems(self)
 
 
 CONFIG_KEYS = frozenset({"format", "model", "training", "data", "environment"})
@@ -282,7 +277,7 @@ class RunConfig:
     def differences(self, other: RunConfig) -> list[str]:
         """The settings in which two runs differ, as `name: mine, theirs`."""
         return [
-            f"{field.name}: {_plain(mine)}, not {_plain(theirs)}"
+            f"{field.name}: {plain(mine)}, not {plain(theirs)}"
             for part in ("model", "training", "data")
             for field in fields(getattr(self, part))
             if (mine := getattr(getattr(self, part), field.name))
@@ -302,7 +297,7 @@ def _check_environment(environment: dict[str, object]) -> None:
     """ValueError unless it is plain values, and a thread count that can be set."""
     if any(type(value) not in (str, int) for value in environment.values()):
         raise ValueError("environment: it must hold texts and whole numbers only")
-    if sentence := _value_problem(environment.get("threads", 1), int, *RANGES["threads"]):
+    if sentence := value_problem(environment.get("threads", 1), int, *RANGES["threads"]):
         raise ValueError(f"environment.threads: {sentence}")
 
 
@@ -326,91 +321,3 @@ def option_name(field: str) -> str:
 def as_options(problems: Iterable[tuple[str, str]]) -> str:
     """What `problems` of a configuration yielded, as one message about options."""
     return "; ".join(f"{option_name(field)} {sentence}" for field, sentence in problems)
-
-
-def to_json(config: ModelConfig | TrainConfig | DataConfig) -> dict[str, Any]:
-    """The configuration as plain JSON values, in field order."""
-    return {
-        field.name: _plain(value)
-        for field in fields(config)
-        if (value := getattr(config, field.name)) != field.default or field.metadata != LATER
-    }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def from_json(kind: type[Config], data: object, *, where: str) -> Config:
-    """Build a configuration from parsed JSON, strictly.
-
-    Raises:
-        ValueError: unknown or missing keys, wrong types, values out of range; all of them named.
-    """
-    if not isinstance(data, dict):
-        raise ValueError(f"{where}: expected an object, not {type(data).__name__}")
-    known = {field.name: field for field in fields(kind)}
-    wrong = [f"{where}.{key[:80]}: unknown key" for key in data if key not in known]
-    wrong += [
-        f"{where}.{name}: missing"
-        for name, field in known.items()
-        if name not in data and field.default is dataclasses.MISSING
-    ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    values = {k: float(v) if _is_float_field(kind, k, v) else v for k, v in values.items()}
-    config = kind(**values)
-    wrong = [f"{where}.{field}: {sentence}" for field, sentence in config.problems()]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return config
-
-
-def _is_float_field(kind: type[Any], name: str, value: object) -> bool:
-    return get_type_hints(kind)[name] is float and type(value) is int and abs(value) < 2**53
-
-
-def _field_problems(config: Any) -> Iterator[tuple[str, str]]:
-    """Types, choices and limits of every field, taken from its annotation and `RANGES`."""
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if sentence := _value_problem(value, hint, *RANGES.get(name, (-math.inf, math.inf))):
-            yield name, sentence
-
-
-def _value_problem(value: object, hint: Any, low: float, high: float) -> str | None:
-    if get_origin(hint) is Literal:
-        allowed = get_args(hint)
-        return None if value in allowed else f"must be {_one_of(allowed)}, not {value!r:.80}"
-    if type(None) in get_args(hint):
-        if value is None:
-            return None
-        hint = next(arg for arg in get_args(hint) if arg is not type(None))
-    if get_origin(hint) is tuple:
-        elements = get_args(hint)
-        length = None if elements[-1] is Ellipsis else len(elements)
-        if not isinstance(value, tuple) or (length is not None and len(value) != length):
-            kind = "texts" if elements[0] is str else f"{length or 'whole'} numbers"
-            return f"must be a list of {kind}, not {value!r:.80}"
-        sentences = (_value_problem(item, elements[0], low, high) for item in value)
-        return next((sentence for sentence in sentences if sentence), None)
-    if type(value) is not hint:
-        return f"must be {_TYPE_NAMES[hint]}, not {value!r:.80}"
-    unlimited = isinstance(value, float) and math.isinf(high)  # its own check names what it needs
-    if isinstance(value, int | float) and not low <= value <= high and not unlimited:
-        bound = f"at least {low:,.0f}" if value < low else f"at most {high:,.0f}"
-        return f"must be {bound}, not {value:,}" if abs(value) < 1e30 else f"must be {bound}"
-    return None
-
-
-_TYPE_NAMES = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-}
-
-
-def _one_of(values: tuple[Any, ...]) -> str:
-    return ", ".join(map(str, values[:-1])) + f" or {values[-1]}" if values[1:] else str(values[0])

@@ -113,7 +113,8 @@ def _dataset(
         source = provenance.DatasetLoader(
             common.data_dir, common.download, common.terminal.warning, work
         )
-        if run is None or not provenance.is_own(run, data):
+        known = None if run is None else provenance.Provenance.of(run)
+        if known is None or not known.is_own(data):
             assert data is not None
             preparation = None
             if is_path(data):
@@ -123,7 +124,8 @@ def _dataset(
             for warning in dataset.account.warnings:
                 common.terminal.warning(f"{dataset.name}: {warning}")
             return dataset, False
-        name, options = provenance.whereabouts(run)
+        run = known.run
+        name, options = known.whereabouts()
         options = replace(options, skip_bad=options.skip_bad or skip_bad)
         dataset = source.load(name, run.config.training.limit, options)
         if not provenance.is_prepared_for(loaded.model.config, dataset):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vaecli.pictures.animation import Animation
     from vaecli.runs.metrics import EpochMetrics
     from vaecli.terminal.preview import TrainingPreview
-    from vaecli.training.planning import Plan
+    from vaecli.training.plan import Plan
 
 
 class Watch:

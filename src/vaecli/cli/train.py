@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vaecli.runs.directory import Run
     from vaecli.runs.metrics import EpochMetrics
     from vaecli.system.processes import Processes
-    from vaecli.training.planning import Plan, Request
+    from vaecli.training.plan import Plan, Request
 
 
 def train(
@@ -105,10 +105,10 @@ def train(
         common = replace(common, force=False)  # it was obeyed the first time
 
     from vaecli.system.device import resolve
-    from vaecli.training import planning
+    from vaecli.training.plan import Request
 
     device = resolve(common.device, common.terminal.note)
-    request = planning.Request(
+    request = Request(
         data=data,
         settings=settings,
         output=output,
@@ -171,11 +171,11 @@ def _agree(common: options.Common, group: Processes, request: Request) -> Plan:
 def _plan(common: options.Common, request: Request) -> Plan:
     from vaecli.runs import directory
     from vaecli.runs.load import LATEST
-    from vaecli.training import planning
+    from vaecli.training import continuing, planning
     from vaecli.training.provenance import DatasetLoader
 
     if request.resume == LATEST:
-        request = replace(request, resume=str(planning.latest_unfinished()))
+        request = replace(request, resume=str(continuing.latest_unfinished()))
     existing, recorded = request.resume or request.output, None
     if existing is not None and not request.force and directory.is_run(Path(existing)):
         recorded = directory.open_run(Path(existing)).config.threads
@@ -201,7 +201,7 @@ def _run(
     animate: Path | None,
 ) -> None:
     from vaecli.system.device import require_working
-    from vaecli.training import loop, planning
+    from vaecli.training import continuing, loop, planning
 
     terminal = common.terminal
     if plan.status == "finished":
@@ -211,7 +211,7 @@ def _run(
             terminal.warning(f"{animate} was not made: the epochs of a finished run are gone")
         _result(common, plan.path, None)
         return
-    if plan.path is None and (twin := planning.unfinished_twin(plan.config)):
+    if plan.path is None and (twin := continuing.unfinished_twin(plan.config)):
         command = shell.join(["vaecli", "train", "--resume", str(twin)])
         terminal.note(f"An unfinished run of these settings exists: {command}")
     summary.show_data(terminal, plan)

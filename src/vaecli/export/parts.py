@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vaecli._version import __version__
-from vaecli.config import to_json
 from vaecli.errors import VaecliError
 from vaecli.evaluation.generation import mean_image
 from vaecli.model.precision import inference
 from vaecli.model.vae import VAE
 from vaecli.system.strict_json import canonical_json
+from vaecli.system.typed_json import to_json
 
 BATCH_SIZES = (1, 3)
 """Parity is measured at both: a batch axis that was frozen in export fails at one of them."""

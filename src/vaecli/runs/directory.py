@@ -110,7 +110,7 @@ class Run:
         files.atomic_write(self.path / STATE / ORIGIN, canonical_json(content).encode())
 
     def read_origin(self) -> Any:
-        """What `write_source` kept, or None.
+        """What `write_origin` kept, or None.
 
         Raises:
             ModelError: it is damaged.

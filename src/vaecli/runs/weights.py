@@ -20,12 +20,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vaecli.config import FORMAT, ModelConfig, from_json, refuse_newer, to_json
+from vaecli.config import FORMAT, ModelConfig, refuse_newer
 from vaecli.errors import ModelError
 from vaecli.model.vae import VAE
 from vaecli.system.files import open_regular
 from vaecli.system.limits import MAX_HEADER_BYTES, MAX_PARAMETERS
 from vaecli.system.strict_json import canonical_json, parse_json
+from vaecli.system.typed_json import from_json, to_json
 
 METADATA_KEY = "vaecli"
 HALF = "half"

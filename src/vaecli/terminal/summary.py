@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaecli.config import ModelConfig, TrainConfig, option_name, to_json
+from vaecli.config import ModelConfig, TrainConfig, option_name
+from vaecli.system.typed_json import to_json
 from vaecli.terminal.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from vaecli.data.dataset import Dataset
     from vaecli.data.layout import Values
     from vaecli.training.events import Started
-    from vaecli.training.planning import Plan
+    from vaecli.training.plan import Plan
 
 NAMED_CLASSES = 20
 """Class names that are listed; more are only counted."""

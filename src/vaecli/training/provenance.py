@@ -56,49 +56,113 @@ class DatasetLoader:
         return dataset if limit is None else replace(dataset, train=dataset.train.first(limit))
 
 
-def whereabouts(
-    run: directory.Run, name: str | None = None, settings: Settings | None = None
-) -> tuple[str, Options]:
-    """The name or path of a run's images, and how they were asked for.
+@dataclass(frozen=True)
+class Provenance:
+    """Which images a run was trained on.
 
-    Args:
+    Attributes:
         run: the run.
-        name: where the user's own images are now; None: where they were.
-        settings: what was asked for besides.
-
-    Raises:
-        DataError: they are no longer there, or the run does not say where they are.
-        ModelError: what the run says is damaged.
+        origin: where its own images lay when it was started; None for a named set, and where the
+            run does not say.
     """
-    config = run.config.data
-    given = {} if settings is None else settings.given(Options)
-    if config.kind == "named":
-        if config.name not in catalogue.NAMES:  # never a path: a stranger wrote it
+
+    run: directory.Run
+    origin: Origin | None
+
+    @classmethod
+    def of(cls, run: directory.Run) -> Provenance:
+        """Read what a run says of its images.
+
+        Raises:
+            ModelError: that is damaged.
+        """
+        content = None if run.config.data.kind == "named" else run.read_origin()
+        try:
+            return cls(run, None if content is None else Origin.from_json(content))
+        except ValueError as error:
             raise ModelError(
-                f"{run.path / directory.CONFIG}: data.name: no data set is called"
-                f" {config.name!r:.80}",
-                f"Name the images with --data; vaecli knows {', '.join(catalogue.NAMES)}.",
-            )
-        return config.name, Options(**given)
-    name = name or catalogue.AUTO
-    origin = origin_of(run)
-    if origin is None and name == catalogue.AUTO:
-        raise DataError(
-            f"{run.path}: it does not say where the {config.kind} {config.name} is",
-            "Name it with --data.",
+                f"{run.path / directory.STATE / directory.ORIGIN}: {error}", "Start a new run."
+            ) from None
+
+    def whereabouts(
+        self, name: str | None = None, settings: Settings | None = None
+    ) -> tuple[str, Options]:
+        """The name or path of the images, and how they were asked for.
+
+        Args:
+            name: where the user's own images are now; None: where they were.
+            settings: what was asked for besides.
+
+        Raises:
+            DataError: they are no longer there, or the run does not say where they are.
+            ModelError: no named set is called so.
+        """
+        config, origin = self.run.config.data, self.origin
+        given = {} if settings is None else settings.given(Options)
+        if config.kind == "named":
+            if config.name not in catalogue.NAMES:  # never a path: a stranger wrote it
+                raise ModelError(
+                    f"{self.run.path / directory.CONFIG}: data.name: no data set is called"
+                    f" {config.name!r:.80}",
+                    f"Name the images with --data; vaecli knows {', '.join(catalogue.NAMES)}.",
+                )
+            return config.name, Options(**given)
+        name = name or catalogue.AUTO
+        if name == catalogue.AUTO:
+            if origin is None:
+                raise DataError(
+                    f"{self.run.path}: it does not say where the {config.kind} {config.name} is",
+                    "Name it with --data.",
+                )
+            name = origin.location
+            if not Path(name).exists():
+                raise DataError(
+                    f"{self.run.path}: its images are no longer at {name}",
+                    "Name the place where they are now with --data.",
+                )
+        options = Options() if origin is None else origin.options
+        model = self.run.config.model
+        if not model.has_ranges:  # of a version that knew the full range only
+            channels = options.channels or model.image_shape[0]
+            options = replace(options, max_value="full", channels=channels)
+        return name, replace(options, **given)
+
+    def is_own(self, name: str | None) -> bool:
+        """Whether `name` means the images the run was trained on; None always does."""
+        if name is None or self.run.config.data.kind == "named":
+            return name in (None, self.run.config.data.name)
+        return self.origin is not None and os.path.abspath(name) == self.origin.location
+
+    def is_recorded(self, dataset: Dataset) -> bool:
+        """Whether the run says of these images what it would say of them now."""
+        now = dataset.origin
+        return now is None or (self.origin is not None and self.origin.to_json() == now.to_json())
+
+    def is_asked_alike(self, dataset: Dataset) -> bool:
+        """Whether these images were asked for as the run's: under one name, or at one place."""
+        origin, now = self.origin, dataset.origin
+        if origin is None or now is None:
+            return origin is now and self.run.config.data.name == dataset.name
+        return (origin.location, origin.options) == (now.location, now.options)
+
+    def require_unchanged(self, dataset: Dataset) -> None:
+        """ModelError when the images are not those the run was started with."""
+        then = self.run.config.data
+        if dataset.fingerprint() == then.fingerprint:
+            return
+        n_train, n_test = len(dataset.train), len(dataset.test)
+        what = (
+            f"{then.n_train:,} training and {then.n_test:,} test images then,"
+            f" {n_train:,} and {n_test:,} now"
         )
-    if origin is not None and name == catalogue.AUTO:
-        name = origin.location
-        if not Path(name).exists():
-            raise DataError(
-                f"{run.path}: its images are no longer at {name}",
-                "Name the place where they are now with --data.",
-            )
-    options = Options() if origin is None else origin.options
-    if not run.config.model.has_ranges:  # of a version that knew the full range only
-        channels = options.channels or run.config.model.image_shape[0]
-        options = replace(options, max_value="full", channels=channels)
-    return name, replace(options, **given)
+        if (then.n_train, then.n_test) == (n_train, n_test):
+            what = f"as many images ({n_train:,} and {n_test:,}), of other content"
+        if self.origin is not None and dataset.origin is not None:
+            what = self.origin.changes(dataset.origin) or what
+        raise ModelError(
+            f"{self.run.path}: the data {dataset.name} changed since this run was started: {what}",
+            "Restore the images it was started with, or start a new run.",
+        )
 
 
 def is_prepared_for(model: ModelConfig, dataset: Dataset) -> bool:
@@ -113,14 +177,6 @@ def is_prepared_for(model: ModelConfig, dataset: Dataset) -> bool:
     return same_range and dataset.image_shape == model.image_shape
 
 
-def is_own(run: directory.Run, name: str | None) -> bool:
-    """Whether `name` means the images a run was trained on; None always does."""
-    if name is None or run.config.data.kind == "named":
-        return name in (None, run.config.data.name)
-    origin = origin_of(run)
-    return origin is not None and os.path.abspath(name) == origin.location
-
-
 def preparation(model: ModelConfig, run: directory.Run | None, *, whole: bool) -> Preparation:
     """How other images are brought to a model's shape: as the run's own, where it has a folder.
 
@@ -132,46 +188,3 @@ def preparation(model: ModelConfig, run: directory.Run | None, *, whole: bool) -
     if run is None or numbered:
         fitting = Fitting(model.border, model.digits, "auto", model.fit, "auto")
     return Preparation(model.image_shape, fitting, levels.of_model(model), whole, classes, numbered)
-
-
-def origin_of(run: directory.Run) -> Origin | None:
-    """Where a run's own images lay when it was started; None for a named set.
-
-    Raises:
-        ModelError: what the run says is damaged.
-    """
-    content = run.read_origin()
-    try:
-        return None if content is None else Origin.from_json(content)
-    except ValueError as error:
-        raise ModelError(
-            f"{run.path / directory.STATE / directory.ORIGIN}: {error}", "Start a new run."
-        ) from None
-
-
-def same_origin(run: directory.Run, dataset: Dataset) -> bool:
-    """Whether a run's images were asked for as these were: under one name, or at one place."""
-    origin, now = origin_of(run), dataset.origin
-    if origin is None or now is None:
-        return origin is now and run.config.data.name == dataset.name
-    return (origin.location, origin.options) == (now.location, now.options)
-
-
-def require_unchanged(run: directory.Run, dataset: Dataset) -> None:
-    """ModelError when the images are not those a run was started with."""
-    then, origin = run.config.data, origin_of(run)
-    if dataset.fingerprint() == then.fingerprint:
-        return
-    n_train, n_test = len(dataset.train), len(dataset.test)
-    what = (
-        f"{then.n_train:,} training and {then.n_test:,} test images then,"
-        f" {n_train:,} and {n_test:,} now"
-    )
-    if (then.n_train, then.n_test) == (n_train, n_test):
-        what = f"as many images ({n_train:,} and {n_test:,}), of other content"
-    if origin is not None and dataset.origin is not None:
-        what = origin.changes(dataset.origin) or what
-    raise ModelError(
-        f"{run.path}: the data {dataset.name} changed since this run was started: {what}",
-        "Restore the images it was started with, or start a new run.",
-    )

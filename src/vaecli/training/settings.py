@@ -256,3 +256,8 @@ class Settings:
         """The settings that are given, by name: all of them, or those that are fields of `kind`."""
         names = {field.name for field in fields(kind or Settings)}
         return {name: v for name, v in vars(self).items() if v is not None and name in names}
+
+
+def as_text(value: object) -> str:
+    """A value as the command line has it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
