@@ -538,24 +538,25 @@ def test_a_resume_reads_where_the_images_are_once_and_checks_them_once(
     vaecli: Vaecli, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vaecli.system import files
+    from vaecli.training.provenance import Provenance
 
     assert vaecli(*TRAIN, "-o", "run", "--schedule", "constant").code == 0
     done: list[str] = []
-    read, fingerprint = files.read_capped, Dataset.fingerprint
+    read, check = files.read_capped, Provenance.require_unchanged
 
     def reading(path: Path, most: int) -> bytes:
         done.append(path.name)
         return read(path, most)
 
-    def checking(self: Dataset) -> str:
-        done.append("fingerprint")
-        return fingerprint(self)
+    def checking(self: Provenance, dataset: Dataset) -> None:
+        done.append("check")
+        check(self, dataset)
 
     monkeypatch.setattr(files, "read_capped", reading)
-    monkeypatch.setattr(Dataset, "fingerprint", checking)
+    monkeypatch.setattr(Provenance, "require_unchanged", checking)
     again = vaecli("train", "--resume", "run", "--data-dir", "cache", "--epochs", "3")
     assert again.code == 0, again.err
-    assert (done.count("source.json"), done.count("fingerprint")) == (1, 1)
+    assert (done.count("source.json"), done.count("check")) == (1, 1)
 
 
 def test_changed_images_are_told_apart_at_resume(vaecli: Vaecli, photos: Path) -> None:
