@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, ContinuousBernoulli, Normal
 
 from vaecli.config import Likelihood, ModelConfig
 from vaecli.evaluation import meaning
+from vaecli.model.bounds import log_likelihood
 from vaecli.model.likelihoods import LEVELS, LIKELIHOODS, bounded, learned_scale
 
 NAMES: list[Likelihood] = list(LIKELIHOODS)
@@ -192,3 +193,19 @@ def test_the_learned_scale_has_a_floor_and_a_gradient_there() -> None:
     assert float(learned_scale(torch.tensor(-1.0, dtype=DOUBLE))) == pytest.approx(
         math.exp(-1), rel=0.01
     )
+
+
+@pytest.mark.parametrize("pixels", [1, 63, 64, 65, 128, 784])
+def test_the_sum_without_a_gradient_is_the_sum_of_the_logarithms(pixels: int) -> None:
+    """Against torch.distributions in float64, at logits small and large, grey pixels and not."""
+    source = torch.Generator().manual_seed(pixels)
+    x = torch.randint(256, (5, pixels), generator=source) / 255
+    x[0], x[1] = 0, 1
+    logits = torch.randn(5, 3, pixels, generator=source) * torch.tensor([0.1, 5, 200])[:, None]
+    truth = Bernoulli(logits=logits.double(), validate_args=False)
+    expected = truth.log_prob(x.double()[:, None]).sum(-1)
+    with torch.no_grad():
+        found = log_likelihood(x, logits)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
+    logits.requires_grad_()
+    torch.testing.assert_close(log_likelihood(x, logits).detach(), found, rtol=1e-6, atol=1e-5)

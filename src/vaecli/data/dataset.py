@@ -63,10 +63,16 @@ class Images:
         """The first `count` images, all of them for None."""
         return self[:count]
 
+    def pixels_at(self, places: Tensor) -> Tensor:
+        """The pixels of the images at `places` (n,) int64, as (n, C, H, W) uint8."""
+        if isinstance(self.pixels, Mapped):
+            return self.pixels[places]
+        return self.pixels.index_select(0, places)  # a tenth of the time of indexing
+
     def take(self, places: Tensor) -> Images:
         """The images at `places`, (n,) int64."""
         return Images(
-            self.pixels[places],
+            self.pixels_at(places),
             None if self.labels is None else self.labels[places],
             None if self.paths is None else tuple(self.paths[place] for place in places.tolist()),
             self.classes,

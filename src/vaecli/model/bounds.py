@@ -79,7 +79,10 @@ def log_likelihood(
     pixel_axes = images.ndim - 1
     if parameters.ndim > images.ndim:
         images = images.unsqueeze(1)
-    each = LIKELIHOODS[likelihood].log_prob(images, parameters, log_scale)
+    distribution = LIKELIHOODS[likelihood]
+    if distribution.summed is not None and not torch.is_grad_enabled():
+        return distribution.summed(images.flatten(-pixel_axes), parameters.flatten(-pixel_axes))
+    each = distribution.log_prob(images, parameters, log_scale)
     return each.flatten(-pixel_axes).sum(-1)
 
 

@@ -28,6 +28,7 @@ MAX_LOGIT = 16.0
 Without one the density at exactly black pixels grows for ever, and is all that is learned.
 """
 _NEAR_ZERO = 0.1
+_FACTORS = 64
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Distribution:
             where training starts.
         log_scale: where the learned log scale starts; None if there is none.
         levels: whether p is a probability over the 256 grey levels.
+        gradient: x and o to the derivative of log p(x|z) by o, for one that needs no log scale and
+            is trained without autograd (`training/backpropagation.py`).
 
     Example:
         >>> bernoulli = LIKELIHOODS["bernoulli"]
@@ -56,6 +59,8 @@ class Distribution:
     output_bias: Callable[[Tensor, int], Tensor]
     log_scale: float | None = None
     levels: bool = False
+    gradient: Callable[[Tensor, Tensor], Tensor] | None = None
+    summed: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def learned_scale(log_scale: Tensor | None) -> Tensor:
@@ -99,6 +104,42 @@ def _bernoulli_log_prob(x: Tensor, logits: Tensor, log_scale: Tensor | None) -> 
         tensor([-200.0000,   -0.6931])
     """
     return x * logits - functional.softplus(logits)
+
+
+def _bernoulli_gradient(x: Tensor, logits: Tensor) -> Tensor:
+    """The derivative of `_bernoulli_log_prob` by the logit o.
+
+    ::
+
+        d log p(x|z) / do = x - S(o)
+
+    Example:
+        >>> _bernoulli_gradient(torch.tensor([1.0, 0.0]), torch.zeros(2))
+        tensor([ 0.5000, -0.5000])
+    """
+    return x - torch.sigmoid(logits)
+
+
+def _bernoulli_summed(x: Tensor, logits: Tensor) -> Tensor:
+    """The sum of `_bernoulli_log_prob` over the last axis, in half the time.
+
+    ::
+
+        softplus(o)       = max(o, 0) - log S(|o|)
+        sum of log S(|o|) = log of the product of S(|o|)
+
+    S(|o|) lies between 1/2 and 1, so the product of 64 of them is no subnormal number.
+
+    Example:
+        >>> _bernoulli_summed(torch.ones(100), torch.zeros(100)) / math.log(2)
+        tensor(-100.)
+    """
+    result = (x * logits).sum(-1) - functional.relu(logits).sum(-1)
+    factors = torch.sigmoid(logits.abs())
+    whole = factors.shape[-1] // _FACTORS * _FACTORS
+    for part in (factors[..., :whole].unflatten(-1, (-1, _FACTORS)), factors[..., None, whole:]):
+        result += part.prod(-1).log().sum(-1)
+    return result
 
 
 def _bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tensor:
@@ -351,7 +392,12 @@ def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 LIKELIHOODS: Mapping[Likelihood, Distribution] = {
     "bernoulli": Distribution(
-        _bernoulli_log_prob, _bernoulli_mean, _bernoulli_sample, _bernoulli_output_bias
+        _bernoulli_log_prob,
+        _bernoulli_mean,
+        _bernoulli_sample,
+        _bernoulli_output_bias,
+        gradient=_bernoulli_gradient,
+        summed=_bernoulli_summed,
     ),
     "continuous-bernoulli": Distribution(
         _continuous_bernoulli_log_prob,

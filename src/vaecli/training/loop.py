@@ -329,7 +329,7 @@ class _Loop:
             step = epoch * self.steps_per_epoch + self.state.step
             self.stepper.optimizer.set_learning_rate(learning_rate(step, total, self.config))
             beta = beta_at(step, self.steps_per_epoch, self.config)
-            pixels = self.train.pixels[places[mine]].to(self.device)
+            pixels = self.train.pixels_at(places[mine]).to(self.device)
             self.stepper.take(pixels, draws, start + mine.start, beta, len(places))
             self.state.step += 1
             yield

@@ -17,6 +17,7 @@ from vaecli.model.precision import autocast, exactness
 from vaecli.model.vae import VAE
 from vaecli.system.device import float64_home, has_float64
 from vaecli.system.processes import ONE_PROCESS, Processes
+from vaecli.training.backpropagation import Backpropagation, covers
 from vaecli.training.cuda_graph import Replayed, recorder
 from vaecli.training.objective import Draws, Outcome, objective, passes
 from vaecli.training.optimizer import Adam
@@ -71,6 +72,10 @@ class Stepper:
         self._step_sums = torch.zeros(3, dtype=kept, device=device)
         self._batch = processes.parallel(_Batch(model, config.free_bits), self._example_objective)
         """What a step computes; its gradients are shared by the processes."""
+        self._written_out: Backpropagation | None = None
+        """The same without autograd, where that is faster."""
+        if processes is ONE_PROCESS and covers(model, config, device):
+            self._written_out = Backpropagation(model, config.free_bits)
         self._fit: Callable[..., None] = self._fit_batch
         if processes is ONE_PROCESS and (found := recorder(device)) is not None:
             self._fit = Replayed(self._fit_batch, found)
@@ -124,6 +129,9 @@ class Stepper:
 
     def _add_gradient(self, images: Tensor, noise: Tensor, beta: Tensor, batch_size: int) -> None:
         """Add these images' part of the gradient of a batch, and their sums."""
+        if self._written_out is not None:  # a batch has one part here
+            self._add_sums(self._written_out(images, noise, beta))
+            return
         precision = self._config.precision
         with exactness(precision, self._device):
             with autocast(precision, self._device):
@@ -131,8 +139,11 @@ class Stepper:
             # the gradient is the mean over the processes of what each computes
             share = outcome.objective.sum() / batch_size * self._processes.count
             torch.autograd.backward(share)
-        with torch.no_grad():
-            self._step_sums += torch.stack([term.sum() for term in outcome])
+        self._add_sums(outcome)
+
+    @torch.no_grad()
+    def _add_sums(self, outcome: Outcome) -> None:
+        self._step_sums += torch.stack([term.sum() for term in outcome])
 
     def _example_objective(self, batch: nn.Module) -> Tensor:
         """The objective of one black image."""
