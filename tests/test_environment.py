@@ -75,6 +75,57 @@ def test_the_exit_code_survives_its_streams(
     assert "ignored" not in done.stderr
 
 
+@linux
+@pytest.mark.timeout(600)  # some forty processes
+def test_a_result_that_cannot_be_written_is_exit_5(trained: Path, data_dir: Path) -> None:
+    """Every command; full, closed, and without a reader; a stderr that fails besides; python -u."""
+    data = ["--data-dir", str(data_dir), "--no-download"]
+    few = [*data, "--limit", "20"]
+    model, picture = ["-m", str(trained), "-q"], str(CORPUS / "images/good.png")
+    commands: list[tuple[list[str], int]] = [
+        (["--version", "-v"], 0),
+        (["train", "--resume", str(trained), *data, "-q"], 0),
+        ([*TRAIN, *data, "--dry-run", "--json"], 0),
+        (["eval", *model, *few], 0),
+        (["eval", *model, *few, "--json"], 0),
+        (["eval", *model, *few, "--per-image", "-"], 0),
+        (["reconstruct", picture, *model, "-o", "-"], 0),
+        (["reconstruct", picture, *model, "-o", "r.png", "-f", "--json"], 0),
+        (["sample", *model, "-n", "1", "-o", "-"], 0),
+        (["sample", *model, "-n", "1", "-o", "x.png", "-f"], 0),
+        (["export", *model, "--format", "safetensors", "-o", "-"], 0),
+        (["eval", "-m", "nowhere"], ExitCode.MODEL),
+        (["eval", "-m", "nowhere", "--json"], ExitCode.MODEL),
+    ]
+    failures: list[tuple[str, str, bool, int]] = [
+        ("/dev/full", "", True, ExitCode.ENVIRONMENT),
+        ("closed", "", False, ExitCode.ENVIRONMENT),
+        ("gone", "", True, ExitCode.BROKEN_PIPE),
+        ("/dev/full", "/dev/full", False, ExitCode.ENVIRONMENT),
+        ("/dev/null", "/dev/full", True, 0),
+        ("/dev/null", "closed", False, 0),
+        ("/dev/null", "gone", False, 0),
+    ]
+    rows, wanted = [], []
+    for number, (arguments, code) in enumerate(commands):
+        # each command meets both of the first two, and one of the others in turn
+        for out, err, buffered, then in [*failures[:2], failures[2 + number % 5]]:
+            rows.append((arguments, out, err, buffered is (number % 2 == 0)))
+            wanted.append(code or then)
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("stream_worker.py")],
+        input=json.dumps(rows), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for row, (code, said), then in zip(rows, json.loads(done.stdout), wanted, strict=True):
+        assert code == then, (row, said)
+        said = "".join(line for line in said.splitlines(True) if line.startswith("vaecli: error"))
+        if row[1] in ("/dev/full", "closed") and not row[2] and then == ExitCode.ENVIRONMENT:
+            assert said.startswith("vaecli: error: stdout: "), (row, said)
+        assert said.count("\n") == (then not in (0, ExitCode.BROKEN_PIPE) and not row[2]), row
+        assert "ignored" not in said, (row, said)
+    assert done.stderr == ""
+
+
 # ---------------------------------------------------------------- the environment
 
 
