@@ -102,7 +102,7 @@ LIMIT_ROW = re.compile(r"^\| `(MAX_\w+)`.*\| ([\d,]+) \|$", re.MULTILINE)
 COMMANDS = "".join(blocks(REPOSITORY / "docs/pictures.md", "sh")).splitlines()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_commands_behind_the_pictures_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
