@@ -30,7 +30,7 @@ from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import ModelError
 from vaecli.model import precision
 from vaecli.runs import directory, load
-from vaecli.training import planning
+from vaecli.training import continuing, planning
 
 PROGRAMS = ("vaecli", "python", "pytest", "torchrun")
 FAMILIAR = {"cat", "file", "head", "sort"}
@@ -162,7 +162,7 @@ def test_every_command_is_one_its_program_takes(
     monkeypatch.setattr(load, "load_model", stop)
     monkeypatch.setattr(planning, "load_model", stop)
     monkeypatch.setattr(directory, "open_run", stop)
-    monkeypatch.setattr(planning, "latest_unfinished", stop)
+    monkeypatch.setattr(continuing, "latest_unfinished", stop)
     monkeypatch.setattr(catalogue, "load", small)
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)  # on any machine
     for line in lines(page):
