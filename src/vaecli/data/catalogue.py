@@ -14,6 +14,7 @@ from vaecli.data.dataset import Dataset, Images
 from vaecli.data.named import cache, digits, sets
 from vaecli.data.origin import Options
 from vaecli.data.own import archives, arrays, prepare
+from vaecli.data.own.sources import Preparation
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.system.callbacks import Progress, Report, no_report
 
@@ -33,7 +34,7 @@ def load(
     name: str,
     *,
     options: Options | None = None,
-    preparation: prepare.Preparation | None = None,
+    preparation: Preparation | None = None,
     folder: Path | None = None,
     download: bool = True,
     memory: int | None = None,

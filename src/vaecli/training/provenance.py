@@ -11,7 +11,7 @@ from vaecli.data import catalogue, levels
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options, Origin
 from vaecli.data.own.decode import Fitting
-from vaecli.data.own.prepare import Preparation
+from vaecli.data.own.sources import Preparation
 from vaecli.errors import DataError, ModelError
 from vaecli.runs import directory
 from vaecli.system.callbacks import Progress, Report, no_report

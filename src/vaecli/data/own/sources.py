@@ -1,0 +1,227 @@
+"""The two kinds of images a user may give, files or arrays: what is in them, and their pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from vaecli.data import levels
+from vaecli.data.dataset import image_hashes
+from vaecli.data.levels import FULL, Levels, Range, Ranges, SampleType
+from vaecli.data.origin import Options
+from vaecli.data.own import archives, arrays, decode, folder
+from vaecli.data.own.decode import Fitting, Seen, ShapeRule
+from vaecli.data.own.folder import Entry
+from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.system import files
+from vaecli.system.callbacks import Progress, Report
+from vaecli.system.limits import MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images are brought to a given model's shape.
+
+    Attributes:
+        image_shape: channels, height, width.
+        fitting: crop, polarity and the like.
+        ranges: what counts as black and white, by sample type; other types are decided by the set.
+        whole: all images together, in the order of the listing, instead of two splits.
+        classes: names of the model's classes, in order of their labels.
+        numbered: whether a class may also be called by its label, as in published sets.
+    """
+
+    image_shape: tuple[int, int, int]
+    fitting: Fitting = field(default_factory=Fitting)
+    ranges: Ranges = field(default_factory=dict)
+    whole: bool = False
+    classes: tuple[str, ...] = ()
+    numbered: bool = False
+
+    def class_name(self, label: str | None) -> str | None:
+        """What the model calls the class of this name."""
+        names = self.classes if self.numbered else ()
+        number = int(label) if label is not None and re.fullmatch(r"\d{1,9}", label) else len(names)
+        return names[number] if number < len(names) else label
+
+
+@dataclass
+class FolderSource:
+    """Entries of a folder, and their pixels."""
+
+    location: Path
+    options: Options
+    preparation: Preparation | None
+    progress: Progress | None
+    archive: Path | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
+    kind: ClassVar[Literal["folder"]] = "folder"
+
+    def __post_init__(self) -> None:
+        fixed = self.preparation
+        found = folder.list_entries(
+            self.location,
+            fixed.classes if fixed else (),
+            archive=self.archive,
+            left_out=self.left_out,
+        )
+        self.entries, self.account = found.entries, found.account
+        self.rule = ShapeRule(self.options.size, self.options.channels)
+        if fixed is not None:
+            self.rule = ShapeRule(fixed.image_shape[1:], fixed.image_shape[0])
+        self.fitting = Fitting(fit=self.options.fit) if fixed is None else fixed.fitting
+        self.seen, self.hashes = Seen(), array("q")
+        if fixed is not None and fixed.whole:  # so that the first few are a fair sample
+            self.entries.sort(key=lambda entry: entry.share)
+
+    def images(self) -> list[Entry]:
+        """One entry for each image: pages of a TIFF are images of their own."""
+        return folder.with_pages(self.location, self.entries)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.rule.shape
+
+    def write(self, order: list[Entry], path: Path) -> dict[int, str]:
+        """Write the pixels of `order`; returns why some are missing, by place."""
+        first = self._see_one(order)
+        known = {} if self.preparation is None else self.preparation.ranges
+        ranges = {**FULL, **levels.asked(self.options.max_value), **known}
+        while True:
+            bad, self.seen, self.hashes = dict[int, str](), Seen(), array("q")
+            if ranges["8-bit"] == FULL["8-bit"]:
+                self.seen.levels += first
+            try:
+                with files.atomic_stream(path) as write:
+                    for decoded in decode.decode_all(
+                        self.location, order, self.rule, self.fitting, ranges, progress=self._tell
+                    ):
+                        bad |= decoded.bad
+                        self.seen.add(decoded.seen)
+                        self.hashes.extend(decoded.hashes)
+                        write(decoded.pixels.data.cast("B") if decoded.pixels.size else b"")
+                    decided = _decide(self.location, self.seen.levels, self.options, known)
+                    if any(found.range != decided[found.samples] for found in self.seen.levels):
+                        ranges = {**ranges, **decided}
+                        raise decode.StartAgainError
+                return bad
+            except decode.StartAgainError:
+                continue
+
+    def _see_one(self, order: list[Entry]) -> list[Levels]:
+        """Begin with the shape of the first image that can be read; its levels where it is bright.
+
+        After a bright 8-bit image the values of others need no look before they are resized.
+        """
+        for entry in order[:100]:
+            path, seen = self.location / (entry.stack or entry.path), Seen()
+            with contextlib.suppress(DataError):
+                decode.decode(path, self.rule.shape, self.rule, self.fitting, entry.path, seen=seen)
+                bright = [f for f in seen.levels if f.samples == "8-bit" and not f.dark]
+                self.rule.bright = bool(bright)
+                return [replace(found, values=0) for found in bright]
+        return []
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress("preparing images", done, total)
+
+
+def unpacked(
+    archive: Path,
+    options: Options,
+    preparation: Preparation | None,
+    data_dir: Path,
+    report: Report,
+    progress: Progress | None,
+) -> FolderSource:
+    """The folder of the cache that an archive was unpacked into."""
+    try:
+        found = archives.unpack(archive, data_dir, report, progress)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"images of {archive.name}: {error.filename or data_dir}: {error.strerror or error}",
+            "Make room, or choose a folder that can be written with --data-dir.",
+        ) from None
+    return FolderSource(found.folder, options, preparation, progress, archive, found.others)
+
+
+@dataclass
+class ArraySource:
+    """Entries of an array file, and their pixels."""
+
+    location: Path
+    file: arrays.ArrayFile
+    options: Options
+    preparation: Preparation | None
+    kind: ClassVar[Literal["array"]] = "array"
+
+    def __post_init__(self) -> None:
+        self.entries = self.file.entries
+        self.account = self.file.account
+        self.seen, self.hashes = Seen(), array("q")
+        channels, height, width = self.file.shape
+        options = self.options
+        if options.size not in (None, (height, width)) or options.channels not in (None, channels):
+            raise UsageError(
+                f"--data {self.location}: its images are {channels}x{height}x{width}:"
+                " --image-size and --channels only work on folders",
+                "Leave these options out, or resize the array first.",
+            )
+        if height * width * channels > MAX_PIXELS:
+            raise DataError(
+                f"--data {self.location}: its images have more than {MAX_PIXELS:,} values"
+            )
+
+    def images(self) -> list[Entry]:
+        """One entry for each image."""
+        return self.entries
+
+    def write(self, order: list[Entry], path: Path) -> dict[int, str]:
+        """Write the pixels of `order`."""
+        known = {} if self.preparation is None else self.preparation.ranges
+        wanted = self.options.channels
+        if self.preparation is not None:
+            wanted = self.preparation.image_shape[0]
+        scan = self.file.scan()
+        ranges = _decide(self.location, scan.levels, self.options, known)
+        channels, height, width = self.file.shape
+        self.shape = (channels if wanted == channels or scan.coloured else 1, height, width)
+        ground = decode.WHITE
+        if self.preparation is not None and self.shape[0] == 1:
+            ground = self.preparation.fitting.border
+        with files.atomic_stream(path) as write:
+            for pixels, read in self.file.pixels(order, ranges, scan.opacity, ground):
+                self.seen.add(Seen([read]))
+                taken = pixels[:, : self.shape[0]]
+                self.hashes.extend(image_hashes(taken))
+                write(taken.tobytes())
+        return {}
+
+
+def _decide(
+    location: Path, found: Sequence[Levels], options: Options, known: Ranges
+) -> dict[SampleType, Range]:
+    """What counts as black and white in each sample type of a set."""
+    try:
+        decided = levels.decide(found, options.max_value, known)
+    except ValueError as error:
+        raise DataError(
+            f"--data {location}: {error}",
+            "Scale the values, or say what counts as white with --max-value.",
+        ) from None
+    value = options.max_value
+    tops = [FULL[samples][1] for samples in decided if samples in FULL]
+    if not isinstance(value, str) and decided and len(tops) == len(decided) and value > max(tops):
+        raise UsageError(
+            f"--max-value {value:g}: the samples of {location} go up to {max(tops):g} at most",
+            "Give a smaller value, or leave the option out.",
+        )
+    return decided
