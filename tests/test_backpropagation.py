@@ -69,6 +69,33 @@ def test_it_is_the_gradient_of_the_objective(
             assert gap <= tolerance, (name, count, gap)
 
 
+@pytest.mark.parametrize("fields", CASES[:3], ids=str)
+def test_products_in_bfloat16_are_those_of_autocast(fields: dict[str, Any]) -> None:
+    """As far from the gradient in float32 as autocast's, and from the same rounded weights."""
+    model, weight = a_model(**fields), torch.ones(())
+    images, noise = a_batch(model, 64, torch.float32)
+    written_out = Backpropagation(model, 0.0, torch.bfloat16)
+    for _ in range(2):
+        _, exact = by_autograd(model, images, noise, weight, 0.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            outcome = objective(model, images, noise, weight, 0.0)
+        autocast = torch.autograd.grad(outcome.objective.mean(), list(model.parameters()))
+        found = written_out(images, noise, weight)
+        torch.testing.assert_close(found.distortion, outcome.distortion, rtol=1e-3, atol=0)
+        torch.testing.assert_close(found.rate, outcome.rate, rtol=1e-2, atol=1e-3)
+        trios = zip(model.named_parameters(), exact, autocast, strict=True)
+        for (name, parameter), by_it, rounded in trios:
+            assert parameter.grad is not None
+            assert parameter.grad.dtype == torch.float32
+            gap, usual = (
+                (each - by_it).norm() / by_it.norm() for each in (parameter.grad, rounded)
+            )
+            assert 0 < gap < max(1.5 * usual, 0.01), (name, gap, usual)
+        with torch.no_grad():  # the next step is with these weights, not with the first ones
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+
+
 def test_the_rest_is_left_to_autograd() -> None:
     cpu, config = torch.device("cpu"), TrainConfig()
     mlp = a_model(hidden=(5,))
@@ -76,7 +103,6 @@ def test_the_rest_is_left_to_autograd() -> None:
     assert covers(mlp, TrainConfig(beta=2.0, free_bits=0.1, binarize="dynamic"), cpu)
     assert not covers(mlp, config, torch.device("cuda"))
     assert not covers(mlp, TrainConfig(importance_samples=2), cpu)
-    assert not covers(mlp, TrainConfig(precision="bf16"), cpu)
     assert not covers(a_model(arch="conv", hidden=(8,)), config, cpu)
     others: list[Likelihood] = [name for name in get_args(Likelihood) if name != "bernoulli"]
     for name in others:

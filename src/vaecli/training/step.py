@@ -75,7 +75,8 @@ class Stepper:
         self._written_out: Backpropagation | None = None
         """The same without autograd, where that is faster."""
         if processes is ONE_PROCESS and covers(model, config, device):
-            self._written_out = Backpropagation(model, config.free_bits)
+            low = torch.bfloat16 if config.precision == "bf16" else None
+            self._written_out = Backpropagation(model, config.free_bits, low)
         self._fit: Callable[..., None] = self._fit_batch
         if processes is ONE_PROCESS and (found := recorder(device)) is not None:
             self._fit = Replayed(self._fit_batch, found)
