@@ -43,8 +43,8 @@ class Distribution:
             where training starts.
         log_scale: where the learned log scale starts; None if there is none.
         levels: whether p is a probability over the 256 grey levels.
-        gradient: x and o to the derivative of log p(x|z) by o, for one that needs no log scale and
-            is trained without autograd (`training/backpropagation.py`).
+        gradient: x and o to the derivative of log p(x|z) by o, written over o, for one that has no
+            log scale and is trained without autograd (`training/backpropagation.py`).
 
     Example:
         >>> bernoulli = LIKELIHOODS["bernoulli"]
@@ -107,7 +107,7 @@ def _bernoulli_log_prob(x: Tensor, logits: Tensor, log_scale: Tensor | None) -> 
 
 
 def _bernoulli_gradient(x: Tensor, logits: Tensor) -> Tensor:
-    """The derivative of `_bernoulli_log_prob` by the logit o.
+    """The derivative of `_bernoulli_log_prob` by the logit o, written over o.
 
     ::
 
@@ -117,7 +117,7 @@ def _bernoulli_gradient(x: Tensor, logits: Tensor) -> Tensor:
         >>> _bernoulli_gradient(torch.tensor([1.0, 0.0]), torch.zeros(2))
         tensor([ 0.5000, -0.5000])
     """
-    return x - torch.sigmoid(logits)
+    return torch.sub(x, logits.sigmoid_(), out=logits)
 
 
 def _bernoulli_summed(x: Tensor, logits: Tensor) -> Tensor:
@@ -134,8 +134,10 @@ def _bernoulli_summed(x: Tensor, logits: Tensor) -> Tensor:
         >>> _bernoulli_summed(torch.ones(100), torch.zeros(100)) / math.log(2)
         tensor(-100.)
     """
-    result = (x * logits).sum(-1) - functional.relu(logits).sum(-1)
-    factors = torch.sigmoid(logits.abs())
+    each = x * logits  # the only memory that is needed
+    result = each.sum(-1)
+    result -= torch.clamp(logits, min=0, out=each).sum(-1)
+    factors = torch.abs(logits, out=each).sigmoid_()
     whole = factors.shape[-1] // _FACTORS * _FACTORS
     for part in (factors[..., :whole].unflatten(-1, (-1, _FACTORS)), factors[..., None, whole:]):
         result += part.prod(-1).log().sum(-1)

@@ -110,7 +110,7 @@ class Backpropagation:
 
         by_output = LIKELIHOODS[name].gradient
         assert by_output is not None
-        gradient = by_output(x, output).mul_(-1 / count)
+        gradient = by_output(x, output).mul_(-1 / count)  # over `output`, which is of no more use
         gradient = self._output.backward(gradient)
         for layer in reversed(self._decoder):
             gradient = layer.backward(gradient)
@@ -142,28 +142,38 @@ class _Layer:
     ) -> None:
         self._parameters = linear.weight, linear.bias
         self._gradients = torch.empty_like(linear.weight), torch.empty_like(linear.bias)
-        # in float32 these are the parameters and gradients themselves
+        self._rounds = dtype != linear.weight.dtype
+        # without rounding these are the parameters and the gradient themselves
         self._weight, self._bias = (each.detach().to(dtype) for each in self._parameters)
         self._by_weight = self._gradients[0].to(dtype)
+        self._transposed = self._weight.t()
         self._function = None if activation is None else FUNCTIONS[activation]
-        self._before, self._after, self._by_before, self._by_input = (_Rows() for _ in range(4))
-        self._input = self._saved = self._weight.new_empty(0)
+        self._allocate(0)
+
+    def _allocate(self, count: int) -> None:
+        """Memory for batches of `count` images, which all but the last of an epoch have."""
+        outputs, inputs = self._weight.shape
+        self._count = count
+        self._before, self._after, self._by_before, self._by_input = (
+            self._weight.new_empty(count, width) for width in (outputs, outputs, outputs, inputs)
+        )
+        if self._function is not None and self._function.by_output:
+            self._after = self._before
+        self._input = self._by_input
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, in) to y (B, out), which the next call overwrites."""
-        if self._weight.dtype != self._parameters[0].dtype:
+        if x.shape[0] != self._count:
+            self._allocate(x.shape[0])
+        if self._rounds:
             self._weight.copy_(self._parameters[0])
             self._bias.copy_(self._parameters[1])
-        count, width = len(x), len(self._bias)
-        self._input = x = x.to(self._weight.dtype)
-        before = self._before.get(x, count, width)
-        torch.addmm(self._bias, x, self._weight.t(), out=before)
+            x = x.to(self._weight.dtype)
+        self._input = x
+        torch.addmm(self._bias, x, self._transposed, out=self._before)
         if self._function is None:
-            return before
-        keeps_input = not self._function.by_output
-        after = self._after.get(x, count, width) if keeps_input else before
-        self._saved = before
-        return self._function.apply(before, out=after)
+            return self._before
+        return self._function.apply(self._before, out=self._after)
 
     def backward(self, by_output: Tensor, *, by_input: bool = True) -> Tensor:
         """Set the gradients of the weights; gives that by x, if wanted.
@@ -172,33 +182,18 @@ class _Layer:
             by_output: gradient by the y of the last `forward`, (B, out).
             by_input: whether the gradient by x is wanted.
         """
-        gradient = by_output = by_output.to(self._weight.dtype)
+        gradient = by_output.to(self._weight.dtype) if self._rounds else by_output
         if self._function is not None:
-            gradient = self._by_before.get(by_output, *by_output.shape)
-            self._function.backward(by_output, self._saved, grad_input=gradient)
+            gradient = self._function.backward(gradient, self._before, grad_input=self._by_before)
         torch.mm(gradient.t(), self._input, out=self._by_weight)
         torch.sum(gradient, 0, dtype=self._gradients[1].dtype, out=self._gradients[1])
-        if self._by_weight is not self._gradients[0]:
+        if self._rounds:
             self._gradients[0].copy_(self._by_weight)
         for parameter, found in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = found
         if not by_input:
             return gradient
-        result = self._by_input.get(gradient, *self._input.shape)
-        return torch.mm(gradient, self._weight, out=result)
-
-
-class _Rows:
-    """A matrix that is allocated once; the short last batch of an epoch takes its first rows."""
-
-    def __init__(self) -> None:
-        self._matrix: Tensor | None = None
-
-    def get(self, like: Tensor, rows: int, columns: int) -> Tensor:
-        """A matrix (rows, columns) of the type of `like`, with anything in it."""
-        if self._matrix is None or len(self._matrix) < rows:
-            self._matrix = like.new_empty(rows, columns)
-        return self._matrix[:rows]
+        return torch.mm(gradient, self._weight, out=self._by_input)
 
 
 def _linear(layers: nn.Module) -> Iterator[nn.Linear]:
