@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 
 from vaecli.data import formats, image_file
 from vaecli.data.own import listing
@@ -26,7 +26,7 @@ def save() -> Any:
     def call(form: str, pixels: Any = RAMP, **options: Any) -> bytes:
         if form == "HEIF":
             pytest.importorskip("pillow_heif", reason="needs vaecli[heic]").register_heif_opener()
-        elif not features.check("avif"):
+        elif not formats.reads_avif():
             pytest.skip("needs a Pillow with AVIF")
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, form, **options)

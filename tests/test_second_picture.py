@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 
 from conftest import Outcome, Vaecli
+from vaecli.data.formats import reads_avif
 from vaecli.data.second_picture import has_second
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8))
@@ -45,7 +46,7 @@ PICTURES = {
     "PBM": save("PPM", "1"),
     "16-bit PGM": b"P5 3 2 65535\n" + bytes(12),
     "PGM as text": b"P2\n# by hand\n2 2\n255\n1 2\n3 4\n",
-    **({"AVIF": save("AVIF")} if features.check("avif") else {}),
+    **({"AVIF": save("AVIF")} if reads_avif() else {}),
 }
 
 
