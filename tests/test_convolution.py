@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -104,6 +105,35 @@ def test_nearest_upsampling_repeats_each_position_for_every_size() -> None:
         expected = row.repeat_interleave(2, 3)[..., :size]
         assert torch.equal(Enlarge(1, size)(row), expected)
         assert torch.equal(Enlarge(size, 1)(row.mT), expected.mT)
+
+
+@pytest.mark.parametrize("size", [16, 20, 28, 31, (24, 64)])
+def test_enlarging_and_convolving_together_is_the_same(size: int | tuple[int, int]) -> None:
+    """Values and gradients in float64, against the layers one by one; odd sides are not doubled."""
+    height, width = size if isinstance(size, tuple) else (size, size)
+    config = ModelConfig(image_shape=(3, height, width), arch="conv", hidden=(8,))
+    layers = lively(config).double().decoder.hidden
+    assert isinstance(layers, convolution.Expansion)
+    assert any(layer.doubles(torch.empty(1, 1, *small)) for layer, small in enlargements(layers))
+    latents = torch.randn(3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weight = torch.linspace(-1, 1, layers(latents).numel(), dtype=torch.float64)
+    gradients, values = [], []
+    for run in (layers, nn.Sequential(*layers)):
+        values.append(run(latents))
+        total = (values[-1].flatten() * weight).sum()
+        gradients.append(torch.autograd.grad(total, list(layers.parameters())))
+    torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-10)
+
+
+def enlargements(layers: nn.Sequential) -> Iterator[tuple[Enlarge, tuple[int, ...]]]:
+    """Each layer that enlarges, with the size it begins with."""
+    unflatten = next(layer for layer in layers if isinstance(layer, nn.Unflatten))
+    sizes: list[tuple[int, ...]] = [tuple(unflatten.unflattened_size)[1:]]
+    for layer in layers:
+        if isinstance(layer, Enlarge):
+            yield layer, sizes[-1]
+            sizes.append(layer.size)
 
 
 def test_a_residual_block_adds_its_branch_which_starts_at_zero() -> None:

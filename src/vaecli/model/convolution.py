@@ -77,9 +77,55 @@ class Enlarge(nn.Module):
         super().__init__()
         self.size = height, width
 
+    def doubles(self, features: Tensor) -> bool:
+        """Whether these (B, C, h, w) come out at exactly twice their size."""
+        return self.size == (2 * features.shape[2], 2 * features.shape[3])
+
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C, H, W)."""
         return functional.interpolate(features, size=self.size, mode="nearest")
+
+
+class Expansion(nn.Sequential):
+    """Layers in turn, those that enlarge to twice the size together with what follows, on the CPU.
+
+    There it saves half the time of the two.  GPUs were not measured; exports name the operations
+    that a page can run.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, h, w), or what the first layer takes, to (B, C', H, W)."""
+        exported = torch.compiler.is_compiling() or type(features) is not Tensor
+        together = not exported and features.device.type == "cpu"
+        layers = iter(self)
+        for layer in layers:
+            if together and isinstance(layer, Enlarge) and layer.doubles(features):
+                features = convolve_doubled(features, next(layers))
+            else:
+                features = layer(features)
+        return features
+
+
+def convolve_doubled(features: Tensor, convolution: nn.Module) -> Tensor:
+    """Nearest upsampling to twice the size and a 3x3 convolution, as one transposed convolution.
+
+    Upsampling repeats each position 2x2, so several of the nine taps meet the same position.
+    Summed up beforehand they are a 4x4 kernel with stride 2: 16 products where there were 36.
+
+    Args:
+        features: (B, C, h, w).
+        convolution: of 3x3, stride 1, padding 1.
+
+    Returns:
+        (B, C', 2h, 2w).
+    """
+    assert isinstance(convolution, nn.Conv2d)
+    taps = convolution.weight.flip(2, 3).transpose(0, 1)
+    kernel = sum(
+        functional.pad(taps, (left, 1 - left, top, 1 - top)) for top in (0, 1) for left in (0, 1)
+    )
+    assert isinstance(kernel, Tensor)
+    return functional.conv_transpose2d(features, kernel, convolution.bias, stride=2, padding=1)
 
 
 class Output(nn.Module):
@@ -120,7 +166,7 @@ def contraction(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequenti
     return nn.Sequential(*layers)
 
 
-def expansion(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequential:
+def expansion(config: ModelConfig, activation: type[nn.Module]) -> Expansion:
     """The layers from latents (B, L) to features (B, `last_channels`, H, W).
 
     Stages enlarge before they convolve: the other order costs a quarter and learns worse.
@@ -141,7 +187,7 @@ def expansion(config: ModelConfig, activation: type[nn.Module]) -> nn.Sequential
             layers.append(Residual(stage.channels, activation))
         layers += [activation(), Enlarge(larger.height, larger.width)]
         layers.append(_convolution(stage.channels, larger.channels))
-    return nn.Sequential(*layers, activation())
+    return Expansion(*layers, activation())
 
 
 def last_channels(config: ModelConfig) -> int:

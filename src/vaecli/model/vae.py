@@ -57,6 +57,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.image_shape = config.image_shape
         activation = ACTIVATIONS[config.activation]
+        self.hidden: nn.Sequential
         self.output: nn.Linear | convolution.Output
         if config.arch == "conv":
             self.hidden = convolution.expansion(config, activation)
