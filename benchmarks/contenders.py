@@ -72,7 +72,9 @@ def vaecli_bf16(folder: Path, threads: int, device: str) -> Iterator[float | Non
     return vaecli_loop(folder, threads, device, "bf16")
 
 
-def textbook(folder: Path, threads: int, device: str) -> Iterator[float | None]:
+def textbook(
+    folder: Path, threads: int, device: str, compiled: bool = False
+) -> Iterator[float | None]:
     """The script everybody copies: DataLoader, ToTensor, `.item()` each step."""
     import torch
     from torch import nn
@@ -104,6 +106,8 @@ def textbook(folder: Path, threads: int, device: str) -> Iterator[float | None]:
         bce = functional.binary_cross_entropy(decoded, x.view(-1, 784), reduction="sum")
         return bce - 0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
 
+    if compiled:  # the best that one more line makes of it
+        loss_of = torch.compile(loss_of)
     sets = [
         datasets.MNIST(folder, train=train, download=True, transform=transforms.ToTensor())
         for train in (True, False)
@@ -285,6 +289,7 @@ CONTENDERS = {
     "vaecli": vaecli_loop,
     "vaecli-bf16": vaecli_bf16,
     "textbook": textbook,
+    "textbook-compiled": partial(textbook, compiled=True),
     "pythae": pythae,
     "jax": jax_loop,
     "products": products,

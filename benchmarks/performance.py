@@ -22,6 +22,7 @@ LABELS = {
     "vaecli": "vaecli",
     "vaecli-bf16": "vaecli --precision bf16",
     "textbook": "the PyTorch example",
+    "textbook-compiled": "the PyTorch example, torch.compile",
     "pythae": "Pythae",
     "jax": "JAX + optax, jitted",
     "products": "the matrix products alone",

@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("vaecli", "vaecli-bf16", "textbook", "pythae", "jax", "products", "products-bf16")
+NAMES = (
+    "vaecli",
+    "vaecli-bf16",
+    "textbook",
+    "textbook-compiled",
+    "pythae",
+    "jax",
+    "products",
+    "products-bf16",
+)
 CUDA_NAMES = ("vaecli", "vaecli-bf16", "textbook", "jax")
 
 
