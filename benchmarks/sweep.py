@@ -119,13 +119,13 @@ def shapes(count: int) -> Any:
 def fit(settings: dict[str, Any], folder: Path) -> float:
     """Held-out loss after the last epoch, nats per image."""
     import vaecli
-    from vaecli.training import loop
+    from vaecli.training import loop, schedule, step
 
     settings = dict(settings)
     name = settings.pop("data", "mnist")
     source = folder / "shapes.npy" if name == "shapes" else name
-    loop.ADAM_BETAS = (0.9, settings.pop("beta2"))
-    loop.WARMUP_FRACTION = settings.pop("warmup")
+    step.ADAM_BETAS = (0.9, settings.pop("beta2"))
+    schedule.WARMUP_FRACTION = settings.pop("warmup")
     with tempfile.TemporaryDirectory() as name:
         events = vaecli.train(
             str(source), data_dir=folder, output=Path(name) / "run", device="cpu", **settings

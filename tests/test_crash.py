@@ -53,7 +53,7 @@ class Memory(provenance.DatasetLoader):
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
     """A commit after each epoch."""
-    monkeypatch.setattr(loop, "COMMIT_EVERY", 0)
+    monkeypatch.setattr("vaecli.training.commits.COMMIT_EVERY", 0)
     monkeypatch.setattr("vaecli.data.catalogue.NAMES", (DATASET.name,))
 
 

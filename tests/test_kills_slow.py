@@ -29,8 +29,8 @@ EPOCHS = 10
 pytestmark = pytest.mark.slow
 
 COMMITS_OFTEN = (
-    "import sys; from vaecli.cli import app; from vaecli.training import loop;"
-    " loop.COMMIT_EVERY = 0; sys.exit(app.run(sys.argv[1:]))"
+    "import sys; from vaecli.cli import app; from vaecli.training import commits;"
+    " commits.COMMIT_EVERY = 0; sys.exit(app.run(sys.argv[1:]))"
 )
 
 

@@ -6,7 +6,8 @@ import torch
 from vaecli.config import Likelihood, ModelConfig, TrainConfig
 from vaecli.model.likelihoods import LIKELIHOODS
 from vaecli.model.vae import VAE, build
-from vaecli.training.objective import PASS_VALUES, Draws, beta_at, objective, passes
+from vaecli.training.objective import PASS_VALUES, Draws, objective, passes
+from vaecli.training.schedule import beta_at
 
 CONFIG = ModelConfig(image_shape=(1, 4, 3), hidden=(9,), latent_dim=3)
 MODEL = build(CONFIG, seed=1).double()

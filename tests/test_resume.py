@@ -120,7 +120,8 @@ def test_patience_keeps_the_best_on_held_out_training_images(tmp_path: Path) -> 
 
 def test_each_epoch_draws_its_own_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One visiting order and weights that do not move: only the noise can differ."""
-    monkeypatch.setattr(loop, "permutation", lambda count, **key: torch.arange(count))
+    order = "vaecli.training.epoch.permutation"
+    monkeypatch.setattr(order, lambda count, **key: torch.arange(count))
     one = make_run(tmp_path / "one", lr=1e-30, schedule="constant", epochs=2)
     finish(one)
     first, second = rows(one)

@@ -208,8 +208,8 @@ DIE_AT = """
 import os, sys
 from vaecli.cli import app as cli
 from vaecli.system import files
-from vaecli.training import loop as training
-training.COMMIT_EVERY = 0
+from vaecli.training import commits
+commits.COMMIT_EVERY = 0
 left = int(sys.argv.pop(1))
 def dying(call):
     def wrapped(*arguments):

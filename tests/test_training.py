@@ -17,6 +17,7 @@ from vaecli.runs.load import load_model
 from vaecli.runs.metrics import EpochMetrics
 from vaecli.training import loop
 from vaecli.training.events import Drawn, EpochEnd, Event, Started, Stopped
+from vaecli.training.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -216,7 +217,7 @@ def test_any_number_of_images_trains(tmp_path: Path, count: int) -> None:
 def test_schedules() -> None:
     def rates(schedule: str, total: int = 100) -> list[float]:
         config = TrainConfig(lr=2.0, schedule=schedule)  # type: ignore[arg-type]
-        return [loop.learning_rate(step, total, config) for step in range(total)]
+        return [learning_rate(step, total, config) for step in range(total)]
 
     assert set(rates("constant")) == {2.0}
     for schedule in ("linear", "cosine"):

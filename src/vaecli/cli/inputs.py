@@ -74,7 +74,7 @@ def _part(dataset: Dataset, split: Split | Literal["all"], own: LoadedModel | No
         DataError: there is no such split.
     """
     from vaecli.data.dataset import join
-    from vaecli.training.loop import watched_split
+    from vaecli.training.patience import watched_split
 
     if split == "all":
         return join(list(dataset.splits.values()))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaecli.config import ModelConfig, TrainConfig
 from vaecli.data.dataset import as_float
-from vaecli.model.bounds import beta_objective, importance_objective, log_likelihood, warm_up
+from vaecli.model.bounds import beta_objective, importance_objective, log_likelihood
 from vaecli.model.prior import kl_to_prior, log_prior_ratio
 from vaecli.model.vae import VAE, reparameterize
 from vaecli.noise import LevelNoise, NormalNoise, SampleNoise
@@ -75,11 +75,6 @@ def passes(start: int, stop: int, model: ModelConfig, samples: int) -> Iterator[
     size = most_images(model, samples) or max(1, stop - start)
     for first in range(start, stop, size):
         yield first, min(stop, first + size)
-
-
-def beta_at(step: int, steps_per_epoch: int, training: TrainConfig) -> float:
-    """The weight of the rate at step 0, 1, ... of a training."""
-    return training.beta * warm_up(step, training.warmup_epochs * steps_per_epoch)
 
 
 def objective(
