@@ -23,13 +23,15 @@ from PIL import Image
 
 from conftest import Vaecli
 from vaecli.config import ModelConfig
-from vaecli.data import catalogue, image_file
+from vaecli.data import catalogue, image_file, picture_fit
 from vaecli.data.dataset import Dataset, Images, join, static_binarized
+from vaecli.data.levels import FULL
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Options, Origin
-from vaecli.data.own import decode, folder, prepare, store
-from vaecli.data.own.decode import Fitting, ShapeRule
+from vaecli.data.own import decode_threads, folder, prepare, store
+from vaecli.data.own.decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
+from vaecli.data.picture_fit import Fitting
 from vaecli.errors import DataError, ExitCode
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.model.vae import build
@@ -204,7 +206,7 @@ def test_pixels_are_those_of_the_careful_way(load: Load, tmp_path: Path) -> None
     assert everything.paths is not None
     assert len(everything) == 17
     for pixels, name in zip(everything.pixels[:], everything.paths, strict=True):
-        expected, _ = image_file.prepare(
+        expected, _ = picture_fit.prepare(
             image_file.read_image(tmp_path / "m" / name, name=name),
             (3, 64, 64),
             border=255,
@@ -220,11 +222,11 @@ def test_large_jpegs_are_decoded_small_and_hardly_differ(tmp_path: Path) -> None
     picture(tmp_path / "large.jpg", (900, 700), "RGB")
     path = tmp_path / "large.jpg"
     rule = ShapeRule()
-    small = decode.decode(path, (3, 64, 64), rule, Fitting(), "large").astype(int)
+    small = Decoder((3, 64, 64), rule, Fitting(), FULL).read(path, "large", Seen()).astype(int)
     ((height, width),) = rule._sizes
     assert 96 <= height < 192
     assert height < width < 700
-    expected, _ = image_file.prepare(
+    expected, _ = picture_fit.prepare(
         image_file.read_image(path, name="large"),
         (3, 64, 64),
         border=255,
@@ -386,7 +388,7 @@ def test_a_second_start_decodes_nothing(
     def explode(*arguments: object, **options: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(decode, "decode", explode)
+    monkeypatch.setattr(Decoder, "read", explode)
     again = load(photos)
     assert again.fingerprint() == first.fingerprint()
     assert again.train.paths == first.train.paths
@@ -422,16 +424,16 @@ def raw_files(tmp_path: Path) -> list[Path]:
 def test_an_interruption_leaves_nothing_half_valid(
     load: Load, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode_batch = decode._decode_batch
+    decode_batch = decode_threads._decode_batch
 
     def interrupted(*arguments: object) -> object:
         if arguments[2].start:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
         return decode_batch(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decode, "_BATCH", 8)
+    monkeypatch.setattr(decode_threads, "_BATCH", 8)
     with monkeypatch.context() as patch:
-        patch.setattr(decode, "_decode_batch", interrupted)
+        patch.setattr(decode_threads, "_decode_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load(photos)
     assert raw_files(tmp_path) == []

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from vaecli.data import formats, image_file
+from vaecli.data import formats, image_file, picture_fit
 from vaecli.data.dataset import to_uint8
 from vaecli.errors import DataError
 from vaecli.pictures import grid as pictures
@@ -101,7 +101,7 @@ def fit(data: bytes, **changes: Any) -> tuple[Array, tuple[str, ...]]:
         "digits": True,
         "image_shape": (1, 28, 28),
     } | changes
-    pixels, notes = image_file.prepare(read(data), **options)
+    pixels, notes = picture_fit.prepare(read(data), **options)
     assert pixels.dtype == torch.uint8
     assert tuple(pixels.shape) == options["image_shape"]
     return pixels.numpy(), notes
@@ -519,7 +519,7 @@ PHOTOS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("digit", STROKES)
 def test_a_photo_of_a_pen_digit_becomes_an_mnist_digit(row: str, digit: int) -> None:
     picture = image_file.Picture(phone(digit, digit, **PHOTOS[row]))
-    pixels, _ = image_file.prepare(picture, (1, 28, 28), border=0, digits=True, name="x")
+    pixels, _ = picture_fit.prepare(picture, (1, 28, 28), border=0, digits=True, name="x")
     ink = pixels[0].numpy()
     # black ground, white core, MNIST's usual thickness: twice the area over the outline
     assert (ink == 0).mean() > 0.7
@@ -536,7 +536,7 @@ def test_a_full_size_photo_takes_no_longer_than_a_second() -> None:
     small = phone(4, 0, (750, 1000), 5)
     picture = image_file.Picture(np.repeat(np.repeat(small, 4, 0), 4, 1))
     start = time.perf_counter()
-    image_file.prepare(picture, (1, 28, 28), border=0, digits=True, name="x")
+    picture_fit.prepare(picture, (1, 28, 28), border=0, digits=True, name="x")
     assert time.perf_counter() - start < 3  # measured: 0.2 s
 
 
@@ -544,7 +544,7 @@ def test_a_page_without_ink_is_ground_only() -> None:
     generator = np.random.default_rng(0)
     light = np.linspace(230, 150, 300)[None, :, None] + generator.normal(0, 6, (400, 300, 1))
     for page in (light.astype(np.uint8), np.full((40, 30, 1), 210, np.uint8)):
-        pixels, notes = image_file.prepare(
+        pixels, notes = picture_fit.prepare(
             image_file.Picture(page), (1, 28, 28), border=0, digits=True, name="x"
         )
         assert pixels.max() == 0

@@ -16,7 +16,7 @@ from PIL import Image
 from conftest import Vaecli
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.origin import Options
-from vaecli.data.own import decode, prepare
+from vaecli.data.own import decode_threads, prepare
 from vaecli.errors import ExitCode
 from vaecli.system import files
 
@@ -106,13 +106,13 @@ def test_a_new_change_time_alone_prepares_again_and_refuses_nothing(
     command = ("train", "--data", "p", *small, "-o", "run")
     assert vaecli(*command).code == 0
     made = []
-    decode_all = decode.decode_all
+    decode_all = decode_threads.decode_all
 
-    def counted(*arguments: Any, **options: Any) -> Iterator[decode.Decoded]:
+    def counted(*arguments: Any, **options: Any) -> Iterator[decode_threads.Decoded]:
         made.append(1)
         return decode_all(*arguments, **options)
 
-    monkeypatch.setattr(decode, "decode_all", counted)
+    monkeypatch.setattr(decode_threads, "decode_all", counted)
     assert vaecli(*command).code == 0
     assert not made
     for path in Path("p").iterdir():

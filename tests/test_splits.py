@@ -17,7 +17,7 @@ from vaecli.config import DataConfig
 from vaecli.data import layout
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
-from vaecli.data.own import decode, prepare
+from vaecli.data.own import decode_threads, prepare
 from vaecli.errors import DataError, ExitCode
 from vaecli.system.typed_json import from_json, to_json
 
@@ -322,7 +322,9 @@ def test_a_set_that_gains_colour_late_is_counted_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pass begins again when colour is found; what was counted before is void."""
-    monkeypatch.setattr(decode, "cores", lambda: 1)  # so that batches come out before the last one
+    monkeypatch.setattr(
+        decode_threads, "cores", lambda: 1
+    )  # so that batches come out before the last one
     pictures(tmp_path / "d/train", 200, 0)
     pictures(tmp_path / "d/test", 3, 198)  # 198 and 199 are there twice
     pictures(tmp_path / "d/val", 1, 98)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from vaecli.config import Binarize
     from vaecli.data.dataset import Dataset, Images
     from vaecli.data.digit_fit import Invert
-    from vaecli.data.image_file import Fit
     from vaecli.data.layout import Split
+    from vaecli.data.picture_fit import Fit
     from vaecli.noise import LevelNoise
     from vaecli.runs.load import LoadedModel
 
@@ -172,7 +172,8 @@ def load_picture(
         DataError: it cannot be read.
     """
     from vaecli.data import levels
-    from vaecli.data.image_file import prepare, read_image
+    from vaecli.data.image_file import read_image
+    from vaecli.data.picture_fit import prepare
 
     config = loaded.model.config
     picture = read_image(source, name=name, ranges=levels.of_model(config))

@@ -10,8 +10,8 @@ from vaecli.config import ModelConfig
 from vaecli.data import catalogue, levels
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options, Origin
-from vaecli.data.own.decode import Fitting
 from vaecli.data.own.sources import Preparation
+from vaecli.data.picture_fit import Fitting
 from vaecli.errors import DataError, ModelError
 from vaecli.runs import directory
 from vaecli.system.callbacks import Progress, Report, no_report

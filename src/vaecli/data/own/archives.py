@@ -15,7 +15,6 @@ import re
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from typing import Any, BinaryIO
 
 from vaecli.data import formats
 from vaecli.data.layout import HIDDEN
-from vaecli.data.own import listing, store
+from vaecli.data.own import damage, listing, store
 from vaecli.errors import DataError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report
@@ -47,20 +46,6 @@ _XZ_MEMORY = 2**28
 # a name that Windows takes for a device, a stream of another file, or not at all
 _NOT_ON_WINDOWS = re.compile(
     r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE
-)
-_DAMAGE = (
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    OverflowError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
 )
 
 
@@ -169,7 +154,11 @@ def _unpack(path: Path, folder: Path, size: int, progress: Progress | None) -> C
     written = 0
     try:
         files.make_folder(folder)
-        with files.open_regular(path) as raw, _members(path, raw, allowed) as members:
+        with (
+            damage.explained(path, "Unpack it yourself, or fetch it again."),
+            files.open_regular(path) as raw,
+            _members(path, raw, allowed) as members,
+        ):
             for count, member in enumerate(members):
                 if count >= MAX_ARCHIVE_IMAGES:
                     raise ValueError(f"it holds more than {MAX_ARCHIVE_IMAGES:,} files")
@@ -192,12 +181,6 @@ def _unpack(path: Path, folder: Path, size: int, progress: Progress | None) -> C
                 _check_case(folder, parts, spelled)
                 if progress is not None:
                     progress(f"unpacking {path.name}", raw.tell(), size)
-    except _DAMAGE as error:
-        files.remove_tree(folder)
-        reason = str(error).strip("'\" ").rstrip(".") or type(error).__name__
-        raise DataError(
-            f"--data {path}: {reason[:300]}", "Unpack it yourself, or fetch it again."
-        ) from None
     except BaseException:
         files.remove_tree(folder)
         raise

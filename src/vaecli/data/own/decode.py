@@ -1,18 +1,8 @@
-"""Image files to rows of one uint8 array, in parallel over the cores.
-
-Threads, not processes: Pillow gives Python's lock back while it decodes and resizes, and threads
-need no second import of torch, no guard in the caller's script and no copies.
-"""
+"""Reads one of the user's image files and brings it to a shape, quickly for most photos."""
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,52 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from vaecli.data import image_file, levels
-from vaecli.data.dataset import image_hashes
-from vaecli.data.digit_fit import Invert
-from vaecli.data.image_file import Fit, Picture
+from vaecli.data import image_file, levels, picture_fit
+from vaecli.data.image_file import Picture
 from vaecli.data.levels import FULL, Levels, Ranges
 from vaecli.data.origin import SetFit
-from vaecli.data.own.folder import Entry
-from vaecli.errors import DataError
+from vaecli.data.picture_fit import Fitting
 from vaecli.system import files
 from vaecli.system.limits import MAX_IMAGE_BYTES
 
 VERSION = 2
 """Of the pixels that come out: raised when the same file would give others."""
 DEFAULT_SIZE = 64
-"""Side images are brought to; images that all have one size no larger than this keep it."""
-WHITE = 255
-_BATCH = 32
+"""Images are resized to this side, unless all have one size that is no larger."""
 DRAFT = 1.5
-"""A JPEG is decoded no smaller than so many times the size wanted.
+"""A JPEG is decoded at no less than this multiple of the size wanted.
 
 At 1.5 a pixel differs from that of the whole picture by 1.0 of 255 levels in the mean, on noisy
 pictures of 128 to 640 pixels brought to 64; at 2 by 0.5 and at 1 by 2.1, for 15 % more and less
 time.
 """
-_SHORT_WAY = ("JPEG", "PNG", "BMP", "PPM")
-_TURNING = frozenset(["exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"])
+_PLAIN_FORMATS = ("JPEG", "PNG", "BMP", "PPM")
+_ORIENTATION_KEYS = frozenset(["exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"])
 
 Shape = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """How a picture is brought to a shape; arguments of `image_file.prepare`."""
-
-    border: int = WHITE
-    digits: bool = False
-    fit: Fit = "crop"
-    set_fit: SetFit = "crop"
-    invert: Invert = "no"
-
-    @property
-    def way(self) -> SetFit | None:
-        """How a picture is brought to the size where nothing else is done to it; else None."""
-        if self.border != WHITE or self.digits or self.invert != "no" or self.fit == "digit":
-            return None
-        return self.set_fit if self.fit == "auto" else self.fit
+Pixels = NDArray[np.uint8]
 
 
 @dataclass
@@ -136,261 +104,114 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What became of some files.
+class Decoder:
+    """Reads image files and brings them to one shape.
 
     Attributes:
-        pixels: (n, C, H, W) uint8.
-        bad: why others are missing, by place.
-        hashes: of the pixels of each image.
-        seen: what else was found in them.
-    """
-
-    pixels: NDArray[np.uint8]
-    bad: dict[int, str]
-    hashes: list[int]
-    seen: Seen
-
-
-class StartAgainError(Exception):
-    """Images were found that change the shape of all, or what counts as white."""
-
-
-def decode_all(
-    root: Path,
-    entries: Sequence[Entry],
-    rule: ShapeRule,
-    fitting: Fitting,
-    ranges: Ranges = FULL,
-    *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Decoded]:
-    """Decode files in order, some at a time.
-
-    Args:
-        root: the folder.
-        entries: images in it.
-        rule: gives the shape, and learns from the images.
-        fitting: how they are brought to it.
+        shape: (C, H, W) of the result.
+        rule: takes note of every image.
+        fitting: how images are brought to the shape.
         ranges: values that mean black and white.
-        progress: told (done, total).
-
-    Raises:
-        StartAgainError: the shape is another than it seemed; what came so far is void.
     """
-    shape = rule.shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sizes are checked by us, and threads share the filters
-        batches = [range(i, min(i + _BATCH, len(entries))) for i in range(0, len(entries), _BATCH)]
 
-        def work(places: range) -> Decoded:
-            return _decode_batch(root, entries, places, shape, rule, fitting, ranges)
+    shape: Shape
+    rule: ShapeRule
+    fitting: Fitting
+    ranges: Ranges
 
-        for places, decoded in _in_order(work, batches):
-            if rule.shape != shape:
-                raise StartAgainError
-            progress(places.stop, len(entries))
-            yield decoded
+    def read(self, path: Path, name: str, seen: Seen) -> Pixels:
+        """Read an image file as (C, H, W).
 
+        Most photos take a short way that hardly differs; everything else, and everything that
+        fails on it, is left to `image_file.read_image` with its checks and to `picture_fit`.
 
-def _in_order(
-    work: Callable[[range], Decoded], batches: Iterable[range]
-) -> Iterator[tuple[range, Decoded]]:
-    """Results in order, with a bounded number of batches under way."""
-    workers = cores()
-    pending: deque[tuple[range, Future[Decoded]]] = deque()
-    source = iter(batches)
-    executor = ThreadPoolExecutor(workers)
-    try:
-        for batch in itertools.islice(source, 2 * workers + 1):
-            pending.append((batch, executor.submit(work, batch)))
-        while pending:
-            batch, future = pending.popleft()
-            result = future.result()
-            for following in itertools.islice(source, 1):
-                pending.append((following, executor.submit(work, following)))
-            yield batch, result
-    finally:
-        executor.shutdown(cancel_futures=True)
+        Args:
+            path: of the file.
+            name: what messages call it.
+            seen: takes note of what is found in it.
 
-
-def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _decode_batch(
-    root: Path,
-    entries: Sequence[Entry],
-    places: range,
-    shape: Shape,
-    rule: ShapeRule,
-    fitting: Fitting,
-    ranges: Ranges,
-) -> Decoded:
-    pixels = np.empty((len(places), *shape), np.uint8)
-    bad: dict[int, str] = {}
-    seen = Seen()
-    for place, result in _results(root, entries, places, shape, rule, fitting, ranges, seen):
-        if isinstance(result, DataError):
-            name = entries[place].path
-            bad[place] = result.message.removeprefix(f"cannot read the image: {name}: ")
-        else:
-            pixels[place - places.start - len(bad)] = result
-    if seen.bright:
-        together = np.concatenate([image.ravel() for image in seen.bright])
-        seen.levels.append(Levels.of("8-bit", together, FULL["8-bit"]))
-        seen.bright = []
-    seen.levels = levels.joined(seen.levels)
-    pixels = pixels[: len(places) - len(bad)]
-    return Decoded(pixels, bad, list(image_hashes(pixels)), seen)
-
-
-def _results(
-    root: Path,
-    entries: Sequence[Entry],
-    places: range,
-    shape: Shape,
-    rule: ShapeRule,
-    fitting: Fitting,
-    ranges: Ranges,
-    seen: Seen,
-) -> Iterator[tuple[int, NDArray[np.uint8] | DataError]]:
-    """Pixels of each place, or why there are none; pages of one file are read together."""
-    for stack, group in itertools.groupby(places, lambda place: entries[place].stack):
-        together = list(group)
-        if stack is not None:
-            pages = [(entries[place].page or 0, entries[place].path) for place in together]
-            pictures = image_file.read_pages(root / stack, pages, ranges)
-            for place, picture in zip(together, pictures, strict=True):
-                if isinstance(picture, DataError):
-                    yield place, picture
-                else:
-                    name = entries[place].path
-                    yield place, _fit(picture, shape, rule, fitting, name, seen)
-            continue
-        for place in together:
-            name = entries[place].path
-            try:
-                yield place, decode(root / name, shape, rule, fitting, name, ranges, seen)
-            except DataError as error:
-                yield place, error
-
-
-def decode(
-    path: Path,
-    shape: Shape,
-    rule: ShapeRule,
-    fitting: Fitting,
-    name: str,
-    ranges: Ranges = FULL,
-    seen: Seen | None = None,
-) -> NDArray[np.uint8]:
-    """Read an image file and bring it to `shape`: (C, H, W).
-
-    Most photos take a short way that hardly differs; everything else, and everything that fails
-    on it, is left to `image_file.read_image` with its checks and to `image_file.prepare`.
-
-    Raises:
-        DataError: as these two.
-    """
-    seen = Seen() if seen is None else seen
-    try:
-        data = files.read_capped(path, MAX_IMAGE_BYTES)
-    except (OSError, ValueError):
-        image_file.read_image(path, name=name)  # says why
-        raise
-    if (way := fitting.way) is not None:
+        Raises:
+            DataError: as `read_image` and `picture_fit.prepare`.
+        """
         try:
-            with Image.open(BytesIO(data), formats=_SHORT_WAY) as image:
-                if _is_plain(image, shape) and image_file.excess(image, len(data)) is None:
-                    return _decode_plain(image, shape, rule, way, ranges, seen)
-        except Exception:
-            pass
-    picture = image_file.read_image(data, name=name, ranges=ranges)
-    return _fit(picture, shape, rule, fitting, name, seen)
+            data = files.read_capped(path, MAX_IMAGE_BYTES)
+        except (OSError, ValueError):
+            image_file.read_image(path, name=name)  # says why
+            raise
+        if (way := self.fitting.way) is not None:
+            try:
+                with Image.open(BytesIO(data), formats=_PLAIN_FORMATS) as image:
+                    if self._is_plain(image) and image_file.excess(image, len(data)) is None:
+                        return self._read_plain(image, way, seen)
+            except Exception:
+                pass
+        return self.fit(image_file.read_image(data, name=name, ranges=self.ranges), name, seen)
+
+    def fit(self, picture: Picture, name: str, seen: Seen) -> Pixels:
+        """Bring a decoded picture to (C, H, W)."""
+        size = picture.pixels.shape[:2]
+        self.rule.see(size, picture.pixels)
+        assert picture.levels is not None
+        seen.levels.append(picture.levels)
+        seen.animated += picture.first_of_several
+        if self.fitting.way == "crop":
+            seen.cut.append(self._cropped_share(size))
+        pixels, _ = picture_fit.prepare(picture, self.shape, name=name, **vars(self.fitting))
+        return pixels.numpy()
+
+    def _cropped_share(self, size: tuple[int, ...]) -> float:
+        """Share of a picture of this height and width that cropping drops."""
+        height, width = size[0], size[1]
+        if (height, width) == self.shape[1:]:
+            return 0.0
+        aspect = self.shape[2] / self.shape[1]
+        left, top, right, bottom = picture_fit.centre_box((width, height), aspect)
+        return 1 - (right - left) * (bottom - top) / (width * height)
+
+    def _is_plain(self, image: Image.Image) -> bool:
+        """Whether it is a JPEG to be cropped and resized, or already has the right size."""
+        _, height, width = self.shape
+        return (
+            image.mode in ("L", "RGB")
+            and (image.format == "JPEG" or image.size == (width, height))
+            and "transparency" not in image.info
+            and not getattr(image, "is_animated", False)
+        )
+
+    def _read_plain(self, image: Image.Image, way: SetFit, seen: Seen) -> Pixels:
+        channels, height, width = self.shape
+        # a JPEG decodes at 1/2, 1/4 or 1/8 for less; what is left is for the antialiased resize
+        image.draft(image.mode, (math.ceil(DRAFT * width), math.ceil(DRAFT * height)))
+        image.load()
+        if not _ORIENTATION_KEYS.isdisjoint(image.info):
+            ImageOps.exif_transpose(image, in_place=True)
+        size, span = (image.height, image.width), self.ranges.get("8-bit", FULL["8-bit"])
+        decides = span != FULL["8-bit"] or not (
+            self.rule.bright and (self.rule.knows_colour or image.mode == "L")
+        )
+        if decides:  # only then are the pixels copied before they are resized: it takes time
+            values = _pixels(image)
+            found = Levels.of("8-bit", values, span)
+            if span != FULL["8-bit"]:
+                image = Image.fromarray(levels.to_bytes(np.asarray(image), span))
+        mode = "L" if channels == 1 else "RGB"
+        if image.mode != mode:
+            image = image.convert(mode)
+        if image.size != (width, height) and way == "crop":
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+        elif image.size != (width, height):
+            image, _ = picture_fit.fitted(image, (width, height), way)
+        pixels = _pixels(image)
+        self.rule.see(size, values if decides else pixels)
+        if decides:
+            seen.levels.append(found)
+        else:
+            seen.bright.append(pixels)
+        if way == "crop":
+            seen.cut.append(self._cropped_share(size))
+        return pixels.transpose(2, 0, 1)
 
 
-def _fit(
-    picture: Picture, shape: Shape, rule: ShapeRule, fitting: Fitting, name: str, seen: Seen
-) -> NDArray[np.uint8]:
-    """Bring a decoded picture to `shape`, and take note of it."""
-    size = picture.pixels.shape[:2]
-    rule.see(size, picture.pixels)
-    assert picture.levels is not None
-    seen.levels.append(picture.levels)
-    seen.animated += picture.first_of_several
-    if fitting.way == "crop":
-        seen.cut.append(_cut(size, shape))
-    pixels, _ = image_file.prepare(
-        picture,
-        shape,
-        border=fitting.border,
-        digits=fitting.digits,
-        fit=fitting.fit,
-        set_fit=fitting.set_fit,
-        invert=fitting.invert,
-        name=name,
-    )
-    return pixels.numpy()
-
-
-def _cut(size: tuple[int, ...], shape: Shape) -> float:
-    """Share of a picture of this height and width that cropping it to `shape` drops."""
-    height, width = size[0], size[1]
-    if (height, width) == shape[1:]:
-        return 0.0
-    left, top, right, bottom = image_file.centre_box((width, height), shape[2] / shape[1])
-    return 1 - (right - left) * (bottom - top) / (width * height)
-
-
-def _is_plain(image: Image.Image, shape: Shape) -> bool:
-    """Whether nothing but cropping and resizing a JPEG, or not even that, is to be done."""
-    _, height, width = shape
-    return (
-        image.mode in ("L", "RGB")
-        and (image.format == "JPEG" or image.size == (width, height))
-        and "transparency" not in image.info
-        and not getattr(image, "is_animated", False)
-    )
-
-
-def _decode_plain(
-    image: Image.Image, shape: Shape, rule: ShapeRule, way: SetFit, ranges: Ranges, seen: Seen
-) -> NDArray[np.uint8]:
-    channels, height, width = shape
-    # a JPEG decodes at 1/2, 1/4 or 1/8 for less; what is left is for the antialiased resize
-    image.draft(image.mode, (math.ceil(DRAFT * width), math.ceil(DRAFT * height)))
-    image.load()
-    if not _TURNING.isdisjoint(image.info):
-        ImageOps.exif_transpose(image, in_place=True)
-    size, span = (image.height, image.width), ranges.get("8-bit", FULL["8-bit"])
-    decides = span != FULL["8-bit"] or not (
-        rule.bright and (rule.knows_colour or image.mode == "L")
-    )
-    if decides:  # copied before they are resized only then: it takes time
-        values = _pixels(image)
-        found = Levels.of("8-bit", values, span)
-        if span != FULL["8-bit"]:
-            image = Image.fromarray(levels.to_bytes(np.asarray(image), span))
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
-    if image.size != (width, height) and way == "crop":
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-    elif image.size != (width, height):
-        image, _ = image_file.fitted(image, (width, height), way)
-    pixels = _pixels(image)
-    rule.see(size, values if decides else pixels)
-    if decides:
-        seen.levels.append(found)
-    else:
-        seen.bright.append(pixels)
-    if way == "crop":
-        seen.cut.append(_cut(size, shape))
-    return pixels.transpose(2, 0, 1)
-
-
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image) -> Pixels:
     """A grey or RGB image as (H, W, C)."""
     return np.asarray(image).reshape(image.height, image.width, -1)

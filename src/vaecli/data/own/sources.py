@@ -15,9 +15,10 @@ from vaecli.data import levels
 from vaecli.data.dataset import image_hashes
 from vaecli.data.levels import FULL, Levels, Range, Ranges, SampleType
 from vaecli.data.origin import Options
-from vaecli.data.own import archives, arrays, decode, folder
-from vaecli.data.own.decode import Fitting, Seen, ShapeRule
+from vaecli.data.own import archives, arrays, decode_threads, folder
+from vaecli.data.own.decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
+from vaecli.data.picture_fit import WHITE, Fitting
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report
@@ -100,7 +101,7 @@ class FolderSource:
                 self.seen.levels += first
             try:
                 with files.atomic_stream(path) as write:
-                    for decoded in decode.decode_all(
+                    for decoded in decode_threads.decode_all(
                         self.location, order, self.rule, self.fitting, ranges, progress=self._tell
                     ):
                         bad |= decoded.bad
@@ -110,9 +111,9 @@ class FolderSource:
                     decided = _decide(self.location, self.seen.levels, self.options, known)
                     if any(found.range != decided[found.samples] for found in self.seen.levels):
                         ranges = {**ranges, **decided}
-                        raise decode.StartAgainError
+                        raise decode_threads.StartAgainError
                 return bad
-            except decode.StartAgainError:
+            except decode_threads.StartAgainError:
                 continue
 
     def _see_one(self, order: list[Entry]) -> list[Levels]:
@@ -120,10 +121,11 @@ class FolderSource:
 
         After a bright 8-bit image the values of others need no look before they are resized.
         """
+        decoder = Decoder(self.rule.shape, self.rule, self.fitting, FULL)
         for entry in order[:100]:
             path, seen = self.location / (entry.stack or entry.path), Seen()
             with contextlib.suppress(DataError):
-                decode.decode(path, self.rule.shape, self.rule, self.fitting, entry.path, seen=seen)
+                decoder.read(path, entry.path, seen)
                 bright = [f for f in seen.levels if f.samples == "8-bit" and not f.dark]
                 self.rule.bright = bool(bright)
                 return [replace(found, values=0) for found in bright]
@@ -194,7 +196,7 @@ class ArraySource:
         ranges = _decide(self.location, scan.levels, self.options, known)
         channels, height, width = self.file.shape
         self.shape = (channels if wanted == channels or scan.coloured else 1, height, width)
-        ground = decode.WHITE
+        ground = WHITE
         if self.preparation is not None and self.shape[0] == 1:
             ground = self.preparation.fitting.border
         with files.atomic_stream(path) as write:
