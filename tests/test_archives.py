@@ -24,7 +24,7 @@ from conftest import Vaecli
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.layout import HIDDEN
 from vaecli.data.origin import Options
-from vaecli.data.own import archives, prepare
+from vaecli.data.own import archive_members, archives, prepare
 from vaecli.errors import DataError, ExitCode
 from vaecli.system.callbacks import no_report
 
@@ -56,7 +56,7 @@ FILES = {
 def make(path: Path, contents: dict[str, bytes], *, first: tuple[str, ...] = ()) -> Path:
     """An archive of the kind its name says."""
     file = io.BytesIO()
-    kind = archives.suffix_of(path)
+    kind = archive_members.suffix_of(path)
     if kind == ".zip":
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in first:

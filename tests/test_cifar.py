@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from conftest import Vaecli
 from vaecli.data.dataset import Dataset
-from vaecli.data.named import cifar, sets
+from vaecli.data.named import cifar, downloads, sets
 from vaecli.errors import DataError, EnvironmentFailure
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -73,8 +73,8 @@ def mirror(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def sources(mirror: str, data: bytes = ARCHIVE) -> sets.Downloads:
-    return sets.Downloads([mirror], {cifar.ARCHIVE: hashlib.md5(data).hexdigest()}, 5.0)
+def sources(mirror: str, data: bytes = ARCHIVE) -> downloads.Downloads:
+    return downloads.Downloads([mirror], {cifar.ARCHIVE: hashlib.md5(data).hexdigest()}, 5.0)
 
 
 def require_right(found: Dataset | None) -> None:
@@ -89,7 +89,7 @@ def require_right(found: Dataset | None) -> None:
 
 def test_downloaded_once_then_read_from_the_cache(tmp_path: Path, mirror: str) -> None:
     data_dir, told = tmp_path / "data", list[tuple[str, int, int | None]]()
-    found = sets.load(
+    found = downloads.load(
         "cifar10",
         data_dir,
         allow_download=True,
@@ -102,7 +102,7 @@ def test_downloaded_once_then_read_from_the_cache(tmp_path: Path, mirror: str) -
     kept = {str(path.relative_to(data_dir)) for path in data_dir.rglob("*") if path.is_file()}
     assert {cifar.ARCHIVE, "vaecli/cifar10/images.safetensors"} <= kept
     (data_dir / cifar.ARCHIVE).unlink()
-    require_right(sets.load("cifar10", data_dir, allow_download=False))
+    require_right(downloads.load("cifar10", data_dir, allow_download=False))
     # a damaged cache is made anew from the archive
     (data_dir / cifar.ARCHIVE).write_bytes(ARCHIVE)
     cached = data_dir / "vaecli/cifar10/images.safetensors"
@@ -116,9 +116,9 @@ def test_downloaded_once_then_read_from_the_cache(tmp_path: Path, mirror: str) -
 def test_an_archive_with_another_md5_is_not_kept(tmp_path: Path, mirror: str) -> None:
     data_dir = tmp_path / "data"
     with pytest.raises(EnvironmentFailure, match="MD5 is wrong"):
-        sets.download("cifar10", data_dir, downloads=sources(mirror, b"other"))
+        downloads.download("cifar10", data_dir, downloads=sources(mirror, b"other"))
     assert not (data_dir / cifar.ARCHIVE).exists()
-    assert sets.CIFAR10_DOWNLOADS.md5[cifar.ARCHIVE] == "c32a1d4ab5d03f1284b67883e8d87530"
+    assert downloads.CIFAR10_DOWNLOADS.md5[cifar.ARCHIVE] == "c32a1d4ab5d03f1284b67883e8d87530"
 
 
 def test_the_archive_and_its_folder_are_found_without_network(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_names_in_an_archive_reach_no_file(tmp_path: Path, monkeypatch: pytest.M
 def test_reading_the_set_imports_neither_torchvision_nor_pickled_batches(tmp_path: Path) -> None:
     (tmp_path / cifar.ARCHIVE).write_bytes(ARCHIVE)
     script = (
-        "import sys, pathlib; from vaecli.data.named import sets as named\n"
+        "import sys, pathlib; from vaecli.data.named import downloads as named\n"
         "assert named.load('cifar10', pathlib.Path(sys.argv[1]), allow_download=False)\n"
         "print('torchvision' in sys.modules)"
     )

@@ -154,7 +154,7 @@ def test_the_latents_are_the_means(vaecli: Vaecli, trained: Path, data_dir: Path
     import torch
 
     from vaecli.data.dataset import as_float
-    from vaecli.data.named.sets import load
+    from vaecli.data.named.downloads import load
     from vaecli.runs.load import load_model
 
     judge(vaecli, trained, "--per-image", "scores.csv", "--latents")

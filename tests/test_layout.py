@@ -7,7 +7,9 @@ from collections import Counter
 import pytest
 
 from vaecli.data import layout
-from vaecli.data.layout import UNKNOWN, ArrayPart, Place
+from vaecli.data.layout import UNKNOWN, Place
+from vaecli.data.own import array_names
+from vaecli.data.own.array_names import ArrayPart
 
 # paths of images, and the split and class of each one that counts
 FOLDERS: dict[str, dict[str, tuple[str | None, str | None] | None]] = {
@@ -124,13 +126,13 @@ ARRAYS: list[tuple[str, str, list[tuple[str, str | None, str | None]]]] = [
 
 @pytest.mark.parametrize(("names", "images", "parts"), ARRAYS)
 def test_arrays(names: str, images: str, parts: list[tuple[str, str | None, str | None]]) -> None:
-    found = layout.understand_arrays(names.split(), images.split())
+    found = array_names.understand(names.split(), images.split())
     assert Counter(found) == Counter(ArrayPart(*part) for part in parts)  # type: ignore[arg-type]
 
 
 def test_two_arrays_for_one_split_are_refused() -> None:
     with pytest.raises(ValueError, match="x_train and train_images"):
-        layout.understand_arrays(["x_train", "train_images"], ["x_train", "train_images"])
+        array_names.understand(["x_train", "train_images"], ["x_train", "train_images"])
 
 
 def test_numbers_of_classes() -> None:

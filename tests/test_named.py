@@ -34,7 +34,7 @@ from torch import Tensor
 
 from conftest import Vaecli
 from vaecli.data.dataset import Dataset
-from vaecli.data.named import cache, fetch, idx, sets
+from vaecli.data.named import cache, downloads, fetch, idx, sets
 from vaecli.data.named.class_names import class_names
 from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.system import files, locks
@@ -187,7 +187,7 @@ def test_a_damaged_file_without_sibling_makes_the_set_absent(tmp_path: Path) -> 
     assert sets.find("mnist", tmp_path, report=problems.append) is None
     assert len(problems) == 1
     with pytest.raises(EnvironmentFailure) as caught:
-        sets.load("mnist", tmp_path, allow_download=False)
+        downloads.load("mnist", tmp_path, allow_download=False)
     assert str(damaged) in caught.value.message
     assert str(raw) in caught.value.hint
 
@@ -196,7 +196,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     raw = fill(tmp_path / "MNIST" / "raw", PLAIN)
     (raw / idx.FILES[1]).unlink()
     with pytest.raises(EnvironmentFailure, match=f"{idx.FILES[1]}: it is missing"):
-        sets.load("mnist", tmp_path, allow_download=False)
+        downloads.load("mnist", tmp_path, allow_download=False)
 
 
 def test_a_file_that_may_not_be_read_is_named(
@@ -214,7 +214,7 @@ def test_a_file_that_may_not_be_read_is_named(
 
 def test_nothing_there_and_no_download_gives_the_recipe(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match="downloads are off") as caught:
-        sets.load("kmnist", tmp_path, allow_download=False)
+        downloads.load("kmnist", tmp_path, allow_download=False)
     assert all(file in caught.value.hint for file in idx.FILES)
     assert str(tmp_path / "KMNIST" / "raw") in caught.value.hint
     assert "--data digits" in caught.value.hint
@@ -279,7 +279,7 @@ def test_a_damaged_cache_alone_is_named(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"junk")
     with pytest.raises(EnvironmentFailure) as caught:
-        sets.load("mnist", tmp_path, allow_download=False)
+        downloads.load("mnist", tmp_path, allow_download=False)
     assert str(path) in caught.value.message
 
 
@@ -300,8 +300,8 @@ class Server(ThreadingHTTPServer):
     def mirror(self, behaviour: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{behaviour}/"
 
-    def sources(self, *behaviours: str, timeout: float = 5.0) -> sets.Downloads:
-        return sets.Downloads([self.mirror(name) for name in behaviours], MD5, timeout)
+    def sources(self, *behaviours: str, timeout: float = 5.0) -> downloads.Downloads:
+        return downloads.Downloads([self.mirror(name) for name in behaviours], MD5, timeout)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """The client may hang up."""
@@ -448,7 +448,7 @@ FAULTS = FAST_FAULTS | SLOW_FAULTS
 
 def test_download(tmp_path: Path, server: Server) -> None:
     seen: list[tuple[str, int, int | None]] = []
-    found = sets.download(
+    found = downloads.download(
         "mnist",
         tmp_path,
         progress=lambda file, done, total: seen.append((file, done, total)),
@@ -463,13 +463,13 @@ def test_download(tmp_path: Path, server: Server) -> None:
         assert (tmp_path / f"MNIST/raw/{file}.gz").read_bytes() == PACKED[file]
     asked = len(server.asked)
     assert same(sets.find("mnist", tmp_path, report=pytest.fail))
-    assert same(sets.download("mnist", tmp_path, downloads=server.sources("good")))
-    assert same(sets.load("mnist", tmp_path, allow_download=True))
+    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(downloads.load("mnist", tmp_path, allow_download=True))
     assert len(server.asked) == asked == 4
 
 
 def test_an_honest_redirect_is_followed(tmp_path: Path, server: Server) -> None:
-    assert same(sets.download("mnist", tmp_path, downloads=server.sources("moved")))
+    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("moved")))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -478,7 +478,7 @@ def test_the_next_mirror_is_tried_on_any_failure(
 ) -> None:
     sources = server.sources(fault, "good", timeout=0.3 if fault in SLOW_FAULTS else 5.0)
     start = time.monotonic()
-    assert same(sets.download("mnist", tmp_path, downloads=sources))
+    assert same(downloads.download("mnist", tmp_path, downloads=sources))
     assert time.monotonic() - start < 10
     assert everything_in(tmp_path) == DOWNLOADED
     # in their order, and the failed one is not asked for the other files
@@ -495,7 +495,7 @@ def test_when_all_mirrors_fail_each_is_named_and_nothing_is_kept(
     refused = closed_port()
     sources = dataclasses.replace(sources, mirrors=[*sources.mirrors, refused])
     with pytest.raises(EnvironmentFailure) as caught:
-        sets.download("mnist", tmp_path, downloads=sources)
+        downloads.download("mnist", tmp_path, downloads=sources)
     assert f"127.0.0.1:{server.server_port}: " in caught.value.message
     assert FAULTS[fault] in caught.value.message
     assert f"{refused.split('/')[2]}: Connection refused" in caught.value.message
@@ -511,14 +511,14 @@ def test_an_endless_body_is_cut_off(
 ) -> None:
     monkeypatch.setattr(fetch, "SIZE_LIMIT", 4 * 1024**2)
     with pytest.raises(EnvironmentFailure, match="sends more than"):
-        sets.download("mnist", tmp_path, downloads=server.sources("endless"))
+        downloads.download("mnist", tmp_path, downloads=server.sources("endless"))
     assert everything_in(tmp_path) == set()
 
 
 def test_a_gzip_bomb_with_the_right_md5_is_refused(tmp_path: Path, server: Server) -> None:
     sources = dataclasses.replace(server.sources("bomb"), md5={**MD5, idx.FILES[0]: md5(BOMB)})
     with pytest.raises(EnvironmentFailure, match="more follow"):
-        sets.download("mnist", tmp_path, downloads=sources)
+        downloads.download("mnist", tmp_path, downloads=sources)
     assert everything_in(tmp_path) == set()
 
 
@@ -540,9 +540,9 @@ def test_https_is_never_downgraded() -> None:
 
 def test_no_request_goes_to_http_when_https_fails(tmp_path: Path, server: Server) -> None:
     secure = server.mirror("good").replace("http:", "https:")
-    sources = sets.Downloads([secure], MD5, timeout=0.5)
+    sources = downloads.Downloads([secure], MD5, timeout=0.5)
     with pytest.raises(EnvironmentFailure):
-        sets.download("mnist", tmp_path, downloads=sources)
+        downloads.download("mnist", tmp_path, downloads=sources)
     assert server.asked == []
 
 
@@ -557,12 +557,12 @@ def test_an_interrupted_download_goes_on_with_what_is_sound(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sets.download("mnist", tmp_path, progress=interrupt, downloads=server.sources("good"))
+        downloads.download("mnist", tmp_path, progress=interrupt, downloads=server.sources("good"))
     kept = {f"MNIST/raw/{file}.gz" for file in idx.FILES[:survivors]}
     assert everything_in(tmp_path) == kept
     assert sets.find("mnist", tmp_path) is None
     server.asked.clear()
-    assert same(sets.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
     assert server.asked == [f"good/{file}.gz" for file in idx.FILES[survivors:]]
 
 
@@ -582,10 +582,10 @@ def test_a_full_disk_is_an_environment_failure(
     with monkeypatch.context() as patch:
         patch.setattr(files.system, "write", write)
         with pytest.raises(EnvironmentFailure, match="No space left"):
-            sets.download("mnist", tmp_path, downloads=server.sources("good"))
+            downloads.download("mnist", tmp_path, downloads=server.sources("good"))
     kept = {f"MNIST/raw/{file}.gz" for file in idx.FILES[: failing - 1]}
     assert everything_in(tmp_path) <= kept | {"vaecli/mnist/images.safetensors"}
-    assert same(sets.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
 
 
 def test_a_cache_that_cannot_be_written_is_only_reported(
@@ -597,20 +597,20 @@ def test_a_cache_that_cannot_be_written_is_only_reported(
     monkeypatch.setattr(cache, "write_cache", refuse)
     told: list[str] = []
     sources = server.sources("good")
-    assert same(sets.download("mnist", tmp_path, report=told.append, downloads=sources))
+    assert same(downloads.download("mnist", tmp_path, report=told.append, downloads=sources))
     assert ["No space left" in text for text in told] == [True]
 
 
 def test_a_data_folder_that_is_a_file_is_an_environment_failure(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(EnvironmentFailure, match="data"):
-        sets.download("mnist", tmp_path / "data", downloads=sets.Downloads([], MD5))
+        downloads.download("mnist", tmp_path / "data", downloads=downloads.Downloads([], MD5))
 
 
 def test_what_a_killed_download_left_is_removed(tmp_path: Path, server: Server) -> None:
     for folder in ("MNIST/raw", "vaecli/mnist"):
         fill(tmp_path / folder, {f"{files.TEMPORARY_PREFIX}123-x": b"half"})
-    assert same(sets.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
     assert everything_in(tmp_path) == DOWNLOADED
 
 
@@ -619,7 +619,9 @@ def test_damage_is_repaired_by_a_download(tmp_path: Path, server: Server) -> Non
     (raw / f"{idx.FILES[3]}.gz").write_bytes(PACKED[idx.FILES[3]][:-4])
     told: list[str] = []
     sources = server.sources("good")
-    found = sets.load("mnist", tmp_path, allow_download=True, report=told.append, downloads=sources)
+    found = downloads.load(
+        "mnist", tmp_path, allow_download=True, report=told.append, downloads=sources
+    )
     assert same(found)
     assert len(told) == 1
     assert server.asked == [f"good/{idx.FILES[3]}.gz"]
@@ -632,7 +634,7 @@ def test_two_downloads_at_once_fetch_once(tmp_path: Path, server: Server) -> Non
         def linger(file: str, done: int, total: int | None) -> None:
             time.sleep(0.05)
 
-        return sets.download(
+        return downloads.download(
             "mnist", tmp_path, progress=linger, report=told.append, downloads=server.sources("good")
         )
 
@@ -646,14 +648,14 @@ def test_two_downloads_at_once_fetch_once(tmp_path: Path, server: Server) -> Non
 def test_a_lock_that_never_ends_is_an_environment_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sets, "LOCK_WAIT", 0.0)
+    monkeypatch.setattr(downloads, "LOCK_WAIT", 0.0)
     path = cache.cache_path("mnist", tmp_path).with_name("lock")
     path.parent.mkdir(parents=True)
     with (
         locks.hold(path, what="the test"),
         pytest.raises(EnvironmentFailure, match="in use by process"),
     ):
-        sets.download("mnist", tmp_path, downloads=sets.Downloads([], MD5))
+        downloads.download("mnist", tmp_path, downloads=downloads.Downloads([], MD5))
 
 
 # ------------------------------------------------------------------------ probe
@@ -661,7 +663,7 @@ def test_a_lock_that_never_ends_is_an_environment_failure(
 
 @pytest.mark.parametrize("behaviour", ["good", "moved", "stall_halfway"])
 def test_a_server_with_data_is_reachable(server: Server, behaviour: str) -> None:
-    assert sets.reachable("mnist", mirror=server.mirror(behaviour))
+    assert downloads.reachable("mnist", mirror=server.mirror(behaviour))
 
 
 @pytest.mark.parametrize(
@@ -669,7 +671,7 @@ def test_a_server_with_data_is_reachable(server: Server, behaviour: str) -> None
 )
 def test_a_server_without_data_is_not_reachable(server: Server, behaviour: str) -> None:
     start = time.monotonic()
-    assert not sets.reachable("mnist", 0.3, mirror=server.mirror(behaviour))
+    assert not downloads.reachable("mnist", 0.3, mirror=server.mirror(behaviour))
     assert time.monotonic() - start < 3
 
 
@@ -677,9 +679,9 @@ def test_no_server_is_not_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> NoReturn:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    assert not sets.reachable("mnist", mirror=closed_port())
+    assert not downloads.reachable("mnist", mirror=closed_port())
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert not sets.reachable("mnist", mirror="http://no-such-host.invalid/")
+    assert not downloads.reachable("mnist", mirror="http://no-such-host.invalid/")
 
 
 def test_a_name_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -691,7 +693,7 @@ def test_a_name_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
-    assert not sets.reachable("mnist", 0.2, mirror="http://mirror.invalid/")
+    assert not downloads.reachable("mnist", 0.2, mirror="http://mirror.invalid/")
     assert time.monotonic() - start < 3
     over.set()
 
@@ -733,7 +735,7 @@ def test_a_torchvision_of_another_build_is_one_clear_failure(
     break_torchvision(monkeypatch, error)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{name}-1.2.3")
     with pytest.raises(EnvironmentFailure) as caught:
-        sets.download("mnist", tmp_path)
+        downloads.download("mnist", tmp_path)
     assert str(error) in caught.value.message
     assert "torch-1.2.3" in caught.value.message
     assert "torchvision-1.2.3" in caught.value.message
@@ -741,7 +743,7 @@ def test_a_torchvision_of_another_build_is_one_clear_failure(
         assert line in caught.value.hint
     assert everything_in(tmp_path) == set()
     fill(tmp_path / "MNIST" / "raw", PLAIN)
-    assert same(sets.load("mnist", tmp_path, allow_download=True))
+    assert same(downloads.load("mnist", tmp_path, allow_download=True))
 
 
 def test_a_missing_torchvision_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -749,14 +751,14 @@ def test_a_missing_torchvision_has_no_version(monkeypatch: pytest.MonkeyPatch) -
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert sets._version("torchvision") == "(not installed)"
+    assert downloads._version("torchvision") == "(not installed)"
 
 
 def test_what_is_there_never_imports_torchvision(tmp_path: Path) -> None:
     cache.write_cache(cache.cache_path("mnist", tmp_path / "a"), EXPECTED)
     fill(tmp_path / "b" / "MNIST" / "raw", PACKED, ".gz")
     script = (
-        "import sys, pathlib; from vaecli.data.named import sets as named\n"
+        "import sys, pathlib; from vaecli.data.named import downloads as named\n"
         "for folder in map(pathlib.Path, sys.argv[1:]):\n"
         "    assert named.find('mnist', folder) and named.download('mnist', folder)\n"
         "print('torchvision' in sys.modules)"
@@ -772,16 +774,16 @@ def test_what_is_there_never_imports_torchvision(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real_sources() -> dict[str, sets.Downloads]:
+def real_sources() -> dict[str, downloads.Downloads]:
     """What torchvision itself says; the one test that imports it, which takes seconds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {name: sets.torchvision_sources(name) for name in sets.PROBES}
+        return {name: downloads.torchvision_sources(name) for name in downloads.PROBES}
 
 
-def test_torchvision_knows_the_sources(real_sources: dict[str, sets.Downloads]) -> None:
+def test_torchvision_knows_the_sources(real_sources: dict[str, downloads.Downloads]) -> None:
     for name, sources in real_sources.items():
-        assert sets.PROBES[name] in sources.mirrors
+        assert downloads.PROBES[name] in sources.mirrors
         assert set(sources.md5) == set(idx.FILES)
         assert all(len(value) == 32 for value in sources.md5.values())
         assert sources.timeout == 10.0
@@ -789,12 +791,12 @@ def test_torchvision_knows_the_sources(real_sources: dict[str, sets.Downloads]) 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real MNIST: set VAECLI_TEST_DATA")
 def test_real_mnist_passes_torchvisions_md5(
-    tmp_path: Path, server: Server, real_sources: dict[str, sets.Downloads]
+    tmp_path: Path, server: Server, real_sources: dict[str, downloads.Downloads]
 ) -> None:
     server.packed = {file: (REAL / f"{file}.gz").read_bytes() for file in idx.FILES}
     mirrors = [server.mirror("e503"), server.mirror("good")]
     sources = dataclasses.replace(real_sources["mnist"], mirrors=mirrors)
-    found = sets.download("mnist", tmp_path, report=pytest.fail, downloads=sources)
+    found = downloads.download("mnist", tmp_path, report=pytest.fail, downloads=sources)
     original = idx.read_folder("mnist", REAL, pytest.fail)
     assert original is not None
     assert found.fingerprint() == original.fingerprint()

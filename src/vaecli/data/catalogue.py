@@ -11,9 +11,9 @@ import torch
 
 from vaecli.config import option_name
 from vaecli.data.dataset import Dataset, Images
-from vaecli.data.named import cache, digits, sets
+from vaecli.data.named import cache, digits, downloads, sets
 from vaecli.data.origin import Options
-from vaecli.data.own import archives, arrays, prepare
+from vaecli.data.own import archive_members, arrays, prepare
 from vaecli.data.own.sources import Preparation
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.system.callbacks import Progress, Report, no_report
@@ -78,7 +78,7 @@ def load(
         return _auto(folder, download, report, progress)
     if name == BUILT_IN:
         return _built_in(folder, progress)
-    return sets.load(name, folder, allow_download=download, progress=progress, report=report)
+    return downloads.load(name, folder, allow_download=download, progress=progress, report=report)
 
 
 def is_path(name: str) -> bool:
@@ -98,8 +98,8 @@ def is_path(name: str) -> bool:
     raise UsageError(
         f"--data {name}: {what}",
         f"Choose one of {', '.join((AUTO, *NAMES))}, or give the path of a folder or a"
-        f" {', '.join(archives.SUFFIXES)} of images, or of a {', '.join(arrays.SUFFIXES[:5])} or"
-        " idx file of their pixels.",
+        f" {', '.join(archive_members.SUFFIXES)} of images, or of a"
+        f" {', '.join(arrays.SUFFIXES[:5])} or idx file of their pixels.",
     )
 
 
@@ -125,9 +125,9 @@ def _auto(folder: Path, download: bool, report: Report, progress: Progress | Non
     reason = "it is not in the data folder, and downloads are off"
     if download:
         reason = "it is not in the data folder, and no download server answers"
-        if sets.reachable("mnist"):
+        if downloads.reachable("mnist"):
             try:
-                return sets.download("mnist", folder, progress=progress, report=report)
+                return downloads.download("mnist", folder, progress=progress, report=report)
             except EnvironmentFailure as error:
                 reason = error.message
     report(

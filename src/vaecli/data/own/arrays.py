@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecli.data import layout, npy
-from vaecli.data.layout import Account, ArrayPart
+from vaecli.data import npy
+from vaecli.data.layout import Account
 from vaecli.data.named import idx
-from vaecli.data.own import damage, tables
+from vaecli.data.own import array_names, damage, tables
+from vaecli.data.own.array_names import ArrayPart
 from vaecli.data.own.array_pixels import RGBA, ArrayFile, Part, channels_last, image_shape
 from vaecli.data.own.folder import Entry
 from vaecli.errors import DataError
@@ -122,7 +123,7 @@ def _npy(path: Path, notes: list[str]) -> list[Part]:
 
 def _as_images(name: str, array: NDArray[Any], notes: list[str], *, alone: bool) -> NDArray[Any]:
     """The array with a shape of images; rows of numbers become square images."""
-    shape = layout.shape_of_images(array.shape, alone=alone)
+    shape = array_names.shape_of_images(array.shape, alone=alone)
     if shape != array.shape:
         notes.append(
             f"each row of {name}, {array.shape[1]:,} values, is an image of {shape[1]}x{shape[2]}"
@@ -156,7 +157,7 @@ def _npz(path: Path, memory: int, notes: list[str], left_out: dict[str, int]) ->
                 with archive.open(info) as file:
                     members[name] = _Member(info.filename, *npy.read_header(file))
             except npy.NotNumbersError as error:
-                if layout.is_image_name(name):
+                if array_names.is_image_name(name):
                     raise ValueError(f"{info.filename}: {error}") from None
                 left_out[f"member {name}: {error}"] = 1
         chosen = _chosen(members)
@@ -199,11 +200,12 @@ def _chosen(members: Mapping[str, _Member]) -> list[ArrayPart]:
     numbers = {
         name: member.shape for name, member in members.items() if member.dtype.kind in "buif"
     }
-    images = {name for name, shape in numbers.items() if len(shape) in (3, 4)}
-    images |= {
-        name for name, shape in numbers.items() if len(shape) == 2 and layout.is_image_name(name)
+    images = {
+        name
+        for name, shape in numbers.items()
+        if len(shape) in (3, 4) or (len(shape) == 2 and array_names.is_image_name(name))
     }
-    if chosen := layout.understand_arrays(members, images):
+    if chosen := array_names.understand(members, images):
         return chosen
     known = ", ".join(list(members)[:10]) or "nothing"
     raise ValueError(f"it holds {known}: no array is named images, x, x_train or the like")

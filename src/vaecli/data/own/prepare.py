@@ -15,7 +15,7 @@ from vaecli.data import layout, levels
 from vaecli.data.dataset import Dataset, Images, count_shared, shared_note
 from vaecli.data.layout import Account, Split, Values
 from vaecli.data.origin import Options, Origin
-from vaecli.data.own import archives, arrays, decode, folder, sources, store
+from vaecli.data.own import archive_members, arrays, decode, folder, sources, store
 from vaecli.data.own.folder import Entry
 from vaecli.data.own.sources import Preparation
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
@@ -23,27 +23,29 @@ from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report, no_report
 from vaecli.system.limits import MAX_CLASS_NAMES_BYTES
 
+Source = sources.FolderSource | sources.ArraySource
+
 BAD_SHARE = 0.1
 """Refuse a set with a larger share of unreadable images, even with --skip-bad."""
 NAMED_BAD = 10
 MUCH_CUT = 0.25
-"""Say so when cropping drops more than this share of a typical picture."""
+"""Add a note if cropping drops more than this share of a typical picture."""
 WINDOW_SHARE = 4
 """A shuffle window uses a quarter of the image memory."""
 
 
 def name_of(location: Path) -> str:
-    """What a set made from `location` is called: its last part, in harmless characters."""
-    suffix = archives.suffix_of(location)
+    """The name of a set made from `location`: its last part, in safe characters."""
+    suffix = archive_members.suffix_of(location)
     base = arrays.stem_of(Path(location.name[: -len(suffix)] if suffix else location.name))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.")[:40] or "images"
 
 
 def is_own(path: Path) -> bool:
-    """Whether a path is one of the user's own images: a folder, an archive or a file of numbers."""
+    """Whether a path holds the user's own images: a folder, an archive or an array file."""
     if path.is_dir():
         return True
-    return path.exists() and (bool(archives.suffix_of(path)) or arrays.is_arrays(path))
+    return path.exists() and (bool(archive_members.suffix_of(path)) or arrays.is_arrays(path))
 
 
 def load(
@@ -57,58 +59,39 @@ def load(
     report: Report = no_report,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The images at `location`, from the cache where they were prepared before.
+    """The images at `location`, from the cache if they were prepared before.
 
     Args:
-        location: a folder, an archive, or a file of numbers.
-        options: how they were asked for.
-        data_dir: where what was prepared is kept.
-        preparation: the shape and so on of a model; None finds a shape that suits the images.
-        memory: bytes of images held in memory, larger sets are mapped; None: as the machine has.
+        location: a folder, an archive, or an array file.
+        options: size, channels and the like, as the user asked.
+        data_dir: where prepared images are kept.
+        preparation: the shape and so on of a model; None for a shape that suits the images.
+        memory: bytes of images held in memory, larger sets are mapped; None for half the machine's.
         checked: whether another process has just verified the prepared images.
         report: called with messages for the user.
         progress: called with (description, done, total).
 
     Raises:
         UsageError: `options` are wrong or do not apply.
-        DataError: nothing is there, or it cannot be read.
+        DataError: there are no images, or they cannot be read.
         EnvironmentFailure: the cache cannot be written.
     """
     if problems := list(options.problems()):
         raise UsageError(as_options(problems))
     location = Path(os.path.abspath(location))
     memory = store.memory_for_images() if memory is None else memory
-    source: sources.FolderSource | sources.ArraySource
-    if location.is_dir():
-        source = sources.FolderSource(location, options, preparation, progress)
-    elif archives.suffix_of(location):
-        source = sources.unpacked(location, options, preparation, data_dir, report, progress)
-    else:
-        source = sources.ArraySource(
-            location, arrays.open_arrays(location, memory), options, preparation
-        )
-    entries = source.entries
-    listing = tuple((entry.path, entry.size, entry.time) for entry in entries)
-    identities = [(entry.identity, entry.label, entry.split) for entry in entries]
+    source = _source(location, options, preparation, data_dir, memory, report, progress)
     whole = preparation is not None and preparation.whole
-    known_classes = () if preparation is None else preparation.classes
-    if not whole and {entry.split for entry in entries} <= {"test", "validation"}:
+    if not whole and {entry.split for entry in source.entries} <= {"test", "validation"}:
         raise DataError(
             f"--data {location}: it has a test and a validation split, and no images to train on",
             "Name one of them, or call the folder or array of training images train.",
         )
-    settings = {**asdict(options), "skip_bad": None}
-    settings["version"] = decode.VERSION, layout.VERSION
-    settings["preparation"] = None if preparation is None else asdict(preparation)
-    key = store.key_of(listing, identities, settings)
+    listing = tuple((entry.path, entry.size, entry.time) for entry in source.entries)
     name = name_of(location)
-    slot = (
-        data_dir / "vaecli" / "own" / f"{name}-{store.key_of(os.fspath(location), settings)[:12]}"
-    )
+    slot, key = _slot_and_key(source, location, data_dir, listing)
     try:
-        contents, dataset = _prepared(
-            slot, key, name, memory, checked, source, whole, known_classes, report
-        )
+        contents, dataset = _prepared(slot, key, name, memory, checked, source, report)
     except OSError as error:
         raise EnvironmentFailure(
             f"prepared images: {error.filename or slot}: {error.strerror or error}",
@@ -125,20 +108,44 @@ def load(
         window=_window(contents, memory),
         levels=contents.levels,
     )
-    account = _account(source.account, contents, options)
-    if dataset.train.classes and not dataset.class_names:
-        too_long = (
-            f"the names of its {len(dataset.train.classes):,} classes take more than"
-            f" {MAX_CLASS_NAMES_BYTES:,} bytes: the run keeps none of them, and numbers the classes"
-            " of other data anew"
-        )
-        account = replace(account, notes=(*account.notes, too_long))
-    dataset = dataset.with_origin(origin, account)
+    dataset = dataset.with_origin(origin, _account(source.account, contents, options, dataset))
     return dataset if whole else _both_sides(dataset, report)
 
 
-def _account(account: Account, contents: store.Contents, options: Options) -> Account:
-    """The account of the listing, with what came of preparing the images."""
+def _source(
+    location: Path,
+    options: Options,
+    preparation: Preparation | None,
+    data_dir: Path,
+    memory: int,
+    report: Report,
+    progress: Progress | None,
+) -> Source:
+    if location.is_dir():
+        return sources.FolderSource(location, options, preparation, progress)
+    if archive_members.suffix_of(location):
+        return sources.unpacked(location, options, preparation, data_dir, report, progress)
+    file = arrays.open_arrays(location, memory)
+    return sources.ArraySource(location, file, options, preparation)
+
+
+def _slot_and_key(
+    source: Source, location: Path, data_dir: Path, listing: tuple[tuple[str, int, int], ...]
+) -> tuple[Path, str]:
+    """The cache folder of this location and these options, and the key of its present content."""
+    settings = {**asdict(source.options), "skip_bad": None}
+    settings["version"] = decode.VERSION, layout.VERSION
+    settings["preparation"] = None if source.preparation is None else asdict(source.preparation)
+    identities = [(entry.identity, entry.label, entry.split) for entry in source.entries]
+    place = store.key_of(os.fspath(location), settings)[:12]
+    slot = data_dir / "vaecli" / "own" / f"{name_of(location)}-{place}"
+    return slot, store.key_of(listing, identities, settings)
+
+
+def _account(
+    account: Account, contents: store.Contents, options: Options, dataset: Dataset
+) -> Account:
+    """The account of the listing, completed after the images were prepared."""
     origins = dict(account.sources) or {
         "train": "what is not held out",
         "test": f"{options.test_fraction:g} of all, held out by a hash of the path",
@@ -152,11 +159,18 @@ def _account(account: Account, contents: store.Contents, options: Options) -> Ac
         for (split, count), shared in zip(counts.items(), contents.shared, strict=True)
         for note in shared_note(shared, count, split)
     ]
+    notes = [*account.notes, *_notes(contents), *shared]
+    if dataset.train.classes and not dataset.class_names:
+        notes.append(
+            f"the names of its {len(dataset.train.classes):,} classes take more than"
+            f" {MAX_CLASS_NAMES_BYTES:,} bytes: the run keeps none of them, and numbers the classes"
+            " of other data anew"
+        )
     return replace(
         account,
         sources=origins,
         left_out=left_out,
-        notes=(*account.notes, *_notes(contents), *shared),
+        notes=tuple(notes),
         values=tuple(
             Values(found.samples, found.lowest, found.highest, *found.range)
             for found in contents.levels
@@ -165,7 +179,7 @@ def _account(account: Account, contents: store.Contents, options: Options) -> Ac
 
 
 def _notes(contents: store.Contents) -> Iterator[str]:
-    """What a person should know about a set, whether it was prepared now or before."""
+    """Notes for the user, the same whether the set was prepared now or earlier."""
     for found in contents.levels:
         yield from found.notes()
     _, _, height, width = contents.shape
@@ -187,7 +201,7 @@ def _notes(contents: store.Contents) -> Iterator[str]:
 
 
 def _window(contents: store.Contents, memory: int) -> int:
-    """Images shuffled together: 0, all, in memory; else as many as a part of the memory holds."""
+    """Size of the shuffle window in images; 0 shuffles all, if they fit in memory."""
     size = math.prod(contents.shape[1:])
     return 0 if contents.shape[0] * size <= memory else max(1, memory // WINDOW_SHARE // size)
 
@@ -198,19 +212,17 @@ def _prepared(
     name: str,
     memory: int,
     checked: bool,
-    source: sources.FolderSource | sources.ArraySource,
-    whole: bool,
-    known_classes: tuple[str, ...],
+    source: Source,
     report: Report,
 ) -> tuple[store.Contents, Dataset]:
-    """What is stored for `key`, made first where it is not there."""
+    """The stored images of `key`, prepared first if there are none."""
     if found := _stored(slot, key, name, memory, report, checked):
         return found
     files.make_folder(slot)
     with store.turn(slot, report):
         found = _stored(slot, key, name, memory, no_report)  # by the process we waited for
         if not found:
-            _make(slot, key, source, whole, known_classes, memory)
+            _make(slot, key, source, memory)
             found = store.read(slot, key, name, memory)
             assert found is not None
     return found
@@ -226,20 +238,15 @@ def _stored(
         return None
 
 
-def _make(
-    slot: Path,
-    key: str,
-    source: sources.FolderSource | sources.ArraySource,
-    whole: bool,
-    known_classes: tuple[str, ...],
-    memory: int,
-) -> None:
+def _make(slot: Path, key: str, source: Source, memory: int) -> None:
     """Prepare the images and commit them."""
     order, n_test, n_validation = source.images(), 0, 0
-    if not whole:
+    preparation, known_classes = source.preparation, tuple[str, ...]()
+    if preparation is None or not preparation.whole:
         order, n_test, n_validation = folder.split_order(order, source.options.test_fraction)
-    if source.preparation is not None:
-        name = source.preparation.class_name
+    if preparation is not None:
+        known_classes = preparation.classes
+        name = preparation.class_name
         order = [replace(entry, label=name(entry.label)) for entry in order]
     first_validation = len(order) - n_validation
     bad = source.write(order, store.raw_path(slot, key))
@@ -284,7 +291,7 @@ def _labels(entries: list[Entry], classes: Mapping[str, int]) -> tuple[int, ...]
 
 
 def _refuse_bad(location: Path, contents: store.Contents, skip: bool, report: Report) -> None:
-    """DataError when images cannot be read, unless they may be left out and are few."""
+    """DataError if images cannot be read, unless they are few and `skip` is set."""
     bad = contents.bad
     if not bad:
         return

@@ -15,7 +15,8 @@ from vaecli.data import levels
 from vaecli.data.dataset import image_hashes
 from vaecli.data.levels import FULL, Levels, Range, Ranges, SampleType
 from vaecli.data.origin import Options
-from vaecli.data.own import archives, arrays, decode_threads, folder
+from vaecli.data.own import archives, decode_threads, folder
+from vaecli.data.own.array_pixels import ArrayFile
 from vaecli.data.own.decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
 from vaecli.data.picture_fit import WHITE, Fitting
@@ -160,7 +161,7 @@ class ArraySource:
     """Entries of an array file, and their pixels."""
 
     location: Path
-    file: arrays.ArrayFile
+    file: ArrayFile
     options: Options
     preparation: Preparation | None
     kind: ClassVar[Literal["array"]] = "array"

@@ -1,0 +1,260 @@
+"""Downloads MNIST, its relatives and CIFAR-10 where they are not on the disk.
+
+torchvision only tells the addresses and MD5 sums of MNIST and its relatives.  It is imported for a
+download and never again: the files are kept as they came, in torchvision's layout
+(`DATA_DIR/MNIST/raw/`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vaecli.data.dataset import Dataset
+from vaecli.data.named import cache, cifar, fetch, idx
+from vaecli.data.named.sets import (
+    CIFAR10,
+    IDX,
+    TORCHVISION_CLASSES,
+    Format,
+    find,
+    format_of,
+    raw_folders,
+    write_cache,
+)
+from vaecli.errors import DataError, EnvironmentFailure
+from vaecli.system import files, locks
+from vaecli.system.callbacks import Progress, Report, no_report
+
+# mirrors of torchvision's, repeated because the probe must not wait for its import
+PROBES = {
+    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "fashion-mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    "kmnist": "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+}
+LOCK_WAIT = 900.0  # seconds to wait for another process that downloads the same set
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """Where a set is downloaded from.
+
+    Attributes:
+        mirrors: base addresses, tried in this order.
+        md5: MD5 of each file as it is downloaded, by its name without `.gz`.
+        timeout: seconds a server may be silent; three times as long before its first byte.
+    """
+
+    mirrors: Sequence[str]
+    md5: Mapping[str, str]
+    timeout: float = 10.0
+
+
+# the address and MD5 its page gives; torchvision has only the pickled version
+CIFAR10_DOWNLOADS = Downloads(
+    ("https://www.cs.toronto.edu/~kriz/",), {cifar.ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"}
+)
+
+
+def load(
+    name: str,
+    data_dir: Path,
+    *,
+    allow_download: bool,
+    progress: Progress | None = None,
+    report: Report = no_report,
+    downloads: Downloads | None = None,
+) -> Dataset:
+    """Find the set `name` in `data_dir`, or else download it there.
+
+    Raises:
+        EnvironmentFailure: as for `download`; or downloads are off and the set is missing or
+            damaged.
+    """
+    problems: list[str] = []
+    found = find(name, data_dir, report=problems.append)
+    if found is None and not allow_download:
+        why = "; ".join(problems) or "it is not there"
+        raise EnvironmentFailure(
+            f"{name}: {data_dir}: {why}, and downloads are off", _advice(name, data_dir)
+        )
+    for problem in problems:
+        report(problem)
+    return found or download(name, data_dir, progress=progress, report=report, downloads=downloads)
+
+
+def offline_recipe(name: str, data_dir: Path) -> str:
+    """A sentence that says which files to put where by hand."""
+    folder = next(raw_folders(name, data_dir))
+    if name == CIFAR10:
+        return f"Put {CIFAR10_DOWNLOADS.mirrors[0]}{cifar.ARCHIVE} into {folder}."
+    *most, last = idx.FILES
+    return f"Put {', '.join(most)} and {last} (each .gz or not) into {folder}."
+
+
+def _advice(name: str, data_dir: Path) -> str:
+    return (
+        f"{offline_recipe(name, data_dir)} "
+        "Or name the folder that has them with --data-dir, or use --data digits."
+    )
+
+
+def reachable(name: str, timeout: float = 5.0, *, mirror: str | None = None) -> bool:
+    """Whether a mirror of `name` sends gzip data within `timeout` seconds in all."""
+    address = _address(mirror or PROBES[name], IDX.download_name(idx.FILES[1]))
+    try:
+        with contextlib.closing(fetch.stream(address, timeout, timeout)) as stream:
+            chunk, _ = next(stream, (b"", None))
+    except fetch.ERRORS:
+        return False
+    # the login page of a public network is no gzip data
+    return chunk.startswith(b"\x1f\x8b")
+
+
+def download(
+    name: str,
+    data_dir: Path,
+    *,
+    progress: Progress | None = None,
+    report: Report = no_report,
+    downloads: Downloads | None = None,
+) -> Dataset:
+    """Download the set `name` to `data_dir` and write the cache.
+
+    The MD5 and the content of a file are checked before it is written.  A file that is already
+    there and passes is not fetched again.  If another process is downloading the set, wait for it
+    and use its files.
+
+    Args:
+        name: one of `NAMES`.
+        data_dir: the folder of `--data-dir`.
+        progress: called with the file's name, the bytes received and their total if known.
+        report: called before waiting, and if the cache cannot be written.
+        downloads: addresses and MD5 sums; None for those of torchvision (CIFAR-10: our own).
+
+    Raises:
+        EnvironmentFailure: no mirror gave a file, torchvision does not load, or a file cannot be
+            written.
+    """
+    path = cache.cache_path(name, data_dir)
+    raw = next(raw_folders(name, data_dir))
+    try:
+        files.make_folder(path.parent)
+        files.make_folder(raw)
+        lock, what = path.with_name("lock"), f"the download of {name}"
+        with locks.hold_when_free(lock, what=what, patience=LOCK_WAIT, report=report):
+            dataset = find(name, data_dir)
+            if dataset is None:
+                # left by a killed process; in these two folders only the holder writes
+                files.remove_leftovers(path.parent)
+                files.remove_leftovers(raw)
+                if downloads is None:
+                    downloads = CIFAR10_DOWNLOADS if name == CIFAR10 else torchvision_sources(name)
+                dataset = _fetch_all(name, data_dir, downloads, progress)
+                write_cache(path, dataset, report)
+            return dataset
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"{name}: {error.filename or data_dir}: {error.strerror or error}",
+            "Make room, or choose a folder that can be written with --data-dir.",
+        ) from None
+
+
+def torchvision_sources(name: str) -> Downloads:
+    """Mirrors and MD5 sums of `name`, from the only import of torchvision.
+
+    Raises:
+        EnvironmentFailure: torchvision is missing, or from another build than torch.
+    """
+    try:
+        from torchvision import datasets
+
+        known = getattr(datasets, TORCHVISION_CLASSES[name])
+        md5 = dict(known.resources)
+        return Downloads(tuple(known.mirrors), {file: md5[f"{file}.gz"] for file in idx.FILES})
+    except (ImportError, OSError, RuntimeError, AttributeError, LookupError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise EnvironmentFailure(
+            f"torchvision: {_version('torchvision')} does not work with"
+            f" torch {_version('torch')}: {why}",
+            "Install the two anew, from one place: `pipx reinstall vaecli`, `uv tool install"
+            " --reinstall vaecli`, or `pip install --force-reinstall torch torchvision`."
+            " Only downloads need torchvision; --data digits does not.",
+        ) from error
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _fetch_all(
+    name: str, data_dir: Path, downloads: Downloads, progress: Progress | None
+) -> Dataset:
+    form, folder = format_of(name), next(raw_folders(name, data_dir))
+    mirrors, contents = list(downloads.mirrors), {}
+    for file in form.files:
+        path = folder / form.download_name(file)
+        content = _present(form, path, downloads.md5[file])
+        if content is None:
+            try:
+                data, content = _fetch(form, file, mirrors, downloads, progress)
+            except LookupError as error:
+                why = f"{name}: {path.name}: no mirror gave it ({error})"
+                raise EnvironmentFailure(why, _advice(name, data_dir)) from None
+            files.atomic_write(path, data)
+        contents[file] = content
+    return form.assemble(name, contents, str(folder))
+
+
+def _present(form: Format, path: Path, md5: str) -> Any:
+    """The content of the file at `path`, or None if it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, DataError):
+        return _checked(form, files.read_capped(path, form.limit), md5)
+    return None
+
+
+def _fetch(
+    form: Format, file: str, mirrors: list[str], downloads: Downloads, progress: Progress | None
+) -> tuple[bytes, Any]:
+    """Download a file from the first mirror that gives it undamaged: its bytes and its content.
+
+    A mirror that fails goes to the end of `mirrors`, so that its timeout is waited for once.
+
+    Raises:
+        LookupError: all mirrors failed; the message says why.
+    """
+    failures: list[str] = []
+    for mirror in tuple(mirrors):
+        try:
+            address = _address(mirror, form.download_name(file))
+            data = fetch.receive(address, downloads.timeout, progress, form.limit)
+            return data, _checked(form, data, downloads.md5[file])
+        except (*fetch.ERRORS, DataError) as error:
+            failures.append(f"{urllib.parse.urlsplit(mirror).netloc or mirror}: {fetch.why(error)}")
+            mirrors.append(mirrors.pop(0))
+    raise LookupError("; ".join(failures))
+
+
+def _checked(form: Format, data: bytes, md5: str) -> Any:
+    """The content of a downloaded file.
+
+    Raises:
+        ValueError: its MD5 is wrong.
+        DataError: it cannot be parsed.
+    """
+    if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
+        raise ValueError(f"its MD5 is wrong ({len(data):,} bytes)")
+    return form.parse(data, "download")
+
+
+def _address(mirror: str, file: str) -> str:
+    return f"{mirror.rstrip('/')}/{file}"
