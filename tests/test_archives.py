@@ -275,7 +275,7 @@ def test_a_bomb_stops_at_its_limit(
 def test_lists_and_images_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(tmp_path / "x.zip", FILES)
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "MAX_ARCHIVE_DIRECTORY_BYTES", 100)
+        patch.setattr(archive_members, "MAX_ARCHIVE_DIRECTORY_BYTES", 100)
         with pytest.raises(DataError, match="its list of files takes"):
             unpack(path, tmp_path / "cache")
     with monkeypatch.context() as patch:
