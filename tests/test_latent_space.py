@@ -47,12 +47,14 @@ def test_embedding_is_the_encoder_whatever_the_batch(trained: object) -> None:
 
 def test_principal_components_are_those_of_the_svd() -> None:
     values = normal(200, 6) @ torch.diag(torch.tensor([3.0, 2, 1, 0.5, 0.2, 0.1])) + 5
-    points, shares = principal_components(values, 2)
+    points, shares, directions = principal_components(values, 2)
     centred = values.double().numpy() - values.double().numpy().mean(0)
     left, scales, _ = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(points.abs().numpy(), np.abs(left[:, :2] * scales[:2]), atol=1e-4)
     np.testing.assert_allclose(shares.numpy(), (scales**2 / (scales**2).sum())[:2], rtol=1e-6)
-    flipped, _ = principal_components(-values, 2)
+    np.testing.assert_allclose(points.numpy(), centred @ directions.numpy(), atol=1e-4)
+    np.testing.assert_allclose((directions.T @ directions).numpy(), np.eye(2), atol=1e-12)
+    flipped, _, _ = principal_components(-values, 2)
     torch.testing.assert_close(flipped, -points)  # the sign comes from the axes, not from chance
 
 

@@ -87,7 +87,7 @@ def plane(mean: Tensor) -> Plane:
     if dimension <= 2:
         names = tuple(f"z{index}" for index in range(dimension))
         return Plane(mean, names, "the latent space itself")
-    points, shares = principal_components(mean, 2)
+    points, shares, _ = principal_components(mean, 2)
     names = tuple(
         f"PC {number} ({100 * share:.0f} % of variance)"
         for number, share in enumerate(shares.tolist(), start=1)
@@ -95,11 +95,12 @@ def plane(mean: Tensor) -> Plane:
     return Plane(points, names, f"PCA of {dimension} latents")
 
 
-def principal_components(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def principal_components(values: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Project (N, L) on its first principal components.
 
     Returns:
-        Points (N, count), and the share of the total variance of each component, (count,).
+        Points (N, count), the share of the total variance of each component, (count,), and their
+        directions from the mean of `values` as columns, (L, count), both in float64.
         The largest loading of a component is positive, so that its sign is not arbitrary.
     """
     centred = values.double() - values.double().mean(0)
@@ -108,7 +109,7 @@ def principal_components(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     largest = directions.abs().argmax(0)
     directions = directions * directions[largest, torch.arange(count)].sign()
     shares = variances[:count] / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return (centred @ directions).to(values.dtype), shares
+    return (centred @ directions).to(values.dtype), shares, directions
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int, path: Path) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vaecli._version import __version__
 from vaecli.data.dataset import Images
-from vaecli.evaluation.evaluate import BATCH_SIZE, floats
+from vaecli.evaluation import latent_space
 from vaecli.evaluation.generation import mean_image, mean_pixels
 from vaecli.export.parts import half_difference, round_to_half
 from vaecli.model import convolution
@@ -78,21 +78,16 @@ class Page:
     difference: float
 
 
-@inference()
 def embed(model: VAE, images: Images) -> Embedding:
     """Encode a set of images on the device of the model."""
-    means, rates = [], []
-    device = model.device
-    for _, x in floats(images.pixels, BATCH_SIZE, device):
-        mean, log_variance = model.encoder(x)
-        means.append(mean.cpu())
-        rates.append(kl_to_prior(mean, log_variance).cpu().double())
+    mean, log_variance = (part.cpu() for part in latent_space.embed(model, images.pixels))
+    kl_per_dim = kl_to_prior(mean, log_variance).double().mean(0)
     names: list[str] = []
     labels = None
     if images.labels is not None:
         classes, labels = images.labels.cpu().unique(return_inverse=True)
         names = [str(value) for value in classes.tolist()]
-    return Embedding(torch.cat(means), torch.cat(rates).mean(0), labels, names)
+    return Embedding(mean, kl_per_dim, labels, names)
 
 
 def render(
@@ -209,19 +204,16 @@ def _map(embedding: Embedding) -> dict[str, Any] | None:
     latent_dim = means.shape[1]
     if latent_dim < 2:
         return None
-    centre, axes = torch.zeros(latent_dim, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
-    if latent_dim > 2:
-        centre = means.mean(0)
-        axes = torch.linalg.svd(means - centre, full_matrices=False).Vh[:2]
-        # the sign of a principal component is nobody's choice; take the one of its largest part
-        axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
-    offsets = means - centre
-    points = offsets @ axes.T
-    share = points.var(0).sum() / offsets.var(0).sum()
+    if latent_dim == 2:
+        centre, axes, points, share = torch.zeros(2), torch.eye(2), means, None
+    else:
+        points, shares, directions = latent_space.principal_components(means, 2)
+        centre, axes = means.mean(0), directions.T
+        share = _short(shares.sum()) or None  # None where all means are equal
     labels = None if embedding.labels is None else embedding.labels[:MAP_POINTS].tolist()
     return {
         "plane": "latents" if latent_dim == 2 else "principal components",
-        "share": None if latent_dim == 2 or not torch.isfinite(share) else _short(share),
+        "share": share,
         "centre": _shorts(centre),
         "axes": [_shorts(axis) for axis in axes],
         "points": _shorts(points[:MAP_POINTS].flatten()),
