@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import Vaecli
+from vaecli.data import npy as npy_header
 from vaecli.data.dataset import Dataset, Images, join
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare
 from vaecli.errors import DataError, ExitCode
+from vaecli.system.limits import MAX_ARRAY_HEADER_BYTES
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -131,6 +136,55 @@ def test_what_is_refused_is_exit_3(vaecli: Vaecli, name: str) -> None:
     assert outcome.code == ExitCode.DATA, outcome.err
     assert name in outcome.err
     assert words in outcome.err
+
+
+HEADER = b"{'descr': %b, 'fortran_order': False, 'shape': %b, }"
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b"(" * 4000, "damaged"),
+        (b"-" * 4000 + b"1", "damaged"),
+        (b"{[]: 1}", "damaged"),
+        (b'"' * 3, "damaged"),
+        (b"{'descr': '|u1'}", "damaged"),
+        (HEADER % (b"()", b"(1,)"), "damaged"),
+        (HEADER % (b"7", b"(1,)"), "damaged"),
+        (HEADER % (b"[('a',)]", b"(1,)"), "damaged"),
+        (HEADER % (b"'U99999999999'", b"(1,)"), "damaged"),
+        (HEADER % (b"('<f4', (2,))", b"(1,)"), "plain numbers"),
+        (HEADER % (b"'f4,f4'", b"(1,)"), "plain numbers"),
+        (HEADER % (b"'|u1'", b"(-1, -1)"), "asks for"),
+        (HEADER % (b"'|u1'", b"(0x" + b"9" * 3900 + b",)"), "asks for"),
+        (HEADER % (b"'|O'", b"(1,)"), "objects"),
+    ],
+)
+def test_a_hostile_header_is_refused(header: bytes, words: str) -> None:
+    start = npy_format.magic(1, 0) + struct.pack("<H", len(header))
+    with pytest.raises(npy_header.NotNumbersError, match=words):
+        npy_header.read_header(io.BytesIO(start + header))
+
+
+def test_a_header_that_claims_2_gib_is_not_read() -> None:
+    class File(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert 0 <= size <= MAX_ARRAY_HEADER_BYTES
+            return super().read(size)
+
+    data = npy_format.magic(2, 0) + struct.pack("<I", 2**31)
+    with pytest.raises(npy_header.NotNumbersError, match="2,147,483,648 bytes, more than 4,096"):
+        npy_header.read_header(File(data))
+
+
+def test_a_header_of_python_2_is_read_without_a_warning(tmp_path: Path) -> None:
+    header = HEADER % (b"'|u1'", b"(40L, 6L, 5L)")
+    start = npy_format.magic(1, 0) + struct.pack("<H", len(header))
+    (tmp_path / "x.npy").write_bytes(start + header + GREY.tobytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(everything(load(tmp_path / "x.npy"))) == 40
 
 
 def test_an_npz_that_unpacks_to_more_than_memory(tmp_path: Path) -> None:

@@ -1,68 +1,72 @@
-"""The header of a `.npy` file, read by our own rules.
+"""The header of a `.npy` file: numpy reads it, within limits, and only plain types are taken.
 
-numpy's own reader parses the header as Python, of any depth; this one takes only what
-`numpy.save` writes for an array of numbers or texts.
 Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
 
 from __future__ import annotations
 
-import re
-import struct
+import warnings
 from math import prod
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy_format
 
 from vaecli.system.limits import MAX_ARRAY_HEADER_BYTES
 
-MAGIC = b"\x93NUMPY"
-_LENGTHS = {b"\x01\x00": "<H", b"\x02\x00": "<I"}
-_HEADER = re.compile(
-    r"\{'descr': *'(?P<dtype>[^']{1,16})', *'fortran_order': *(?P<order>True|False),"
-    r" *'shape': *\((?P<shape>(?:\d{1,15}L?, *){0,32}(?:\d{1,15}L?)?)\), *\} *\n?"
-)
+_READERS = {
+    (1, 0): npy_format.read_array_header_1_0,
+    (2, 0): npy_format.read_array_header_2_0,
+}
+_DAMAGE = (ValueError, TypeError, LookupError, SyntaxError, TokenError, RecursionError, MemoryError)
+"""What numpy, and Python's parser in it, raise at a damaged header."""
 
 
 class NotNumbersError(ValueError):
     """The array holds something else than plain numbers or texts, such as Python objects."""
 
 
+class _Limited:
+    """A file of which nothing longer than a header is read: numpy would read up to 4 GiB first."""
+
+    def __init__(self, file: BinaryIO | Any) -> None:
+        self._file = file
+
+    def read(self, size: int = 0, /) -> bytes:
+        if size > MAX_ARRAY_HEADER_BYTES:
+            limit = MAX_ARRAY_HEADER_BYTES
+            raise NotNumbersError(f"its header has {size:,} bytes, more than {limit:,}")
+        data: bytes = self._file.read(size)
+        return data
+
+
 def read_header(file: BinaryIO | Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether the first axis runs fastest, and type; the file is then at its numbers.
 
     Raises:
-        NotNumbersError: it is an array of something else than plain numbers or texts.
-        ValueError: it is no array, or damaged.
+        NotNumbersError: it is no array of plain numbers or texts, or its header is damaged.
     """
-    start = file.read(8)
-    if len(start) < 8 or start[:6] != MAGIC:
-        raise ValueError("it is no .npy array")
-    layout = _LENGTHS.get(start[6:])
-    if layout is None:
-        raise ValueError(f"its header has version {start[6]}.{start[7]}, not 1.0 or 2.0")
-    field = file.read(struct.calcsize(layout))
-    if len(field) < struct.calcsize(layout):
-        raise ValueError("damaged: it ends inside its header")
-    (length,) = struct.unpack(layout, field)
-    if length > MAX_ARRAY_HEADER_BYTES:
-        raise ValueError(f"its header has {length:,} bytes, more than {MAX_ARRAY_HEADER_BYTES:,}")
-    match = _HEADER.fullmatch(file.read(length).decode("latin-1"))
-    if match is None:
-        reason = "its header is damaged, or is not that of an array of plain numbers"
-        raise NotNumbersError(reason)
-    shape = tuple(map(int, re.findall(r"\d+", match["shape"])))
-    if prod(shape) > 2**48:
-        raise ValueError(f"its header asks for {prod(shape):,} numbers")
-    return shape, match["order"] == "True", _dtype(match["dtype"])
-
-
-def _dtype(text: str) -> np.dtype[Any]:
-    if text.endswith("O"):
-        raise NotNumbersError("it holds Python objects, which are never loaded")
-    if not re.fullmatch(r"[<>|=][biufcSU]\d{1,6}", text):
-        raise NotNumbersError(f"its type {text!r} is not one of plain numbers")
+    limited = _Limited(file)
     try:
-        return np.dtype(text)
-    except TypeError:
-        raise ValueError(f"its type {text!r} is not one of plain numbers") from None
+        version = npy_format.read_magic(limited)
+        if version not in _READERS:
+            raise NotNumbersError(
+                f"its header has version {version[0]}.{version[1]}, not 1.0 or 2.0"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers of Python 2
+            shape, fortran, dtype = _READERS[version](limited, MAX_ARRAY_HEADER_BYTES)
+    except NotNumbersError:
+        raise
+    except _DAMAGE:
+        raise NotNumbersError("it is no .npy array, or its header is damaged") from None
+    if dtype.hasobject:
+        raise NotNumbersError("it holds Python objects, which are never loaded")
+    if dtype.kind not in "biufcSU":
+        raise NotNumbersError(f"its type {str(dtype)[:80]} is not one of plain numbers")
+    if min(shape, default=0) < 0 or prod(shape) > 2**48:
+        raise NotNumbersError(
+            "its header asks for more numbers than any array has, or for fewer than 0"
+        )
+    return shape, fortran, dtype
