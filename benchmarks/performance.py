@@ -284,8 +284,8 @@ the first epoch of each with all that is done once, such as recording the step o
 {startup}
 
 `vaecli --help` and `--version` import neither torch nor numpy nor matplotlib; most of the time of
-`--help` is typer's own help renderer. No command imports torchvision unless a dataset is
-downloaded, and matplotlib only draws after the results are safe and shown.
+`--help` is typer's own help renderer. No command imports torchvision,
+and matplotlib only draws after the results are safe and shown.
 """
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from conftest import Vaecli
 from vaecli.data.dataset import Dataset
 from vaecli.data.named import cifar, downloads, sets
+from vaecli.data.named.mirrors import DOWNLOADS, Downloads
 from vaecli.errors import DataError, EnvironmentFailure
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -73,8 +74,8 @@ def mirror(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def sources(mirror: str, data: bytes = ARCHIVE) -> downloads.Downloads:
-    return downloads.Downloads([mirror], {cifar.ARCHIVE: hashlib.md5(data).hexdigest()}, 5.0)
+def sources(mirror: str, data: bytes = ARCHIVE) -> Downloads:
+    return Downloads([mirror], {cifar.ARCHIVE: hashlib.md5(data).hexdigest()}, 5.0)
 
 
 def require_right(found: Dataset | None) -> None:
@@ -118,7 +119,7 @@ def test_an_archive_with_another_md5_is_not_kept(tmp_path: Path, mirror: str) ->
     with pytest.raises(EnvironmentFailure, match="MD5 is wrong"):
         downloads.download("cifar10", data_dir, downloads=sources(mirror, b"other"))
     assert not (data_dir / cifar.ARCHIVE).exists()
-    assert downloads.CIFAR10_DOWNLOADS.md5[cifar.ARCHIVE] == "c32a1d4ab5d03f1284b67883e8d87530"
+    assert DOWNLOADS[cifar.NAME].md5[cifar.ARCHIVE] == "c32a1d4ab5d03f1284b67883e8d87530"
 
 
 def test_the_archive_and_its_folder_are_found_without_network(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_files_that_make_a_folder_a_package_are_empty() -> None:
         ("rich", ("terminal.",)),
         ("matplotlib", ("pictures.plots",)),
         ("sklearn", ("evaluation.mixture",)),
-        ("torchvision", ("data.named.downloads",)),
+        ("torchvision", ()),
         ("onnxruntime", ("export.onnx",)),
         ("huggingface_hub", ("runs.hub",)),
         ("click", ()),

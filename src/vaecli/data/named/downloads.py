@@ -1,8 +1,6 @@
 """Downloads MNIST, its relatives and CIFAR-10 where they are not on the disk.
 
-torchvision only tells the addresses and MD5 sums of MNIST and its relatives.  It is imported for a
-download and never again: the files are kept as they came, in torchvision's layout
-(`DATA_DIR/MNIST/raw/`).
+The files are kept as they came, in torchvision's layout (`DATA_DIR/MNIST/raw/`).
 """
 
 from __future__ import annotations
@@ -10,18 +8,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import urllib.parse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vaecli.data.dataset import Dataset
 from vaecli.data.named import cache, cifar, fetch, idx
+from vaecli.data.named.mirrors import DOWNLOADS, Downloads
 from vaecli.data.named.sets import (
     CIFAR10,
     IDX,
-    TORCHVISION_CLASSES,
     Format,
     find,
     format_of,
@@ -32,34 +27,7 @@ from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.system import files, locks
 from vaecli.system.callbacks import Progress, Report, no_report
 
-# mirrors of torchvision's, repeated because the probe must not wait for its import
-PROBES = {
-    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion-mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    "kmnist": "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
-}
 LOCK_WAIT = 900.0  # seconds to wait for another process that downloads the same set
-
-
-@dataclass(frozen=True)
-class Downloads:
-    """Where a set is downloaded from.
-
-    Attributes:
-        mirrors: base addresses, tried in this order.
-        md5: MD5 of each file as it is downloaded, by its name without `.gz`.
-        timeout: seconds a server may be silent; three times as long before its first byte.
-    """
-
-    mirrors: Sequence[str]
-    md5: Mapping[str, str]
-    timeout: float = 10.0
-
-
-# the address and MD5 its page gives; torchvision has only the pickled version
-CIFAR10_DOWNLOADS = Downloads(
-    ("https://www.cs.toronto.edu/~kriz/",), {cifar.ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"}
-)
 
 
 def load(
@@ -93,7 +61,7 @@ def offline_recipe(name: str, data_dir: Path) -> str:
     """A sentence that says which files to put where by hand."""
     folder = next(raw_folders(name, data_dir))
     if name == CIFAR10:
-        return f"Put {CIFAR10_DOWNLOADS.mirrors[0]}{cifar.ARCHIVE} into {folder}."
+        return f"Put {DOWNLOADS[name].mirrors[0]}{cifar.ARCHIVE} into {folder}."
     *most, last = idx.FILES
     return f"Put {', '.join(most)} and {last} (each .gz or not) into {folder}."
 
@@ -107,7 +75,7 @@ def _advice(name: str, data_dir: Path) -> str:
 
 def reachable(name: str, timeout: float = 5.0, *, mirror: str | None = None) -> bool:
     """Whether a mirror of `name` sends gzip data within `timeout` seconds in all."""
-    address = _address(mirror or PROBES[name], IDX.download_name(idx.FILES[1]))
+    address = _address(mirror or DOWNLOADS[name].mirrors[0], IDX.download_name(idx.FILES[1]))
     try:
         with contextlib.closing(fetch.stream(address, timeout, timeout)) as stream:
             chunk, _ = next(stream, (b"", None))
@@ -136,11 +104,10 @@ def download(
         data_dir: the folder of `--data-dir`.
         progress: called with the file's name, the bytes received and their total if known.
         report: called before waiting, and if the cache cannot be written.
-        downloads: addresses and MD5 sums; None for those of torchvision (CIFAR-10: our own).
+        downloads: addresses and MD5 sums; None for those of `mirrors.py`.
 
     Raises:
-        EnvironmentFailure: no mirror gave a file, torchvision does not load, or a file cannot be
-            written.
+        EnvironmentFailure: no mirror gave a file, or a file cannot be written.
     """
     path = cache.cache_path(name, data_dir)
     raw = next(raw_folders(name, data_dir))
@@ -154,9 +121,7 @@ def download(
                 # left by a killed process; in these two folders only the holder writes
                 files.remove_leftovers(path.parent)
                 files.remove_leftovers(raw)
-                if downloads is None:
-                    downloads = CIFAR10_DOWNLOADS if name == CIFAR10 else torchvision_sources(name)
-                dataset = _fetch_all(name, data_dir, downloads, progress)
+                dataset = _fetch_all(name, data_dir, downloads or DOWNLOADS[name], progress)
                 write_cache(path, dataset, report)
             return dataset
     except OSError as error:
@@ -164,36 +129,6 @@ def download(
             f"{name}: {error.filename or data_dir}: {error.strerror or error}",
             "Make room, or choose a folder that can be written with --data-dir.",
         ) from None
-
-
-def torchvision_sources(name: str) -> Downloads:
-    """Mirrors and MD5 sums of `name`, from the only import of torchvision.
-
-    Raises:
-        EnvironmentFailure: torchvision is missing, or from another build than torch.
-    """
-    try:
-        from torchvision import datasets
-
-        known = getattr(datasets, TORCHVISION_CLASSES[name])
-        md5 = dict(known.resources)
-        return Downloads(tuple(known.mirrors), {file: md5[f"{file}.gz"] for file in idx.FILES})
-    except (ImportError, OSError, RuntimeError, AttributeError, LookupError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise EnvironmentFailure(
-            f"torchvision: {_version('torchvision')} does not work with"
-            f" torch {_version('torch')}: {why}",
-            "Install the two anew, from one place: `pipx reinstall vaecli`, `uv tool install"
-            " --reinstall vaecli`, or `pip install --force-reinstall torch torchvision`."
-            " Only downloads need torchvision; --data digits does not.",
-        ) from error
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _fetch_all(

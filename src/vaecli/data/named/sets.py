@@ -76,7 +76,7 @@ def format_of(name: str) -> Format:
 def find(
     name: str, data_dir: Path, *, guess: bool = False, report: Report = no_report
 ) -> Dataset | None:
-    """Read the set `name` from our cache or from its own files, without network and torchvision.
+    """Read the set `name` from our cache or from its own files, without network.
 
     A damaged cache is made anew if intact files are there.
 

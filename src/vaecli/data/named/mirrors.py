@@ -1,0 +1,60 @@
+"""Where the named sets are downloaded from, and the MD5 of each file.
+
+For MNIST and its relatives they are torchvision's; importing it for them took seconds, and failed
+where it was of another build than torch.  A test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vaecli.data.named import cifar, idx
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """Where a set is downloaded from.
+
+    Attributes:
+        mirrors: base addresses, tried in this order.
+        md5: MD5 of each file as it is downloaded, by its name without `.gz`.
+        timeout: seconds a server may be silent; three times as long before its first byte.
+    """
+
+    mirrors: Sequence[str]
+    md5: Mapping[str, str]
+    timeout: float = 10.0
+
+
+def _idx(mirrors: Sequence[str], *md5: str) -> Downloads:
+    return Downloads(mirrors, dict(zip(idx.FILES, md5, strict=True)))
+
+
+DOWNLOADS = {
+    "mnist": _idx(
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    "fashion-mnist": _idx(
+        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+    "kmnist": _idx(
+        ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+        "bdb82020997e1d708af4cf47b453dcf7",
+        "e144d726b3acfaa3e44228e80efcd344",
+        "5c965bf0a639b31b8f53240b1b52f4d7",
+        "7320c461ea6c1c855c0b718fb2a4b134",
+    ),
+    # its own page gives both; torchvision has only the pickled version
+    cifar.NAME: Downloads(
+        ("https://www.cs.toronto.edu/~kriz/",), {cifar.ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"}
+    ),
+}
