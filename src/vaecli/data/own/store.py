@@ -4,6 +4,11 @@ The raw file is written first, under a name of its own; renaming `index.json` in
 commit.  Sets that fit are read into memory, larger ones are mapped.
 """
 
+# A store of its own, beside named/cache.py and training/checkpoint.py: here the data may exceed
+# memory and is mapped, a named set is one file without an index, and a checkpoint keeps two
+# generations to fall back on.  What the three share (atomic writes, capped reads, SHA-256,
+# canonical JSON, leftovers) is in system/.
+
 from __future__ import annotations
 
 import contextlib
