@@ -13,7 +13,8 @@ from torch.distributions import Bernoulli, ContinuousBernoulli, Normal
 from vaecli.config import Likelihood, ModelConfig
 from vaecli.evaluation import meaning
 from vaecli.model.bounds import log_likelihood
-from vaecli.model.likelihoods import LEVELS, LIKELIHOODS, bounded, learned_scale
+from vaecli.model.distribution import LEVELS, learned_scale
+from vaecli.model.likelihoods import LIKELIHOODS, bounded
 
 NAMES: list[Likelihood] = list(LIKELIHOODS)
 DOUBLE = torch.float64

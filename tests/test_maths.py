@@ -13,9 +13,9 @@ import pytest
 
 import vaecli
 from conftest import REPOSITORY
-from vaecli.model import bounds, likelihoods, prior
+from vaecli.model import bounds, distribution, likelihoods, prior
 
-MODULES = [likelihoods, bounds, prior]
+MODULES = [distribution, likelihoods, bounds, prior]
 
 
 def rows() -> Iterator[dict[str, str]]:

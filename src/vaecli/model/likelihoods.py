@@ -8,20 +8,22 @@ learned scale of `learned_scale`.  `bounds.py` sums over pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from vaecli.config import Likelihood
+from vaecli.model.distribution import (
+    HALF_LEVEL,
+    LEVELS,
+    Distribution,
+    learned_scale,
+    smoothed,
+    uniform,
+)
 
-LEVELS = 256
-HALF_LEVEL = 0.5 / (LEVELS - 1)
-"""Half the distance of two grey levels on the scale from 0 to 1."""
-LOG_SCALE_FLOOR = -7.0
-"""Lower bound of the log scale; see `learned_scale`."""
 MAX_LOGIT = 16.0
 """Bound of the continuous Bernoulli's logit: where float32 rounds the probability to 0 or 1.
 
@@ -29,60 +31,6 @@ Without one the density at exactly black pixels grows for ever, and is all that 
 """
 _NEAR_ZERO = 0.1
 _FACTORS = 64
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """A likelihood as the functions that training, evaluation and pictures need.
-
-    Attributes:
-        log_prob: x, o and the log scale to log p(x|z) in nats.
-        mean: o and the log scale to E[x|z], which a picture shows.
-        sample: o, the log scale and a generator to a draw of x.
-        output_bias: the mean training image and the number of images to the o with that mean,
-            where training starts.
-        log_scale: where the learned log scale starts; None if there is none.
-        levels: whether p is a probability over the 256 grey levels.
-        gradient: x and o to the derivative of log p(x|z) by o, written over o, for one that has no
-            log scale and is trained without autograd (`training/backpropagation.py`).
-
-    Example:
-        >>> bernoulli = LIKELIHOODS["bernoulli"]
-        >>> bernoulli.mean(torch.zeros(2, 3), None)
-        tensor([[0.5000, 0.5000, 0.5000],
-                [0.5000, 0.5000, 0.5000]])
-    """
-
-    log_prob: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    mean: Callable[[Tensor, Tensor | None], Tensor]
-    sample: Callable[[Tensor, Tensor | None, torch.Generator | None], Tensor]
-    output_bias: Callable[[Tensor, int], Tensor]
-    log_scale: float | None = None
-    levels: bool = False
-    gradient: Callable[[Tensor, Tensor], Tensor] | None = None
-    summed: Callable[[Tensor, Tensor], Tensor] | None = None
-
-
-def learned_scale(log_scale: Tensor | None) -> Tensor:
-    """The scale s, kept above e^-7, a quarter of a grey level.
-
-    ::
-
-        s = exp(-7 + softplus(log_scale + 7))
-
-    Without a lower bound, images that are all alike would send s to 0.
-
-    Source: Rybkin et al. 2021, https://arxiv.org/abs/2006.13202
-
-    Args:
-        log_scale: the decoder's parameter, a number.
-
-    Example:
-        >>> 255 * learned_scale(torch.tensor([-7.0, -100.0]))  # in grey levels
-        tensor([0.4651, 0.2325])
-    """
-    assert log_scale is not None, "this likelihood has a learned scale"
-    return torch.exp(LOG_SCALE_FLOOR + functional.softplus(log_scale - LOG_SCALE_FLOOR))
 
 
 # --- bernoulli ---------------------------------------------------------------------------------
@@ -153,12 +101,12 @@ def _bernoulli_sample(
     logits: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
 ) -> Tensor:
     """1 with probability S(o), else 0."""
-    return (_uniform(logits, generator) < torch.sigmoid(logits)).to(logits.dtype)
+    return (uniform(logits, generator) < torch.sigmoid(logits)).to(logits.dtype)
 
 
 def _bernoulli_output_bias(mean_image: Tensor, count: int) -> Tensor:
     """The logit of the smoothed mean image."""
-    return torch.logit(_smoothed(mean_image, count))
+    return torch.logit(smoothed(mean_image, count))
 
 
 # --- continuous Bernoulli -----------------------------------------------------------------------
@@ -251,7 +199,7 @@ def _continuous_bernoulli_sample(
 
     Source: Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
     """
-    logits, u = bounded(logits), _uniform(logits, generator)
+    logits, u = bounded(logits), uniform(logits, generator)
     rising = logits > 0  # 1 - x has the logit -l, and e^-|l| does not overflow
     a = -logits.abs().clamp(min=1e-3)
     drawn = torch.log1p(u * torch.expm1(a)) / a
@@ -261,7 +209,7 @@ def _continuous_bernoulli_sample(
 
 def _continuous_bernoulli_output_bias(mean_image: Tensor, count: int) -> Tensor:
     """The o whose mean is the smoothed mean image, by bisection: it has no closed form."""
-    target = _smoothed(mean_image, count)
+    target = smoothed(mean_image, count)
     # a pixel that is black in all training images must start where it can still learn
     low, high = torch.full_like(target, -2 * MAX_LOGIT), torch.full_like(target, 2 * MAX_LOGIT)
     for _ in range(60):
@@ -366,30 +314,9 @@ def _logistic_sample(
     location: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
 ) -> Tensor:
     """The level nearest to x = o + s log(u / (1 - u)), with u uniform."""
-    u = _uniform(location, generator).clamp(1e-7, 1 - 1e-7)
+    u = uniform(location, generator).clamp(1e-7, 1 - 1e-7)
     drawn = location + learned_scale(log_scale) * torch.logit(u)
     return (drawn.clamp(0, 1) * (LEVELS - 1)).round() / (LEVELS - 1)
-
-
-# -----------------------------------------------------------------------------------------------
-
-
-def _smoothed(mean_image: Tensor, count: int) -> Tensor:
-    """The mean image with one grey image added to the N: never exactly black or white.
-
-    ::
-
-        (N mean + 1/2) / (N + 1)
-
-    Example:
-        >>> _smoothed(torch.tensor([0.0, 1.0]), 9)
-        tensor([0.0500, 0.9500])
-    """
-    return (mean_image * count + 0.5) / (count + 1)
-
-
-def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 LIKELIHOODS: Mapping[Likelihood, Distribution] = {
