@@ -47,19 +47,19 @@ def load(
     Args:
         name: one of `NAMES`, or `auto`: MNIST if it is there or can be had, else the digits;
             anything else is the path of a folder of images or of an array file.
-        options: how the images at a path were asked for; only for those.
-        preparation: how they are brought to a model's shape; None finds one.
+        options: for images at a path: size, channels and the like.
+        preparation: brings them to a model's shape; None for a shape that suits them.
         folder: where named sets and prepared images are kept; `default_folder()` for None.
         download: whether the network may be used.
-        memory: bytes of the user's images held in memory; None: as the machine has.
+        memory: bytes of the user's images held in memory; None for half the machine's.
         checked: whether another process has just read the user's images, prepared and undamaged.
-        report: told what a person should know, such as a fallback.
-        progress: told (what, done, total) during long work.
+        report: called with messages for the user, such as a fallback.
+        progress: called with (description, done, total) during long work.
 
     Raises:
         UsageError: no set has that name, or `options` do not apply.
         DataError: the user's images cannot be read.
-        EnvironmentFailure: it is not there and cannot be had.
+        EnvironmentFailure: the set is not there and cannot be downloaded.
     """
     folder = default_folder() if folder is None else folder
     if is_path(name):

@@ -1,4 +1,4 @@
-"""What every source of images becomes: one uint8 tensor per split."""
+"""Images of a data set: one uint8 tensor per split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PART = 8 * 2**20  # bytes looked at together in passes over a whole set
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images in memory, or in a file of which parts are read.
+    """Images in memory, or in a file that is read in parts.
 
     Attributes:
         pixels: (N, C, H, W) uint8.
@@ -56,7 +56,7 @@ class Images:
         )
 
     def class_name(self, label: int) -> str:
-        """What the class of a label is called; empty for an image without one."""
+        """The name of a label's class; empty for an image without a class."""
         return self.classes.get(label, str(label) if is_known(label) else "")
 
     def first(self, count: int | None) -> Images:
@@ -151,12 +151,12 @@ class Dataset:
     """A named set with its splits.
 
     Attributes:
-        name: what it is called, never a path.
+        name: of the set, never a path.
         train: images to train on.
         test: held-out images.
         validation: images of a validation split, which `--patience` watches; or None.
         origin: where a user's own images lie; None for a named set.
-        account: what became of everything that was given.
+        account: how the user's data was read.
     """
 
     name: str
@@ -173,13 +173,13 @@ class Dataset:
         return channels, height, width
 
     def with_origin(self, origin: Origin, account: Account) -> Dataset:
-        """The same images, said to come from `origin`; a fingerprint that is known stays so."""
+        """The same images with an origin; a fingerprint already computed is kept."""
         copy = replace(self, origin=origin, account=account)
         vars(copy).update({k: v for k, v in vars(self).items() if k == "_fingerprint"})
         return copy
 
     def known_as(self, fingerprint: str) -> Dataset:
-        """The same images with a fingerprint that somebody else has computed."""
+        """The same images with a fingerprint that another process has computed."""
         copy = replace(self)
         vars(copy)["_fingerprint"] = fingerprint
         return copy
@@ -208,7 +208,7 @@ class Dataset:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in order of their labels; none where config.json has no room."""
+        """Names of the classes in order of their labels; none if config.json has no room."""
         names = tuple(name for _, name in sorted(self.train.classes.items()))
         size = len(json.dumps(names, indent=6))  # as config.json is written
         return names if size <= MAX_CLASS_NAMES_BYTES else ()
@@ -258,7 +258,7 @@ def count_shared(hashes: Sequence[int], training: Sequence[int]) -> int:
 
 
 def shared_note(shared: int, count: int, split: Split) -> Iterator[str]:
-    """What a person should know about identical pictures in the training set and another split."""
+    """A note on identical pictures in the training set and another split."""
     if shared:
         yield f"{shared:,} of the {count:,} {split} images are training images too"
 

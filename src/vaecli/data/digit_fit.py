@@ -41,12 +41,12 @@ def digit_ink(
         size: H, W of the result.
         border: the model's ground, which says what `invert` means.
         invert: `auto` finds out whether the ink is dark or light.
-        notes: gets a line for what is found.
+        notes: gets a line for each change.
 
     Returns:
         (H, W) float32, 0 for ground and 1 for full ink.
     """
-    # 1,000 pixels are plenty to make 28 of, and averaging removes a camera's noise
+    # 1,000 pixels are plenty for 28, and averaging removes a camera's noise
     image = Image.fromarray(grey)
     image = image.reduce(max(1, math.ceil(max(image.size) / 1000)))
     wanted = None if invert == "auto" else (border < 128) == (invert == "yes")
@@ -60,7 +60,7 @@ def digit_ink(
     ink, corner = found
     unit = round(20 / 28 * min(size))
     cells = _find_cells(ink, unit)
-    # the picture's own centre tells which of two shifts is meant when the mass leaves it open
+    # on a tie between two shifts, choose the one that keeps the picture's centre centred
     middle = [side / 2 - start for side, start in zip(depth.shape, corner, strict=True)]
     wide = _thicken(ink, cells, unit)
     if wide is not None:
@@ -189,7 +189,8 @@ def _thicken(ink: Floats, cells: Cells, unit: int) -> Floats | None:
     """Widen strokes thinner than MNIST's in a box of `unit` pixels; None: they are not."""
     pixel = unit / 20  # one of MNIST's
     thickness = _thickness(ink) * unit / max(ink.shape)
-    # pixelated outlines are too long at first, faint lines too wide at last: thin is thin twice
+    # shrinking thickens faint lines, and pixelated outlines are too long before it: a stroke is
+    # thin only if it measures thin before and after
     if max(thickness, _thickness(_shrink(ink, cells))) >= THIN * pixel:
         return None
     radius = math.ceil((USUAL * pixel - thickness) / 2 * FINE)

@@ -40,7 +40,7 @@ class Picture:
         pixels: (H, W, 1) grey or (H, W, 3) RGB, uint8.
         alpha: (H, W) uint8, or None where the file has no transparency.
         notes: what was changed to get there.
-        levels: the values in the file, and what they were taken to mean.
+        levels: the range of values in the file, and what counts as black and white.
         first_of_several: whether it is the first frame of an animation, or page of a stack.
     """
 
@@ -70,7 +70,7 @@ def read_image(source: Path | bytes, *, name: str, ranges: Ranges | None = None)
     Args:
         source: path of a regular file, or the content of one.
         name: what messages call it.
-        ranges: values that mean black and white; a type that is not named has its full range.
+        ranges: values that mean black and white; the full range for types that are missing.
 
     Raises:
         DataError: it cannot be read, is damaged, too large, or in a format or mode not taken.
@@ -122,7 +122,7 @@ def tiff_pages(path: Path) -> list[int]:
 
 @contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """A picture that is not decoded yet; what goes wrong while it is used becomes a DataError."""
+    """A picture that is not decoded yet; errors while it is used become a DataError."""
     if not data:
         raise _refusal(name, "it is empty")
     if len(data) > MAX_IMAGE_BYTES:
@@ -192,8 +192,8 @@ class _TooLargeError(Exception):
 
 
 def _pages(image: Image.Image) -> list[int]:
-    """Numbers of the pictures of a TIFF that are pages; the first of all where none is."""
-    found = []
+    """Numbers of the pictures of a TIFF that are pages; the first if none is."""
+    pages = []
     for number, page in enumerate(ImageSequence.Iterator(image)):
         if number >= MAX_TIFF_PAGES:
             raise _TooLargeError(f"it has more than the limit of {MAX_TIFF_PAGES:,} pages")
@@ -201,12 +201,12 @@ def _pages(image: Image.Image) -> list[int]:
         if not tags.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK and (
             tags.get(_SUBFILE_TYPE) != _REDUCED
         ):
-            found.append(number)
-    return found or [0]
+            pages.append(number)
+    return pages or [0]
 
 
 def _choose(image: Image.Image) -> bool:
-    """Go to the first picture that is one by itself; whether more follow it."""
+    """Seek the first picture that is no thumbnail or mask; whether more follow it."""
     # an MPO is a JPEG with a second view or a gain map behind it, as phones write them
     if not getattr(image, "is_animated", False) or image.format == "MPO":
         return False
@@ -224,7 +224,7 @@ def _decode(image: Image.Image, size: int, ranges: Ranges, *, chosen: bool = Fal
         image: not decoded yet.
         size: bytes of its file.
         ranges: values that mean black and white.
-        chosen: whether it stands at the right one of several.
+        chosen: whether the caller has already sought one of several pictures.
     """
     notes = []
     several = not chosen and _choose(image)
@@ -236,7 +236,7 @@ def _decode(image: Image.Image, size: int, ranges: Ranges, *, chosen: bool = Fal
     tiff = image.format == "TIFF"
     inverted = tiff and getattr(image, "tag_v2", {}).get(262) == 0
     image.load()
-    if chosen:  # turned in place, it would confuse the page behind it
+    if chosen:  # turning it in place would spoil the next page
         image = ImageOps.exif_transpose(image)
     else:
         ImageOps.exif_transpose(image, in_place=True)
@@ -256,7 +256,7 @@ def _decode(image: Image.Image, size: int, ranges: Ranges, *, chosen: bool = Fal
         notes.append(f"{levels.range[1]:,g} is white")
     if levels.clipped:
         notes.append(f"{levels.clipped:,} of {levels.values:,} values above it were clipped")
-    if alpha is not None and alpha.min() < 255:  # what lies behind it is as light as can be
+    if alpha is not None and alpha.min() < 255:  # what is painted behind it may be white
         levels = replace(levels, highest=max(levels.highest, levels.full[1]))
     return Picture(pixels, alpha, tuple(notes), levels, several)
 

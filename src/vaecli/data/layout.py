@@ -29,7 +29,7 @@ OUTSIDE_SPLITS = "beside the folders of the splits"
 
 @dataclass(frozen=True)
 class Values:
-    """The samples of one type in a set, before scaling, and what counts as black and white."""
+    """The range of values of one sample type, and what counts as black and white."""
 
     samples: str
     lowest: float
@@ -40,13 +40,13 @@ class Values:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of everything that was given, for the table shown before training.
+    """How the user's data was read, for the table shown before training.
 
     Attributes:
-        sources: where the images of a split came from, in words.
-        left_out: how many things were left out, by reason.
-        notes: choices that were made for the user.
-        values: the values of the samples, for each type that was found.
+        sources: where the images of each split came from, in words.
+        left_out: number of files or images left out, by reason.
+        notes: choices made without being asked.
+        values: ranges of values, one for each sample type.
     """
 
     sources: Mapping[Split, str] = field(default_factory=dict)
@@ -61,13 +61,13 @@ class Account:
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should know where there is no table."""
+        """The notes and what was left out, for output without the table."""
         return [*self.notes, *(f"left out: {text}" for text in self.left_out_texts)]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an image belongs: its split (None: to be drawn) and the name of its class, or None."""
+    """The split of an image (None: drawn later) and the name of its class, or None."""
 
     split: Split | None = None
     label: str | None = None
@@ -75,7 +75,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of all images that count, by path, and the account of the rest."""
+    """The place of each image that is used, by path, and the account of the rest."""
 
     places: Mapping[str, Place]
     account: Account
@@ -102,7 +102,7 @@ def number_classes(names: Sequence[str], known: Sequence[str] = ()) -> dict[str,
 
 
 def is_known(label: int) -> bool:
-    """Whether a label is a class, and one the model knows where there is one."""
+    """Whether a label is a class, and one of the model's if there is a model."""
     return label > -(10**18)
 
 
@@ -119,16 +119,16 @@ def others_by_suffix(suffixes: Mapping[str, int]) -> dict[str, int]:
 
 
 def understand(paths: Sequence[str], known_classes: Collection[str] = ()) -> Layout:
-    """What folders say about the images in them.
+    """Read splits and classes from the names of folders.
 
-    - A folder that only wraps another is looked through.
+    - A folder that only contains another folder is skipped.
     - Folders named train, test, validation or the like are splits: at the top, or inside each
       class.  If there is no test folder, validation takes its place.
     - The next folders are the classes, if there are two or more.
 
     Args:
         paths: of images, with `/` between parts.
-        known_classes: names of a model's classes: such a folder is never looked through.
+        known_classes: names of a model's classes; such a folder is never skipped.
     """
     parts = [path.split("/") for path in paths]
     depth = 0
@@ -150,7 +150,7 @@ def understand(paths: Sequence[str], known_classes: Collection[str] = ()) -> Lay
     labels = _labels(kept, level, class_level, splits, known_classes, notes)
     sources: dict[Split, str] = {}
     for split in dict.fromkeys(splits.values()):
-        folders = [name for name, its in splits.items() if its == split]
+        folders = [name for name, other in splits.items() if other == split]
         sources[split] = _listed(folders, root if level == depth else f"{root}*/")
     left_out = len(parts) - len(kept)
     return Layout(
@@ -178,17 +178,17 @@ def _only_folder(parts: Sequence[Sequence[str]], depth: int) -> str | None:
 
 
 def _split_of(name: str) -> tuple[Split | None, tuple[str, ...]]:
-    """The split a folder's name speaks of, and the other words in it; numbers are ignored.
+    """The split in a folder's name, and the other words in it; digits are ignored.
 
     >>> _split_of("train2017"), _split_of("test_images"), _split_of("cats")
     (('train', ()), ('test', ('images',)), (None, ('cats',)))
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()
     words = re.findall(r"[^\W\d_]+", spaced)
-    found = [word for word in words if _as_split(word)]
-    if len(found) != 1:
+    split_words = [word for word in words if _as_split(word)]
+    if len(split_words) != 1:
         return None, tuple(words)
-    return _as_split(found[0]), tuple(word for word in words if word != found[0])
+    return _as_split(split_words[0]), tuple(word for word in words if word != split_words[0])
 
 
 def _as_split(word: str) -> Split | None:
@@ -196,10 +196,10 @@ def _as_split(word: str) -> Split | None:
 
 
 def _splits(names: Collection[str]) -> dict[str, Split]:
-    """The split of each folder that is one; none unless train and another one are there.
+    """The split of each folder that is one; none unless there are at least two splits.
 
-    Names of one word may have other folders beside them.  Names of more words, such as
-    `train_images` and `test_images`, must differ in that word alone.
+    If the names are single words, other folders may lie beside them.  Longer names, such as
+    `train_images` and `test_images`, must differ only in that word.
     """
     found = {name: _split_of(name) for name in names}
     plain = {name: split for name, (split, rest) in found.items() if split and not rest}
@@ -208,7 +208,9 @@ def _splits(names: Collection[str]) -> dict[str, Split]:
         others.setdefault(split, set()).add(rest)
     if len({*plain.values()}) > 1 and ("train" in plain.values() or len(plain) == len(names)):
         splits = plain
-    elif "train" in others and None not in others and _all_equal(others.values()):
+    elif (
+        "train" in others and None not in others and len(set(map(frozenset, others.values()))) == 1
+    ):
         splits = {name: split for name, (split, _) in found.items() if split}
     else:
         return {}
@@ -219,13 +221,8 @@ def _splits(names: Collection[str]) -> dict[str, Split]:
     return {name: "test" if split == "validation" else split for name, split in splits.items()}
 
 
-def _all_equal(sets: Iterable[set[tuple[str, ...]]]) -> bool:
-    first, *others = sets
-    return all(other == first for other in others)
-
-
 def _find_splits(parts: Sequence[Sequence[str]], depth: int) -> tuple[int, dict[str, Split]]:
-    """The depth of the folders that are splits, and which is which; none are found as {}."""
+    """The depth of the folders that are splits, and the split of each; {} if there are none."""
     names = {name for path in parts if (name := _folder(path, depth))}
     if splits := _splits(names):
         return depth, splits
@@ -242,8 +239,8 @@ def _look_through_splits(
 ) -> int:
     """The depth of the classes inside the splits at `depth`.
 
-    A folder that is alone in its split is looked through if every split has one of that name, or
-    of the split's own (`train/train`).
+    A folder that is alone in its split is skipped if it has the same name in every split, or the
+    name of the split (`train/train`).
     """
     level = depth + 1
     while True:
@@ -265,7 +262,7 @@ def _labels(
     known_classes: Collection[str],
     notes: list[str],
 ) -> list[str | None]:
-    """The class of each image; a split where some image lies in no class folder has none."""
+    """The class of each image; if an image lies in no class folder, its split has no classes."""
     names = [_folder(path, class_level) for path in parts]
     groups = [splits.get(_folder(path, level) or "") for path in parts]
     outside = Counter(group for group, name in zip(groups, names, strict=True) if name is None)
@@ -285,7 +282,7 @@ def _labels(
 def _split_named_classes(
     parts: Sequence[Sequence[str]], depth: int, splits: Mapping[str, Split]
 ) -> Iterator[str]:
-    """Notes on folders that are classes although they are named as a split is."""
+    """Notes on folders that are taken as classes although they are named like a split."""
     if splits:
         return
     names = sorted({name for path in parts if (name := _folder(path, depth))})

@@ -14,8 +14,7 @@ from vaecli.config import ModelConfig
 from vaecli.errors import DataError
 
 SampleType = Literal["1-bit", "8-bit", "16-bit", "integer", "float"]
-"""`integer` are whole numbers of another size or with a sign: they have 8 or 16 bits by their
-maximum."""
+"""`integer` is any other size or sign: read as 8 or 16 bits, depending on the maximum."""
 Range = tuple[float, float]
 """The values that mean black and white."""
 Ranges = Mapping[SampleType, Range]
@@ -24,11 +23,11 @@ MaxValue = float | Literal["auto", "full"]
 FULL: Ranges = {"1-bit": (0, 1), "8-bit": (0, 255), "16-bit": (0, 65535)}
 """Ranges of the types that have one."""
 DARK = 8
-"""A set whose highest value is below this part of the range does not use the type's white."""
+"""If the highest value is below the range divided by this, white is not the type's maximum."""
 MAX_CLIPPED = 0.01
 """Largest share of values outside the range; more means that the range is wrong."""
 OVERSHOOT = 0.25
-"""How far, in parts of the range, floats may lie outside: interpolation overshoots."""
+"""Floats may lie outside by this share of the range: interpolation overshoots."""
 _FLOAT_RANGES: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 
 
@@ -41,7 +40,7 @@ class Levels:
         lowest: smallest value found.
         highest: largest value found.
         range: values that mean black and white.
-        values: how many were looked at.
+        values: number of values.
         clipped: how many of them lie outside `range`, by more than rounding.
         whole: whether all are whole numbers.
     """
@@ -69,7 +68,7 @@ class Levels:
         return cls(samples, lowest, highest, range, array.size, clipped, whole)
 
     def joined(self, other: Levels) -> Levels:
-        """These and others of the same type and range."""
+        """Merge with levels of the same type and range."""
         return replace(
             self,
             lowest=min(self.lowest, other.lowest),
@@ -81,13 +80,13 @@ class Levels:
 
     @property
     def dark(self) -> bool:
-        """Whether nothing is as light as an eighth of the range."""
+        """Whether no value reaches an eighth of the range."""
         black, white = self.range
         return self.highest - black < (white - black) / DARK
 
     @property
     def full(self) -> Range:
-        """The range the sample type has by itself."""
+        """The full range of the sample type."""
         return full_range(self.samples, self.highest) or self.range
 
     def describe(self) -> str:
@@ -99,7 +98,7 @@ class Levels:
         return f"{self.samples} values from {_text(self.lowest)} to {_text(self.highest)}, {ends}"
 
     def notes(self) -> Iterator[str]:
-        """What a person should know about them."""
+        """Notes for the user."""
         black, white = self.range
         if self.samples == "float":
             yield (
@@ -126,17 +125,17 @@ class Levels:
             )
 
 
-def joined(found: Iterable[Levels]) -> list[Levels]:
-    """One for each type and range, in the order they appear."""
+def joined(all_levels: Iterable[Levels]) -> list[Levels]:
+    """Merge levels of the same type and range, in order of appearance."""
     together: dict[tuple[SampleType, Range], Levels] = {}
-    for levels in found:
+    for levels in all_levels:
         key = levels.samples, levels.range
         together[key] = together[key].joined(levels) if key in together else levels
     return list(together.values())
 
 
 def full_range(samples: SampleType, highest: float) -> Range | None:
-    """The range a type has by itself, for integers that with this maximum; None for floats."""
+    """The full range of a type, which for integers depends on the maximum; None for floats."""
     if samples == "float":
         return None
     return FULL.get(samples) or FULL["8-bit" if highest <= 255 else "16-bit"]
@@ -150,29 +149,31 @@ def asked(max_value: MaxValue) -> dict[SampleType, Range]:
         return dict(FULL)
     white = float(max_value)
     whites: dict[SampleType, Range] = {"integer": (0, white), "float": (0.0, white)}
-    # a value that a type cannot have says nothing about it
+    # a value larger than a type can hold says nothing about that type
     return {**FULL, **whites, **{k: (0, white) for k in _SIZED if white <= FULL[k][1]}}
 
 
 _SIZED: tuple[SampleType, ...] = ("8-bit", "16-bit")
 
 
-def decide(found: Iterable[Levels], max_value: MaxValue, known: Ranges) -> dict[SampleType, Range]:
-    """What counts as black and white in a set.
+def decide(
+    all_levels: Iterable[Levels], max_value: MaxValue, known: Ranges
+) -> dict[SampleType, Range]:
+    """Decide what counts as black and white in a set.
 
-    The highest value of all images decides: where it is below an eighth of the type's range, white
-    is the next 2^k - 1, else the end of the range.
+    White is the end of the type's range; but if the highest value of all images is below an eighth
+    of it, white is the next 2^k - 1.
 
     Args:
-        found: the values of all images.
+        all_levels: the levels of all images.
         max_value: `--max-value`.
-        known: ranges that are settled already.
+        known: ranges that are already decided.
 
     Raises:
         ValueError: the values fit no range.
     """
     by_type: dict[SampleType, Levels] = {}
-    for levels in found:
+    for levels in all_levels:
         name = levels.samples
         by_type[name] = by_type[name].joined(levels) if name in by_type else levels
     settled = {**asked(max_value), **known}
@@ -181,17 +182,17 @@ def decide(found: Iterable[Levels], max_value: MaxValue, known: Ranges) -> dict[
     }
 
 
-def _own_range(found: Levels, max_value: MaxValue) -> Range:
-    low, high = found.lowest, found.highest
-    full = _float_range(found) if found.samples == "float" else found.full
-    if found.samples == "integer" and not (low >= 0 and high <= full[1]):
+def _own_range(levels: Levels, max_value: MaxValue) -> Range:
+    low, high = levels.lowest, levels.highest
+    full = _float_range(levels) if levels.samples == "float" else levels.full
+    if levels.samples == "integer" and not (low >= 0 and high <= full[1]):
         raise ValueError(
             f"its whole numbers run from {_text(low)} to {_text(high)}, not from 0 to 65,535"
         )
     black, white = full
     if max_value == "full" or black or white == 1 or not 0 < high < white / DARK:
         return full
-    if not found.whole:
+    if not levels.whole:
         raise ValueError(
             f"its floats run from {_text(low)} to {_text(high)}: not from 0 to 1, -1 to 1 or 0 to"
             " 255"
@@ -199,20 +200,20 @@ def _own_range(found: Levels, max_value: MaxValue) -> Range:
     return 0, 2 ** int(high).bit_length() - 1
 
 
-def _float_range(found: Levels) -> Range:
+def _float_range(levels: Levels) -> Range:
     for black, white in _FLOAT_RANGES:
         slack = OVERSHOOT * (white - black)
-        if black - slack <= found.lowest and found.highest <= white + slack:
+        if black - slack <= levels.lowest and levels.highest <= white + slack:
             return black, white
     raise ValueError(
-        f"its floats run from {_text(found.lowest)} to {_text(found.highest)}: not from 0 to 1,"
+        f"its floats run from {_text(levels.lowest)} to {_text(levels.highest)}: not from 0 to 1,"
         " -1 to 1 or 0 to 255"
     )
 
 
-def as_settings(found: Iterable[Levels]) -> dict[str, Any]:
+def as_settings(all_levels: Iterable[Levels]) -> dict[str, Any]:
     """The ranges as fields of `ModelConfig`."""
-    ranges = {levels.samples: levels.range for levels in found}
+    ranges = {levels.samples: levels.range for levels in all_levels}
     if "1-bit" in ranges:  # which have no levels between, and are read as 0 and 255
         ranges.setdefault("8-bit", FULL["8-bit"])
     whites = {
@@ -224,7 +225,7 @@ def as_settings(found: Iterable[Levels]) -> dict[str, Any]:
 
 
 def of_model(config: ModelConfig) -> dict[SampleType, Range]:
-    """The ranges a model was trained with; the full ones where it does not say any."""
+    """The ranges a model was trained with; the full ones if its configuration has none."""
     whites = {samples: getattr(config, f"white_{name}") for samples, name in _FIELDS.items()}
     ranges: dict[SampleType, Range] = {k: (0, white) for k, white in whites.items() if white}
     if config.float_range is not None:
@@ -235,16 +236,16 @@ def of_model(config: ModelConfig) -> dict[SampleType, Range]:
 _FIELDS: dict[SampleType, str] = {"8-bit": "8", "16-bit": "16", "integer": "integer"}
 
 
-def refuse(found: Iterable[Levels], where: str, *, black_too: bool) -> None:
-    """DataError where too many values lie outside the range, or all images are black.
+def refuse(all_levels: Iterable[Levels], where: str, *, black_too: bool) -> None:
+    """DataError if too many values lie outside the range, or all images are black.
 
     Args:
-        found: levels of all images.
-        where: what messages begin with.
-        black_too: whether images without any light are refused.
+        all_levels: the levels of all images.
+        where: start of the message.
+        black_too: whether to refuse images that are all black.
     """
-    found = list(found)
-    for levels in found:
+    all_levels = list(all_levels)
+    for levels in all_levels:
         if levels.clipped > MAX_CLIPPED * levels.values:
             black, white = map(_text, levels.range)
             raise DataError(
@@ -253,16 +254,16 @@ def refuse(found: Iterable[Levels], where: str, *, black_too: bool) -> None:
                 f" {_text(levels.highest)}",
                 "Give images of that range, or say what counts as white with train --max-value.",
             )
-    if black_too and found and all(levels.highest <= levels.range[0] for levels in found):
+    if black_too and all_levels and all(levels.highest <= levels.range[0] for levels in all_levels):
+        highest = _text(max(levels.highest for levels in all_levels))
         raise DataError(
-            f"{where}: its highest value is {_text(max(levels.highest for levels in found))}: every"
-            " image is black",
+            f"{where}: its highest value is {highest}: every image is black",
             "Check how the images were saved.",
         )
 
 
 def to_bytes(array: NDArray[Any], range: Range) -> NDArray[np.uint8]:
-    """Values brought from `range` to 0..255, rounded to the nearest and clipped."""
+    """Scale values from `range` to 0..255, round to the nearest and clip."""
     black, white = range
     if array.dtype == np.uint8:
         return array if white == 255 else _table(white, 256).take(array)

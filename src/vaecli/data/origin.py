@@ -1,4 +1,4 @@
-"""Where a user's own images lie and how they were asked for: what `state/source.json` keeps."""
+"""`state/source.json`: where the user's own images are, and the options they were read with."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Options:
     Attributes:
         image_size: height and width they are brought to, one number for a square; None: see
             `decode.ShapeRule`.
-        channels: 1 or 3; None takes what is found.
+        channels: 1 or 3; None for what the images have.
         fit: how pictures of another shape are brought to the size.
-        max_value: what counts as white: decided by the whole set, the type's range, or a value.
+        max_value: what counts as white: `auto` (the set decides), `full` (the type's range), or a
+            value.
         test_fraction: held-out share where the data has no test split.
         skip_bad: leave unreadable images out instead of refusing the set.
     """
@@ -80,7 +81,7 @@ class Origin:
     Attributes:
         kind: which of the two.
         location: its absolute path.
-        options: how it was asked for.
+        options: it was read with.
         files: (relative path, bytes, modification time in ns) of each file, in order of paths.
         skipped: unreadable images left out.
         window: images shuffled together when the set is read from disk; 0 for all of them.
@@ -128,7 +129,7 @@ class Origin:
         return origin
 
     def changes(self, now: Origin) -> str:
-        """What is different `now`, in words; empty where the files tell nothing."""
+        """What has changed since, in words; empty if the files do not show it."""
         before = {path: (size, time) for path, size, time in self.files}
         after = {path: (size, time) for path, size, time in now.files}
         if not before:

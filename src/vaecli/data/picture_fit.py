@@ -21,7 +21,7 @@ WHITE = 255
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a picture is brought to a shape; arguments of `image_file.prepare`."""
+    """How a picture is brought to a shape: arguments of `prepare`, which explains them."""
 
     border: int = WHITE
     digits: bool = False
@@ -31,7 +31,7 @@ class Fitting:
 
     @property
     def way(self) -> SetFit | None:
-        """How a picture is brought to the size where nothing else is done to it; else None."""
+        """Crop, pad or stretch, if nothing but the size changes; else None."""
         if self.border != WHITE or self.digits or self.invert != "no" or self.fit == "digit":
             return None
         return self.set_fit if self.fit == "auto" else self.fit
@@ -50,7 +50,7 @@ def prepare(
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Bring a picture to a model's channels, size and polarity.
 
-    One of the model's shape and polarity passes bit by bit.
+    A picture that already has the model's shape and polarity is not changed.
 
     Args:
         picture: what `read_image` gave.
@@ -60,7 +60,8 @@ def prepare(
         fit: `auto` fits a digit for grey models of digits and inputs of another size, else does
             as `set_fit` says.
         set_fit: how the training images were brought to their size.
-        invert: `auto` inverts, for grey models, what is on a ground of the opposite polarity.
+        invert: `auto` inverts, for grey models, a picture whose background has the opposite
+            polarity.
         name: what messages call the picture.
 
     Returns:
@@ -126,7 +127,7 @@ def fitted(image: Image.Image, size: tuple[int, int], fit: SetFit) -> tuple[Imag
 def _flatten(
     picture: Picture, channels: int, border: int, invert: Invert, notes: list[str]
 ) -> Image.Image:
-    """Bring a picture to the model's channels, in mode L or RGB, and paint what is behind it."""
+    """Convert a picture to the model's channels, L or RGB, and put a ground behind its alpha."""
     pixels = picture.pixels
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if channels == 1 and image.mode == "RGB":
@@ -148,16 +149,16 @@ def _flatten(
 
 
 def _polar(border: int) -> bool:
-    """Whether a border level says on which side the ink is."""
+    """Whether the border is so dark or light that the ink must be the opposite."""
     return min(border, 255 - border) < 64
 
 
 def _ground_behind(grey: Bytes, alpha: Bytes, border: int) -> int:
     """Level to paint behind a transparent picture, so that its ink can be seen.
 
-    Visible pixels are ink, and go on the side of the scale that they are not on; unless they
-    fill their bounding box with both dark and light, as a card with ink on it does: then the
-    card goes on.
+    Visible pixels are ink, and get a ground of the opposite brightness; unless they fill their
+    bounding box with both dark and light, like a card with ink on it: then the ground is as
+    bright as the card.
     """
     seen = alpha > 127
     if not _polar(border) or not seen.any():
@@ -172,7 +173,7 @@ def _ground_behind(grey: Bytes, alpha: Bytes, border: int) -> int:
 
 
 def _opposite(image: Image.Image, border: int) -> bool:
-    """Whether a grey image has an even border on the other side of the scale."""
+    """Whether the border of a grey image is even and has the opposite brightness."""
     edge = edge_of(np.asarray(image)).astype(np.int16)
     level = int(np.median(edge))
     even = float((abs(edge - level) <= 32).mean()) >= 0.75

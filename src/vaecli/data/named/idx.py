@@ -31,17 +31,17 @@ _MAGIC = {b"\0\0\x08\x01": 1, b"\0\0\x08\x03": 3}
 
 
 def read_idx(path: Path, limit: int = LIMIT) -> Tensor:
-    """Read an idx1 or idx3 file of unsigned bytes; gzip is told by content, not by name.
+    """Read an idx1 or idx3 file of unsigned bytes; gzip is recognised by content, not by name.
 
     Args:
         path: the file.
-        limit: bytes it may have, and unpack to.
+        limit: largest size in bytes, compressed and unpacked.
 
     Returns:
         uint8 tensor of the shape in the header, (N,) or (N, H, W).
 
     Raises:
-        DataError: it is no such file, or its size is not what its header says.
+        DataError: it is no idx file, or its size is not what its header says.
         OSError: it cannot be read.
     """
     try:
@@ -52,7 +52,7 @@ def read_idx(path: Path, limit: int = LIMIT) -> Tensor:
 
 
 def is_idx(path: Path) -> bool:
-    """Whether a file begins as an idx file of bytes does, gzipped or not."""
+    """Whether a file begins like an idx file of bytes, gzipped or not."""
     with contextlib.suppress(OSError, ValueError, EOFError, zlib.error):
         with files.open_regular(path) as raw:
             start = raw.read(4)
@@ -65,7 +65,7 @@ def is_idx(path: Path) -> bool:
 
 
 def labels_beside(path: Path, count: int) -> Tensor | None:
-    """The labels of the `count` images in `path`, from the file beside it that is called so.
+    """The labels of the `count` images in `path`, from the file of labels beside it.
 
     Raises:
         DataError: it is damaged, or has not one label for each image.
@@ -114,8 +114,8 @@ def _parse(stream: io.BufferedIOBase, where: str, limit: int) -> Tensor:
     # one byte more than allowed, never more: a gzip bomb stops here
     body = bytearray(stream.read(size + 1))
     if len(body) != size:
-        found = f"{len(body):,} follow" if len(body) < size else "more follow"
-        raise DataError(f"idx file: {where}: its header promises {size:,} bytes, {found}")
+        actual = f"{len(body):,} follow" if len(body) < size else "more follow"
+        raise DataError(f"idx file: {where}: its header promises {size:,} bytes, {actual}")
     return torch.frombuffer(body, dtype=torch.uint8).view(shape)
 
 

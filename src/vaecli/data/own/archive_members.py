@@ -32,7 +32,14 @@ _NOT_ON_WINDOWS = re.compile(
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive, of which nothing was believed yet."""
+    """A file in an archive; nothing the archive says about it is checked yet.
+
+    Attributes:
+        name: its path.
+        size: bytes it is said to have.
+        refusal: why it must not be unpacked, or None.
+        open: opens its content.
+    """
 
     name: str
     size: int
@@ -41,7 +48,7 @@ class Member:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that says which kind of archive a file is, in lower case; empty for none."""
+    """The suffix of an archive in lower case; empty for other files."""
     name = path.name.lower()
     return max((end for end in SUFFIXES if name.endswith(end)), key=len, default="")
 
@@ -50,7 +57,7 @@ def path_parts(name: str) -> tuple[str, ...]:
     """A path in an archive, part by part; none for the root.
 
     Raises:
-        ValueError: it leads out of the archive, or cannot be a path here.
+        ValueError: it leads out of the archive, or is no path on this system.
     """
     spelled = name.replace("\\", "/")
     parts = tuple(part for part in spelled.split("/") if part not in ("", "."))
@@ -91,7 +98,7 @@ def _zipped(archive: zipfile.ZipFile) -> Iterator[Member]:
 
 
 def _check_directory(raw: BinaryIO) -> None:
-    """ValueError where the list of files at the end of a zip file is larger than allowed."""
+    """ValueError if the list of files at the end of a zip file is larger than allowed."""
     size = raw.seek(0, os.SEEK_END)
     start = max(0, size - 2**16 - 22)
     raw.seek(start)
@@ -112,7 +119,7 @@ def _check_directory(raw: BinaryIO) -> None:
 def _taped(archive: tarfile.TarFile) -> Iterator[Member]:
     stream: _Forward = archive.fileobj  # type: ignore[assignment]
     while (info := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # it keeps all it has seen
+        archive.members.clear()  # type: ignore[attr-defined]  # it keeps every member it has seen
         if info.isdir():
             path_parts(info.name)
             continue
@@ -129,7 +136,7 @@ def _taped(archive: tarfile.TarFile) -> Iterator[Member]:
 
 
 def _plain(raw: BinaryIO) -> Any:
-    """The content of a file that may be compressed; its first bytes tell, not its name."""
+    """The decompressed content; the first bytes say whether it is compressed, not the name."""
     start = raw.read(2**16)
     raw.seek(0)
     if start.startswith(b"\x1f\x8b"):
@@ -137,17 +144,17 @@ def _plain(raw: BinaryIO) -> Any:
     if start.startswith(b"BZh"):
         return bz2.BZ2File(raw)
     if start.startswith(b"\xfd7zXZ"):
-        # how much memory it takes is written in its header
+        # its header says how much memory it takes
         lzma.LZMADecompressor(memlimit=_XZ_MEMORY).decompress(start, max_length=1)
         return lzma.LZMAFile(raw)
     return raw
 
 
 class _Forward:
-    """A stream that is read once from its start to its end, and not past a limit.
+    """A stream that is read once from start to end, and not past a limit.
 
-    tarfile steps back by one byte between members, which the last block read is kept for, and
-    reads a header of any size as a whole, which is refused.
+    tarfile steps back by one byte between members, so the last block is kept.  It also reads a
+    header of any size at once, so large reads are refused.
     """
 
     def __init__(self, stream: Any, limit: int) -> None:
@@ -183,4 +190,4 @@ class _Forward:
         return self.tell()
 
     def close(self) -> None:
-        """Left to who opened the file."""
+        """Does nothing: whoever opened the file closes it."""

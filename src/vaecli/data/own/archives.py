@@ -47,13 +47,13 @@ class Unpacked:
 
 
 def unpack(path: Path, data_dir: Path, report: Report, progress: Progress | None) -> Unpacked:
-    """The images of an archive in a folder of the cache, from before where it is the same archive.
+    """The images of an archive in a folder of the cache; unpacked only if the archive is new.
 
     Args:
         path: the archive.
         data_dir: where its images are kept.
-        report: told of a wait.
-        progress: told (what, bytes done, bytes in all).
+        report: called before waiting for another process.
+        progress: called with (what, bytes done, bytes in all).
 
     Raises:
         DataError: it is damaged, encrypted or hostile, or cannot be read.
@@ -84,7 +84,7 @@ def unpack(path: Path, data_dir: Path, report: Report, progress: Progress | None
 
 
 def _unpacked(slot: Path, folder: Path, key: str) -> Counter[str] | None:
-    """What was left out, if all images of the archive `key` are there; else None."""
+    """Counts of what was left out, if all images of the archive `key` are there; else None."""
     try:
         index = parse_json(files.read_capped(slot / INDEX, _INDEX_LIMIT))
         if (index["format"], index["key"]) != (FORMAT, key):

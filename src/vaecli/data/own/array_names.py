@@ -37,7 +37,7 @@ class ArrayPart:
 
 
 def understand(names: Iterable[str], images: Collection[str]) -> list[ArrayPart]:
-    """What the names of arrays say: `x_train`, `train_labels`, `X`, `imgs`, `y_val`, `test`.
+    """Read roles and splits from names such as `x_train`, `train_labels`, `X`, `imgs`, `test`.
 
     Args:
         names: of all arrays.
@@ -48,27 +48,28 @@ def understand(names: Iterable[str], images: Collection[str]) -> list[ArrayPart]
     """
     roles = {name: role for name in names if (role := _array_role(name))}
     labels: dict[Split | None, str] = {}
-    found: dict[Split | None, str] = {}
+    images_of: dict[Split | None, str] = {}
     for name, (kind, split) in roles.items():
         if kind == "labels":
             labels.setdefault(split, name)
         elif name in images:
-            if split in found:
+            if split in images_of:
                 raise ValueError(
-                    f"{found[split]} and {name} both seem to be its {split or ''} images: keep one"
+                    f"{images_of[split]} and {name} both seem to be its {split or ''} images:"
+                    " keep one"
                 )
-            found[split] = name
-    if not found and len(images) == 1:
+            images_of[split] = name
+    if not images_of and len(images) == 1:
         return [ArrayPart(next(iter(images)), labels.get(None), None)]
-    if "train" in found:
-        found.pop(None, None)
-    meaning: dict[Split | None, Split | None] = {split: split for split in found}
-    if len(found) == 1:
-        meaning = dict.fromkeys(found)  # one split alone is a whole set
+    if "train" in images_of:
+        images_of.pop(None, None)
+    meaning: dict[Split | None, Split | None] = {split: split for split in images_of}
+    if len(images_of) == 1:
+        meaning = dict.fromkeys(images_of)  # one split alone is a whole set
     else:
         meaning |= {None: "train"}
-        meaning |= {} if "test" in found else {"validation": "test"}
-    return [ArrayPart(name, labels.get(split), meaning[split]) for split, name in found.items()]
+        meaning |= {} if "test" in images_of else {"validation": "test"}
+    return [ArrayPart(name, labels.get(split), meaning[split]) for split, name in images_of.items()]
 
 
 def is_image_name(name: str) -> bool:
@@ -112,8 +113,8 @@ def shape_of_images(shape: tuple[int, ...], *, alone: bool) -> tuple[int, ...]:
 def _array_role(name: str) -> tuple[Literal["images", "labels"], Split | None] | None:
     for pattern in _ARRAY_NAMES:
         if match := pattern.fullmatch(name):
-            found = match.groupdict()
-            word = found.get("split")
+            groups = match.groupdict()
+            word = groups.get("split")
             split = None if word is None else SPLIT_WORDS[word.lower()]
-            return "labels" if found.get("labels") else "images", split  # type: ignore[return-value]
+            return "labels" if groups.get("labels") else "images", split  # type: ignore[return-value]
     return None

@@ -39,14 +39,14 @@ Pixels = NDArray[np.uint8]
 
 @dataclass
 class ShapeRule:
-    """The shape of prepared images, as asked for or as found in those seen so far.
+    """The shape of prepared images: asked for, or derived from the images seen so far.
 
     Attributes:
         size: height and width asked for, or None: the images' own when all agree and neither
             side is longer than `DEFAULT_SIZE`, which is taken otherwise.
-        channels: 1 or 3 asked for, or None: 3 as soon as one image has colour, which is where
-            R = G = B does not hold.
-        bright: whether an 8-bit image was seen that leaves no doubt about what is white.
+        channels: 1 or 3 asked for, or None: 3 as soon as one image has colour, that is a pixel
+            without R = G = B.
+        bright: whether an 8-bit image was seen that is bright enough to settle what is white.
     """
 
     size: tuple[int, int] | None = None
@@ -56,9 +56,9 @@ class ShapeRule:
     _colour: bool = False
 
     def see(self, size: tuple[int, ...], pixels: NDArray[np.uint8]) -> None:
-        """Take note of the height and width of an image, and the colour of its pixels (..., C).
+        """Record the height and width of an image, and whether its pixels (..., C) have colour.
 
-        Threads may do so at once.
+        Safe to call from several threads.
         """
         if len(self._sizes) < 2:
             self._sizes.add((size[0], size[1]))
@@ -72,7 +72,7 @@ class ShapeRule:
 
     @property
     def shape(self) -> Shape:
-        """Channels, height, width after what was seen."""
+        """Channels, height, width, given the images seen so far."""
         size = self.size
         if size is None and len(self._sizes) == 1:
             size = next(iter(self._sizes))
@@ -82,13 +82,13 @@ class ShapeRule:
 
 @dataclass
 class Seen:
-    """What was found in pictures besides pixels.
+    """What was learned from pictures besides their pixels.
 
     Attributes:
-        levels: ranges of values, of pictures or of several together.
-        bright: prepared 8-bit images whose levels are still to be taken, all at once for speed.
+        levels: ranges of values.
+        bright: prepared 8-bit images whose levels are computed later, all at once for speed.
         cut: share of each picture that cropping drops.
-        animated: how many are animations, of which the first frame is taken.
+        animated: number of animations; only their first frame is used.
     """
 
     levels: list[Levels] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Seen:
     animated: int = 0
 
     def add(self, other: Seen) -> None:
-        """Take in what was found in others."""
+        """Add what was learned from other pictures."""
         self.levels = levels.joined([*self.levels, *other.levels])  # one of each kind
         self.cut += other.cut
         self.animated += other.animated

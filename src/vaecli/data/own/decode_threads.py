@@ -30,13 +30,13 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of some files.
+    """The result of decoding some files.
 
     Attributes:
         pixels: (n, C, H, W) uint8.
-        bad: why others are missing, by place.
+        bad: the reason why a file cannot be read, by place.
         hashes: of the pixels of each image.
-        seen: what else was found in them.
+        seen: what else was learned from the files.
     """
 
     pixels: Pixels
@@ -46,7 +46,7 @@ class Decoded:
 
 
 class StartAgainError(Exception):
-    """Images were found that change the shape of all, or what counts as white."""
+    """An image changed the common shape, or what counts as white: start again."""
 
 
 def decode_all(
@@ -58,7 +58,7 @@ def decode_all(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Decoded]:
-    """Decode files in order, some at a time.
+    """Decode files in order, a batch at a time.
 
     Args:
         root: the folder.
@@ -66,10 +66,10 @@ def decode_all(
         rule: gives the shape, and learns from the images.
         fitting: how they are brought to it.
         ranges: values that mean black and white.
-        progress: told (done, total).
+        progress: called with (done, total).
 
     Raises:
-        StartAgainError: the shape is another than it seemed; what came so far is void.
+        StartAgainError: an image changed the shape; discard what came before.
     """
     decoder = Decoder(rule.shape, rule, fitting, ranges)
     with warnings.catch_warnings():
@@ -89,7 +89,7 @@ def decode_all(
 def _in_order(
     work: Callable[[range], Decoded], batches: Iterable[range]
 ) -> Iterator[tuple[range, Decoded]]:
-    """Results in order, with a bounded number of batches under way."""
+    """Results in order; a bounded number of batches is decoded ahead."""
     workers = cores()
     pending: deque[tuple[range, Future[Decoded]]] = deque()
     source = iter(batches)

@@ -1,4 +1,4 @@
-"""A folder of images: which files are in it, their classes, and who is held out."""
+"""The images of a folder: their classes, splits, and which are held out for testing."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from vaecli.system import files
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image that is there.
+    """One image, before it is decoded.
 
     Attributes:
         path: relative to the folder, with `/` between parts; of one page of several, with its
             number: `stack.tif[17]`.
-        size: bytes of the file; 0 where it cannot be asked.
+        size: bytes of the file; 0 if unknown.
         time: modification time in ns.
-        identity: tells a file that was replaced, see `files.identity_of`.
+        identity: changes if the file is replaced, see `files.identity_of`.
         label: name of its class, or None.
-        split: what the layout says about it; None leaves it to the hash.
-        page: number of the picture in its file, where that holds several.
+        split: the split it lies in; None to draw one by hash.
+        page: number of the picture, if its file holds several.
     """
 
     path: str
@@ -48,14 +48,14 @@ class Entry:
 
     @property
     def share(self) -> float:
-        """Place in [0, 1) that depends on the file's path alone: small ones are held out."""
+        """A number in [0, 1), the hash of the file's path; images with small ones are held out."""
         digest = hashlib.sha256(os.fsencode(self.stack or self.path)).digest()
         return int.from_bytes(digest[:7], "big") / 2**56
 
 
 @dataclass(frozen=True)
 class Found:
-    """The images that count, and the account of everything that is there."""
+    """The images that are used, and the account of everything that is there."""
 
     entries: list[Entry]
     account: Account
@@ -73,7 +73,7 @@ def list_entries(
     Args:
         root: the folder.
         known_classes: names of a model's classes.
-        archive: what was unpacked into the folder.
+        archive: the archive that was unpacked into the folder, if any.
         left_out: files of the archive that were not unpacked, by suffix.
 
     Raises:
@@ -90,7 +90,7 @@ def list_entries(
 def arrange(
     entries: Iterable[Entry], known_classes: Collection[str], left_out: Mapping[str, int]
 ) -> Found:
-    """Give entries the split and class that their paths speak of, and drop those outside.
+    """Give entries the split and class that their paths name; drop those outside the splits.
 
     Args:
         entries: of all images, in order of their paths.
@@ -149,8 +149,8 @@ def split_order(entries: list[Entry], fraction: float) -> tuple[list[Entry], int
 
     Test images come first, by falling hash, then training images by rising hash: so the smallest
     hash, the one that moves when a side is empty, lies at the border of the two.  Validation
-    images come last.  All pages of a file have its hash; the pages of the only file are held out
-    from the last one on.
+    images come last.  All pages of a file have its hash; of a single file, the last pages are
+    held out.
     """
     only = entries[0].stack
     if only is not None and all(entry.stack == only for entry in entries):

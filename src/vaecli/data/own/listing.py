@@ -1,4 +1,4 @@
-"""Which files in a folder are images, by name: a walk that links cannot trap."""
+"""Finds the image files below a folder by their suffix; links cannot make it loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAC_METADATA = "__MACOSX"
 
 
 def find_images(folder: Path) -> tuple[list[Path], dict[str, int]]:
-    """The images under `folder` in the order of their paths, and what else is there, by reason.
+    """The images under `folder` in order of their paths, and counts of other files by reason.
 
     Raises:
         DataError: there is no image, or a folder cannot be listed.
@@ -29,7 +29,7 @@ def find_images(folder: Path) -> tuple[list[Path], dict[str, int]]:
 
 
 def no_images(folder: Path, others: Mapping[str, int]) -> DataError:
-    """The refusal of a folder without images, with what was looked for and what is there."""
+    """The error for a folder without images: the suffixes looked for, and what is there."""
     endings = ", ".join(sorted(formats.suffixes()))
     there = "; ".join(f"{count:,} {reason}" for reason, count in others_by_suffix(others).items())
     return DataError(
@@ -47,7 +47,7 @@ def walk(root: Path, others: Counter[str]) -> Iterator[tuple[str, os.stat_result
     Other files are counted in `others` by suffix, hidden images under `HIDDEN`; hidden folders are
     not entered.  Links are followed, but no folder is entered twice; links come after all real
     folders, so that the real path of a folder is the one that counts.
-    The status is None where it cannot be asked: reading the file will tell why.
+    The status is None if it cannot be read: reading the file will say why.
 
     Raises:
         DataError: a folder cannot be listed.

@@ -18,7 +18,7 @@ from vaecli.data.origin import Options, Origin
 from vaecli.data.own import archive_members, arrays, decode, folder, sources, store
 from vaecli.data.own.folder import Entry
 from vaecli.data.own.sources import Preparation
-from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.errors import DataError, UsageError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report, no_report
 from vaecli.system.limits import MAX_CLASS_NAMES_BYTES
@@ -90,13 +90,8 @@ def load(
     listing = tuple((entry.path, entry.size, entry.time) for entry in source.entries)
     name = name_of(location)
     slot, key = _slot_and_key(source, location, data_dir, listing)
-    try:
+    with store.write_errors("prepared images", slot):
         contents, dataset = _prepared(slot, key, name, memory, checked, source, report)
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"prepared images: {error.filename or slot}: {error.strerror or error}",
-            "Make room, or choose a folder that can be written with --data-dir.",
-        ) from None
     _refuse_bad(location, contents, options.skip_bad, report)
     levels.refuse(contents.levels, f"--data {location}", black_too=preparation is None)
     origin = Origin(
@@ -124,7 +119,7 @@ def _source(
     if location.is_dir():
         return sources.FolderSource(location, options, preparation, progress)
     if archive_members.suffix_of(location):
-        return sources.unpacked(location, options, preparation, data_dir, report, progress)
+        return sources.from_archive(location, options, preparation, data_dir, report, progress)
     file = arrays.open_arrays(location, memory)
     return sources.ArraySource(location, file, options, preparation)
 
@@ -326,7 +321,7 @@ def _both_sides(dataset: Dataset, report: Report) -> Dataset:
 
 
 def _of_one_file(images: Images, place: int) -> int:
-    """How many images lie in the file of the one at `place`."""
+    """Number of images in the file of the image at `place`."""
     assert images.paths is not None
     file = folder.file_of(images.paths[place])
     return sum(folder.file_of(path) == file for path in images.paths)

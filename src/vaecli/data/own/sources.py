@@ -1,4 +1,4 @@
-"""The two kinds of images a user may give, files or arrays: what is in them, and their pixels."""
+"""The two kinds of the user's images, folders and array files: their entries and pixels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vaecli.data import levels
 from vaecli.data.dataset import image_hashes
 from vaecli.data.levels import FULL, Levels, Range, Ranges, SampleType
 from vaecli.data.origin import Options
-from vaecli.data.own import archives, decode_threads, folder
+from vaecli.data.own import archives, decode_threads, folder, store
 from vaecli.data.own.array_pixels import ArrayFile
 from vaecli.data.own.decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
 from vaecli.data.picture_fit import WHITE, Fitting
-from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.errors import DataError, UsageError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report
 from vaecli.system.limits import MAX_PIXELS
@@ -33,8 +33,8 @@ class Preparation:
     Attributes:
         image_shape: channels, height, width.
         fitting: crop, polarity and the like.
-        ranges: what counts as black and white, by sample type; other types are decided by the set.
-        whole: all images together, in the order of the listing, instead of two splits.
+        ranges: values that mean black and white, by sample type; the set decides for other types.
+        whole: keep all images together, instead of splitting them.
         classes: names of the model's classes, in order of their labels.
         numbered: whether a class may also be called by its label, as in published sets.
     """
@@ -47,7 +47,7 @@ class Preparation:
     numbered: bool = False
 
     def class_name(self, label: str | None) -> str | None:
-        """What the model calls the class of this name."""
+        """The model's name of the class called `label`."""
         names = self.classes if self.numbered else ()
         number = int(label) if label is not None and re.fullmatch(r"\d{1,9}", label) else len(names)
         return names[number] if number < len(names) else label
@@ -92,7 +92,7 @@ class FolderSource:
         return self.rule.shape
 
     def write(self, order: list[Entry], path: Path) -> dict[int, str]:
-        """Write the pixels of `order`; returns why some are missing, by place."""
+        """Write the pixels of `order`; returns the images that cannot be read: place and reason."""
         first = self._see_one(order)
         known = {} if self.preparation is None else self.preparation.ranges
         ranges = {**FULL, **levels.asked(self.options.max_value), **known}
@@ -118,9 +118,9 @@ class FolderSource:
                 continue
 
     def _see_one(self, order: list[Entry]) -> list[Levels]:
-        """Begin with the shape of the first image that can be read; its levels where it is bright.
+        """Read the first image for its shape; returns its levels if it has 8 bits and is bright.
 
-        After a bright 8-bit image the values of others need no look before they are resized.
+        After a bright 8-bit image, the values of others are not examined before resizing.
         """
         decoder = Decoder(self.rule.shape, self.rule, self.fitting, FULL)
         for entry in order[:100]:
@@ -137,7 +137,7 @@ class FolderSource:
             self.progress("preparing images", done, total)
 
 
-def unpacked(
+def from_archive(
     archive: Path,
     options: Options,
     preparation: Preparation | None,
@@ -146,14 +146,9 @@ def unpacked(
     progress: Progress | None,
 ) -> FolderSource:
     """The folder of the cache that an archive was unpacked into."""
-    try:
-        found = archives.unpack(archive, data_dir, report, progress)
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"images of {archive.name}: {error.filename or data_dir}: {error.strerror or error}",
-            "Make room, or choose a folder that can be written with --data-dir.",
-        ) from None
-    return FolderSource(found.folder, options, preparation, progress, archive, found.others)
+    with store.write_errors(f"images of {archive.name}", data_dir):
+        unpacked = archives.unpack(archive, data_dir, report, progress)
+    return FolderSource(unpacked.folder, options, preparation, progress, archive, unpacked.others)
 
 
 @dataclass
@@ -203,18 +198,18 @@ class ArraySource:
         with files.atomic_stream(path) as write:
             for pixels, read in self.file.pixels(order, ranges, scan.opacity, ground):
                 self.seen.add(Seen([read]))
-                taken = pixels[:, : self.shape[0]]
-                self.hashes.extend(image_hashes(taken))
-                write(taken.tobytes())
+                kept = pixels[:, : self.shape[0]]
+                self.hashes.extend(image_hashes(kept))
+                write(kept.tobytes())
         return {}
 
 
 def _decide(
-    location: Path, found: Sequence[Levels], options: Options, known: Ranges
+    location: Path, all_levels: Sequence[Levels], options: Options, known: Ranges
 ) -> dict[SampleType, Range]:
-    """What counts as black and white in each sample type of a set."""
+    """Decide what counts as black and white in each sample type of a set."""
     try:
-        decided = levels.decide(found, options.max_value, known)
+        decided = levels.decide(all_levels, options.max_value, known)
     except ValueError as error:
         raise DataError(
             f"--data {location}: {error}",

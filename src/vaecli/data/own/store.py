@@ -30,7 +30,7 @@ from vaecli.data.dataset import Dataset, Images
 from vaecli.data.layout import UNKNOWN
 from vaecli.data.levels import Levels
 from vaecli.data.mapped import Mapped
-from vaecli.errors import DataError
+from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.system import files, locks
 from vaecli.system.callbacks import Report
 from vaecli.system.strict_json import canonical_json, parse_json
@@ -44,23 +44,22 @@ _MEMORY_SHARE = 0.5  # of what this process may use, for the images
 
 @dataclass(frozen=True)
 class Contents:
-    """What is stored besides pixels.
+    """The index of prepared images: everything that is stored besides pixels.
 
     Attributes:
         key: what it was made from: files, their sizes and times, settings.
         shape: (N, C, H, W): test images, training images, validation images.
-        n_test: how many of them are for testing, the first.
-        n_validation: how many are for validation, the last.
+        n_test: number of test images, which come first.
+        n_validation: number of validation images, which come last.
         paths: of each image.
         labels: of each image, or None.
         classes: label of each class, by name.
-        shared: identical pictures on both sides: how many images of the test and validation
-            splits are training images too.
+        shared: how many test and validation images are identical to a training image.
         bad: path and reason of each unreadable file.
-        total: images looked at.
+        total: number of images, unreadable ones included.
         levels: the range of values in each sample type, and what counts as white.
-        cut: share of a typical picture, the median, that cropping dropped.
-        animated: animations, of which the first frame was taken.
+        cut: share of a picture that cropping dropped, the median.
+        animated: number of animations; only their first frame is used.
     """
 
     key: str
@@ -90,6 +89,18 @@ def memory_for_images() -> int:
 
 
 @contextlib.contextmanager
+def write_errors(what: str, folder: Path) -> Iterator[None]:
+    """Turn an OSError into an EnvironmentFailure about `what`; `folder` if it names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"{what}: {error.filename or folder}: {error.strerror or error}",
+            "Make room, or choose a folder that can be written with --data-dir.",
+        ) from None
+
+
+@contextlib.contextmanager
 def turn(folder: Path, report: Report) -> Iterator[None]:
     """Hold the lock of `folder`, after waiting for the process that holds it."""
     what = "the folder's preparation"
@@ -99,7 +110,7 @@ def turn(folder: Path, report: Report) -> Iterator[None]:
 
 
 def raw_path(folder: Path, key: str) -> Path:
-    """Where the pixels made from `key` lie."""
+    """The file of the pixels made from `key`."""
     return folder / f"images-{key[:16]}.raw"
 
 
@@ -126,12 +137,12 @@ def commit(folder: Path, contents: Contents, memory: int) -> None:
 def read(
     folder: Path, key: str, name: str, memory: int, checked: bool = False
 ) -> tuple[Contents, Dataset] | None:
-    """What is stored for `key`; None when there is nothing, or something older.
+    """The images stored for `key`; None if there are none, or older ones.
 
     Args:
         folder: where it is stored.
         key: what it was made from.
-        name: what the set is called.
+        name: of the set.
         memory: bytes of images held in memory.
         checked: whether another process has just compared the pixels with their SHA-256.
 
@@ -235,9 +246,9 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Mapped:
 
 
 def _check_size(descriptor: int, size: int) -> None:
-    found = os.fstat(descriptor).st_size
-    if found != size:
-        raise ValueError(f"it has {found:,} bytes instead of {size:,}")
+    actual = os.fstat(descriptor).st_size
+    if actual != size:
+        raise ValueError(f"it has {actual:,} bytes instead of {size:,}")
 
 
 def key_of(*parts: object) -> str:
