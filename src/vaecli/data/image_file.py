@@ -29,6 +29,8 @@ Bytes = NDArray[np.uint8]
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255  # tags of a TIFF
 _REDUCED_OR_MASK, _REDUCED = 0b101, 2
 
+_SCALE_DOWN = "Scale it down first."
+_TO_8_BIT = "Convert it to 8-bit grey or RGB."
 _HINT = f"Give a picture in one of the formats {', '.join(formats.ALWAYS)}."
 
 
@@ -145,13 +147,11 @@ def _translated(data: bytes, name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         reason, advice = formats.why_unknown(data)
         raise _refusal(name, reason, advice or _HINT) from None
-    except _TooLargeError as error:
-        raise _refusal(name, str(error), "Scale it down first.") from None
+    except _RefusedError as error:
+        raise _refusal(name, *error.args) from None
     except Image.DecompressionBombError:
         limit = f"it has more than the limit of {MAX_IMAGE_PIXELS:,} pixels"
-        raise _refusal(name, limit, "Scale it down first.") from None
-    except _UnsupportedModeError as error:
-        raise _refusal(name, str(error), "Convert it to 8-bit grey or RGB.") from None
+        raise _refusal(name, limit, _SCALE_DOWN) from None
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         reason = str(error).strip().rstrip(".") or type(error).__name__
         hint = "The file is damaged or incomplete: save or fetch it again."
@@ -183,12 +183,8 @@ def _refusal(name: str, reason: str, hint: str = _HINT) -> DataError:
     return DataError(f"cannot read the image: {name}: {reason}", hint)
 
 
-class _UnsupportedModeError(Exception):
-    """A pixel type that has no defined 8-bit result."""
-
-
-class _TooLargeError(Exception):
-    """More pixels than the limit."""
+class _RefusedError(Exception):
+    """A picture that must not or cannot be decoded: the reason, and a hint."""
 
 
 def _pages(image: Image.Image) -> list[int]:
@@ -196,7 +192,8 @@ def _pages(image: Image.Image) -> list[int]:
     pages = []
     for number, page in enumerate(ImageSequence.Iterator(image)):
         if number >= MAX_TIFF_PAGES:
-            raise _TooLargeError(f"it has more than the limit of {MAX_TIFF_PAGES:,} pages")
+            limit = f"it has more than the limit of {MAX_TIFF_PAGES:,} pages"
+            raise _RefusedError(limit, _SCALE_DOWN)
         tags = getattr(page, "tag_v2", {})
         if not tags.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK and (
             tags.get(_SUBFILE_TYPE) != _REDUCED
@@ -229,7 +226,7 @@ def _decode(image: Image.Image, size: int, ranges: Ranges, *, chosen: bool = Fal
     notes = []
     several = not chosen and _choose(image)
     if (too_large := excess(image, size)) is not None:
-        raise _TooLargeError(too_large)
+        raise _RefusedError(too_large, _SCALE_DOWN)
     if several:
         notes.append(f"first frame of several in the {image.format}")
     turned = image.getexif().get(0x0112, 1) in range(2, 9)
@@ -244,7 +241,7 @@ def _decode(image: Image.Image, size: int, ranges: Ranges, *, chosen: bool = Fal
         notes.append("turned upright as its EXIF says")
     mode = image.mode
     if mode == "F":
-        raise _UnsupportedModeError("its pixels are floating-point numbers")
+        raise _RefusedError("its pixels are floating-point numbers", _TO_8_BIT)
     if mode.startswith("I"):
         pixels, alpha, levels = _from_16_bit(image, ranges, tiff, inverted and mode != "I")
         notes.append("16-bit scaled to 8-bit")
@@ -284,7 +281,7 @@ def _from_16_bit(
     range = ranges.get(samples) or full_range(samples, float(values.max()))
     assert range is not None
     if values.min() < 0 or values.max() > max(65535, range[1]):
-        raise _UnsupportedModeError("its pixels have more than 16 bits")
+        raise _RefusedError("its pixels have more than 16 bits", _TO_8_BIT)
     if values.max() <= 65535:
         values = values.astype(np.uint16)
     pixels = to_bytes(values, range)

@@ -7,12 +7,12 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vaecli.data import image_file, layout
-from vaecli.data.layout import Account, Split
+from vaecli.data.layout import Account, Place, Split
 from vaecli.data.own import listing
 from vaecli.errors import DataError
 from vaecli.system import files
@@ -68,7 +68,7 @@ def list_entries(
     archive: Path | None = None,
     left_out: Counter[str] | None = None,
 ) -> Found:
-    """The images in a folder and its subfolders, in order of their paths.
+    """The images in a folder and its subfolders, in order of their paths, with class and split.
 
     Args:
         root: the folder.
@@ -80,38 +80,23 @@ def list_entries(
         DataError: a folder cannot be listed, or there is no image.
     """
     others = Counter(left_out or {})
-    found = dict(listing.walk(root, others))
-    if not found:
+    images = dict(listing.walk(root, others))
+    if not images:
         raise listing.no_images(archive or root, others)
-    entries = (_entry(root, path, status) for path, status in sorted(found.items()))
-    return arrange(entries, known_classes, layout.others_by_suffix(others))
+    found = layout.understand(sorted(images), known_classes)
+    left_out_by_reason = {**layout.others_by_suffix(others), **found.account.left_out}
+    return Found(
+        [_entry(root, path, images[path], place) for path, place in found.places.items()],
+        replace(found.account, left_out=left_out_by_reason),
+    )
 
 
-def arrange(
-    entries: Iterable[Entry], known_classes: Collection[str], left_out: Mapping[str, int]
-) -> Found:
-    """Give entries the split and class that their paths name; drop those outside the splits.
-
-    Args:
-        entries: of all images, in order of their paths.
-        known_classes: names of a model's classes.
-        left_out: what else is there, by reason.
-    """
-    by_path = {entry.path: entry for entry in entries}
-    found = layout.understand(list(by_path), known_classes)
-    account = replace(found.account, left_out={**left_out, **found.account.left_out})
-    placed = [
-        replace(by_path[path], label=place.label, split=place.split)
-        for path, place in found.places.items()
-    ]
-    return Found(placed, account)
-
-
-def _entry(root: Path, path: str, status: os.stat_result | None) -> Entry:
+def _entry(root: Path, path: str, status: os.stat_result | None, place: Place) -> Entry:
+    entry = Entry(path, label=place.label, split=place.split)
     if status is None:
-        return Entry(path)
+        return entry
     identity = files.identity_of(root / path, status)
-    return Entry(path, status.st_size, status.st_mtime_ns, identity=identity)
+    return replace(entry, size=status.st_size, time=status.st_mtime_ns, identity=identity)
 
 
 _PAGE = re.compile(r"(?P<file>.*\.tiff?)\[\d+\]", re.DOTALL | re.IGNORECASE)

@@ -223,16 +223,10 @@ def _without_unknown(images: Images) -> Images:
 
 
 def _into_memory(path: Path, shape: tuple[int, ...]) -> Tensor:
-    pixels = np.empty(math.prod(shape), np.uint8)
     with files.open_regular(path) as file:
-        _check_size(file.fileno(), len(pixels))
-        view = memoryview(pixels.data)
-        while view:
-            count = file.readinto(view)  # type: ignore[attr-defined]
-            if not count:
-                raise ValueError("it ends too early")
-            view = view[count:]
-    return torch.from_numpy(pixels).view(shape)
+        _check_size(file.fileno(), math.prod(shape))
+        pixels = np.fromfile(file, np.uint8, math.prod(shape))
+    return torch.from_numpy(pixels.reshape(shape))  # ValueError if it was just cut off
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Mapped:
