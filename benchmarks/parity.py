@@ -23,7 +23,7 @@ import torch
 
 from vaecli import config
 from vaecli.evaluation.generation import mean_image
-from vaecli.export import html, onnx, parts, pt2
+from vaecli.export import half, html, onnx, parity, parts, pt2
 from vaecli.model.vae import VAE, build
 from vaecli.system import typed_json
 
@@ -50,7 +50,7 @@ def models() -> Iterator[tuple[str, VAE]]:
 
 def in_parts(model: VAE, kind: object) -> float:
     return max(
-        parts.difference(part, kind.load(kind.encode(part)))  # type: ignore[attr-defined]
+        parity.difference(part, kind.load(kind.encode(part)))  # type: ignore[attr-defined]
         for part in parts.split(model)
     )
 
@@ -86,7 +86,7 @@ def main() -> None:
         folder = Path(temporary)
         for name, model in models():
             values = [in_parts(model, onnx), in_parts(model, pt2)]
-            values.append(parts.half_difference(model, parts.round_to_half(model)))
+            values.append(half.half_difference(model, half.round_to_half(model)))
             row = " | ".join(f"{value:.1e}" for value in values)
             if browser.CHROMIUM is not None:
                 with browser.chromium(folder / "profile") as page:

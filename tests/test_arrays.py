@@ -23,7 +23,7 @@ from vaecli.data.dataset import Dataset, Images, join
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare
 from vaecli.errors import DataError, ExitCode
-from vaecli.system.limits import MAX_ARRAY_HEADER_BYTES
+from vaecli.system.size_limits import MAX_ARRAY_HEADER_BYTES
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 

@@ -20,7 +20,7 @@ from vaecli.config import Likelihood, ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.errors import ExitCode
 from vaecli.evaluation.evaluate import evaluate
-from vaecli.export import html, onnx, parts, pt2
+from vaecli.export import html, onnx, parity, parts, pt2
 from vaecli.model import convolution
 from vaecli.model.convolution import Enlarge, Residual, Stage, stages
 from vaecli.model.vae import ACTIVATIONS, VAE, build
@@ -51,7 +51,7 @@ def lively(config: ModelConfig) -> VAE:
 def test_onnx_computes_what_the_model_does() -> None:
     model = lively(conv((3, 17, 40), latent_dim=3, likelihood="logistic", activation="silu"))
     for part in parts.split(model):
-        assert parts.difference(part, onnx.load(onnx.encode(part))) < 1e-5
+        assert parity.difference(part, onnx.load(onnx.encode(part))) < 1e-5
 
 
 @pytest.mark.parametrize("likelihood", get_args(Likelihood))
@@ -256,7 +256,7 @@ def test_every_shape_trains_two_steps_exports_and_reloads(
         shape, latent_dim=latent_dim, likelihood=likelihood, border=border, white_8=255
     )
     for part in parts.split(model):
-        assert parts.difference(part, pt2.load(pt2.encode(part))) < 1e-5
+        assert parity.difference(part, pt2.load(pt2.encode(part))) < 1e-5
     assert html.render(model, title="a").difference < 0.05
     judged = vaecli("eval", "-m", "run", "--json", "--data-dir", "cache")
     with open("run/metrics.csv") as file:

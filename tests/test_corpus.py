@@ -17,7 +17,7 @@ from vaecli.cli import app
 from vaecli.config import ModelConfig
 from vaecli.model.vae import build
 from vaecli.runs import weights
-from vaecli.system.limits import MAX_RUN_CONFIG_BYTES
+from vaecli.system.size_limits import MAX_RUN_CONFIG_BYTES
 
 CORPUS = REPOSITORY / "tests/corpus"
 with (CORPUS / "expected.csv").open(newline="") as _file:

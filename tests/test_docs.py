@@ -17,7 +17,7 @@ import vaecli
 from conftest import REPOSITORY
 from pages import PAGES, anchors, blocks, other_blocks, prose
 from vaecli.cli import app
-from vaecli.system import limits
+from vaecli.system import size_limits
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -129,7 +129,9 @@ def test_the_commands_behind_the_pictures_run(
 def test_the_limits_on_the_page_are_those_in_the_code() -> None:
     page = (REPOSITORY / "docs/security.md").read_text()
     listed = {name: int(value.replace(",", "")) for name, value in LIMIT_ROW.findall(page)}
-    assert listed == {name: value for name, value in vars(limits).items() if name[:4] == "MAX_"}
+    assert listed == {
+        name: value for name, value in vars(size_limits).items() if name[:4] == "MAX_"
+    }
 
 
 def test_the_quickstart_runs(

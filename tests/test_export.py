@@ -21,7 +21,7 @@ import vaecli as package
 from conftest import REPOSITORY, Vaecli
 from vaecli.config import ModelConfig
 from vaecli.errors import ExitCode, VaecliError
-from vaecli.export import onnx, parts, pt2
+from vaecli.export import half, onnx, parity, parts, pt2
 from vaecli.model.vae import VAE, build
 from vaecli.runs import weights
 from vaecli.system import extras
@@ -97,7 +97,7 @@ def test_a_weight_beyond_fp16_is_refused() -> None:
     with torch.no_grad():
         model.decoder.output.bias[3] = 7e4
     with pytest.raises(VaecliError, match=r"decoder\.output\.bias.*65,504"):
-        parts.round_to_half(model)
+        half.round_to_half(model)
 
 
 def test_half_tensors_without_the_word_are_refused(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_an_export_that_differs_is_not_kept(
 ) -> None:
     true_load = pt2.load
 
-    def wrong(data: bytes) -> parts.Runner:
+    def wrong(data: bytes) -> parity.Runner:
         run = true_load(data)
         return lambda batch: [output + 1e-3 for output in run(batch)]
 
@@ -242,11 +242,11 @@ def test_a_difference_is_seen(slip: str) -> None:
         log_variance[-1, -1] += 0.5 if slip == "value" else float("nan")
         return mean, log_variance
 
-    assert parts.difference(encoder, encoder.module) == 0
-    found = parts.difference(encoder, run)
+    assert parity.difference(encoder, encoder.module) == 0
+    found = parity.difference(encoder, run)
     assert found == pytest.approx(0.5, abs=1e-5) if slip == "value" else found == float("inf")
     with pytest.raises(VaecliError, match="encoder"):
-        parts.require_parity(encoder, found, 0.4)
+        parity.require_parity(encoder, found, 0.4)
 
 
 @pytest.mark.parametrize(

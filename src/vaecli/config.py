@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from vaecli.system.limits import MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
+from vaecli.system.size_limits import MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
 from vaecli.system.typed_json import LATER, field_problems, from_json, plain, to_json, value_problem
 
 FORMAT = 1

@@ -16,7 +16,7 @@ import typer
 
 from vaecli.errors import UsageError
 from vaecli.system import files
-from vaecli.system.limits import MAX_CONFIG_BYTES
+from vaecli.system.size_limits import MAX_CONFIG_BYTES
 
 DEFAULT_FILE = Path("vaecli.toml")
 SHORT_VARIABLES = {

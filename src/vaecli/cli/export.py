@@ -170,7 +170,7 @@ def _in_parts(
     Raises:
         VaecliError: one differs from torch by more than `limit`; None does not compare.
     """
-    from vaecli.export import onnx, parts, pt2
+    from vaecli.export import onnx, parity, parts, pt2
 
     kind = onnx if format == "onnx" else pt2
     written = []
@@ -181,8 +181,8 @@ def _in_parts(
         data = kind.encode(each)
         about: dict[str, Any] = {"part": each.name}
         if limit is not None:
-            about["difference"] = parts.difference(each, kind.load(data))
-            parts.require_parity(each, about["difference"], limit)
+            about["difference"] = parity.difference(each, kind.load(data))
+            parity.require_parity(each, about["difference"], limit)
         path = folder / name
         about["usage"] = kind.usage(each, str(path))
         written.append(Written(path, data, about))
@@ -190,13 +190,13 @@ def _in_parts(
 
 
 def _safetensors(loaded: LoadedModel, path: Path, half: bool) -> Written:
-    from vaecli.export import parts
+    from vaecli.export import half as rounding
     from vaecli.runs import weights
 
     model, about = loaded.model, {}
     if half:
-        model = parts.round_to_half(model)
-        about["difference"] = parts.half_difference(loaded.model, model)
+        model = rounding.round_to_half(model)
+        about["difference"] = rounding.half_difference(loaded.model, model)
     data = weights.encode_model(model.config, model.state_dict(), half=half)
     usage = f"vaecli reconstruct IMAGE.png -m {path}"
     return Written(path, data, {**about, "usage": usage})

@@ -14,7 +14,7 @@ from vaecli.cli import options, outputs
 from vaecli.cli.options import option
 from vaecli.errors import DataError, UsageError
 from vaecli.system import files, shell
-from vaecli.system.limits import MAX_IMAGE_BYTES
+from vaecli.system.size_limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor

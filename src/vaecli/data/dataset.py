@@ -19,8 +19,8 @@ from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
 from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window, permutation
 from vaecli.system import device as devices
-from vaecli.system.limits import MAX_CLASS_NAMES_BYTES
 from vaecli.system.processes import ONE_PROCESS, Processes
+from vaecli.system.size_limits import MAX_CLASS_NAMES_BYTES
 
 _HELD_OUT_SEED = 1
 _PART = 8 * 2**20  # bytes looked at together in passes over a whole set

@@ -17,7 +17,7 @@ from vaecli.data import formats
 from vaecli.data.levels import FULL, Levels, Ranges, SampleType, full_range, to_bytes
 from vaecli.errors import DataError
 from vaecli.system import files
-from vaecli.system.limits import (
+from vaecli.system.size_limits import (
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
     MAX_PIXELS_PER_BYTE,

@@ -14,7 +14,7 @@ from torch import Tensor
 from vaecli.data import npy
 from vaecli.errors import DataError
 from vaecli.system import files
-from vaecli.system.limits import MAX_LATENTS_BYTES, MAX_LATENTS_CSV_BYTES
+from vaecli.system.size_limits import MAX_LATENTS_BYTES, MAX_LATENTS_CSV_BYTES
 
 
 def read_latents(path: Path, latent_dim: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy_format
 
-from vaecli.system.limits import MAX_ARRAY_HEADER_BYTES
+from vaecli.system.size_limits import MAX_ARRAY_HEADER_BYTES
 
 _READERS = {
     (1, 0): npy_format.read_array_header_1_0,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from vaecli.data.levels import Levels, MaxValue
-from vaecli.system.limits import MAX_ORIGIN_BYTES
+from vaecli.system.size_limits import MAX_ORIGIN_BYTES
 
 Kind = Literal["named", "folder", "array"]
 SetFit = Literal["crop", "pad", "stretch"]

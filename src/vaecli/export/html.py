@@ -23,7 +23,7 @@ from vaecli._version import __version__
 from vaecli.data.dataset import Images
 from vaecli.evaluation import latent_space
 from vaecli.evaluation.generation import mean_image, mean_pixels
-from vaecli.export.parts import half_difference, round_to_half
+from vaecli.export.half import half_difference, round_to_half
 from vaecli.model import convolution
 from vaecli.model.precision import inference
 from vaecli.model.prior import kl_to_prior

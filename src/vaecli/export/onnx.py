@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vaecli._version import __version__
 from vaecli.errors import VaecliError
-from vaecli.export.parts import Part, Runner
+from vaecli.export.parity import Runner
+from vaecli.export.parts import Part
 
 OPSET = 18
 """The oldest that torch exports to: what it needs, most runtimes have."""

@@ -1,27 +1,18 @@
-"""Split a model into encoder and decoder for export, and compare the exports with torch."""
+"""A model split into encoder and decoder, ready for export."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vaecli._version import __version__
-from vaecli.errors import VaecliError
 from vaecli.evaluation.generation import mean_image
-from vaecli.model.precision import inference
 from vaecli.model.vae import VAE
 from vaecli.system.strict_json import canonical_json
 from vaecli.system.typed_json import to_json
-
-BATCH_SIZES = (1, 3)
-"""Parity is measured at both: a batch axis that was frozen in export fails at one of them."""
-
-Runner = Callable[[Tensor], Sequence[Tensor]]
-"""A part in some runtime: one batch in, the outputs in order."""
 
 
 class MeanDecoder(nn.Module):
@@ -88,58 +79,3 @@ def split(model: VAE) -> list[Part]:
             {**about, "part": "decoder"},
         ),
     ]
-
-
-@inference()
-def difference(part: Part, runner: Runner) -> float:
-    """The largest absolute difference from torch over all outputs at both batch sizes."""
-    worst = 0.0
-    for batch in BATCH_SIZES:
-        example = part.example(batch)
-        wanted = part.module(example)
-        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-        for mine, theirs in zip(wanted, runner(example), strict=True):
-            if mine.shape != theirs.shape:
-                return float("inf")
-            worst = max(worst, float((mine - theirs).abs().nan_to_num(float("inf")).max()))
-    return worst
-
-
-def require_parity(part: Part, measured: float, tolerance: float) -> None:
-    """Refuse an export whose outputs differ from the model's.
-
-    Raises:
-        VaecliError: the difference found is above the tolerance.
-    """
-    if not measured <= tolerance:
-        raise VaecliError(
-            f"export of the {part.name}: it differs from torch by {measured:.2e},"
-            f" more than the tolerance of {tolerance:.2e}; nothing was written",
-            "Raise --tolerance if that is good enough for you.",
-        )
-
-
-def round_to_half(model: VAE) -> VAE:
-    """A copy on the CPU whose weights are the nearest fp16 numbers, kept as float32.
-
-    Raises:
-        VaecliError: a weight lies beyond the range of fp16.
-    """
-    rounded = copy.deepcopy(model).cpu().requires_grad_(False)
-    for name, tensor in rounded.state_dict().items():
-        tensor.copy_(tensor.half())
-        if not torch.isfinite(tensor).all():
-            raise VaecliError(
-                f"{name}: it holds weights above 65,504, more than fp16 can",
-                "Export it in full precision: --format safetensors.",
-            )
-    return rounded
-
-
-@inference()
-def half_difference(model: VAE, rounded: VAE, count: int = 256) -> float:
-    """The largest change of a decoded pixel, in [0, 1], over `count` draws of the prior."""
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(count, model.config.latent_dim, generator=generator)
-    exact = mean_image(copy.deepcopy(model).cpu(), latents)
-    return float((exact - mean_image(rounded, latents)).abs().max())

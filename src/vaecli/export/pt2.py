@@ -7,7 +7,8 @@ import io
 import torch
 from torch import Tensor
 
-from vaecli.export.parts import Part, Runner
+from vaecli.export.parity import Runner
+from vaecli.export.parts import Part
 from vaecli.system.strict_json import canonical_json
 
 METADATA_FILE = "vaecli.json"

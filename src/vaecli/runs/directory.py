@@ -20,7 +20,7 @@ from vaecli.model.vae import VAE
 from vaecli.runs import metrics, weights
 from vaecli.runs.metrics import EpochMetrics
 from vaecli.system import files, locks
-from vaecli.system.limits import MAX_METRICS_BYTES, MAX_ORIGIN_BYTES, MAX_RUN_CONFIG_BYTES
+from vaecli.system.size_limits import MAX_METRICS_BYTES, MAX_ORIGIN_BYTES, MAX_RUN_CONFIG_BYTES
 from vaecli.system.strict_json import canonical_json, parse_json
 
 ROOT = Path("runs")

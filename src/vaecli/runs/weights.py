@@ -26,7 +26,7 @@ from vaecli.config import FORMAT, ModelConfig, refuse_newer
 from vaecli.errors import ModelError
 from vaecli.model.vae import VAE
 from vaecli.system.files import open_regular
-from vaecli.system.limits import MAX_HEADER_BYTES, MAX_PARAMETERS
+from vaecli.system.size_limits import MAX_HEADER_BYTES, MAX_PARAMETERS
 from vaecli.system.strict_json import canonical_json, parse_json
 from vaecli.system.typed_json import from_json, to_json
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vaecli.system.limits import MAX_JSON_DEPTH
+from vaecli.system.size_limits import MAX_JSON_DEPTH
 
 
 def canonical_json(value: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-from vaecli.system.limits import RANGES
+from vaecli.system.size_limits import RANGES
 
 LATER = {"left out at its default": True}
 """Of a field that files of earlier versions do not have: JSON without it stays as it was."""

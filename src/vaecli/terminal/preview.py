@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaecli.model.vae import VAE
-    from vaecli.terminal.live import HalfBlocks
+    from vaecli.terminal.half_blocks import HalfBlocks
 
 LARGEST = 32
 """Pixels along the longer side of an image; a cell shows one across and two down."""

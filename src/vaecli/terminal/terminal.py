@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from vaecli.terminal.live import HalfBlocks
+    from vaecli.terminal.half_blocks import HalfBlocks
 
 SCHEMA_VERSION = 1
 
@@ -70,9 +70,9 @@ class Terminal:
     @property
     def size(self) -> tuple[int, int]:
         """Columns and rows of the terminal."""
-        from vaecli.terminal import live
+        from vaecli.terminal import half_blocks
 
-        return live.size(_stderr())
+        return half_blocks.size(_stderr())
 
     @property
     def _at_terminal(self) -> bool:
@@ -80,7 +80,7 @@ class Terminal:
 
     def half_blocks(self, rows: Sequence[NDArray[Any]]) -> HalfBlocks:
         """Rows of pictures, (N, H, W, 3) uint8 each, H even, as something rich can print."""
-        from vaecli.terminal.live import HalfBlocks
+        from vaecli.terminal.half_blocks import HalfBlocks
 
         return HalfBlocks(rows, self.console())
 
@@ -176,7 +176,7 @@ class Terminal:
         """A rich console on stderr."""
         from rich.console import Console
 
-        from vaecli.terminal.live import Frames
+        from vaecli.terminal.half_blocks import Frames
 
         return Console(file=Frames(_stderr()), highlight=False)  # type: ignore[arg-type]
 

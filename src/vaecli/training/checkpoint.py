@@ -21,7 +21,7 @@ from vaecli.runs import weights
 from vaecli.runs.directory import MANIFEST, STATE, Run
 from vaecli.system import files
 from vaecli.system.callbacks import Report, no_report
-from vaecli.system.limits import MAX_CONFIG_BYTES
+from vaecli.system.size_limits import MAX_CONFIG_BYTES
 from vaecli.system.strict_json import canonical_json, parse_json
 
 KEPT = 2

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vaecli.system.limits import MAX_ARCHIVE_DIRECTORY_BYTES
+from vaecli.system.size_limits import MAX_ARCHIVE_DIRECTORY_BYTES
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 _PIECE = 2**20

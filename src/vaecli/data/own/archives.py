@@ -19,7 +19,7 @@ from vaecli.data.own.archive_members import Member, members, path_parts
 from vaecli.errors import DataError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report
-from vaecli.system.limits import (
+from vaecli.system.size_limits import (
     MAX_ARCHIVE_IMAGES,
     MAX_ARCHIVE_RATIO,
     MAX_IMAGE_BYTES,

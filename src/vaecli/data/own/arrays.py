@@ -23,7 +23,7 @@ from vaecli.data.own.array_pixels import RGBA, ArrayFile, Part, channels_last, i
 from vaecli.data.own.folder import Entry
 from vaecli.errors import DataError
 from vaecli.system import files
-from vaecli.system.limits import MAX_ARCHIVE_MEMBERS, MAX_ARRAY_IMAGES
+from vaecli.system.size_limits import MAX_ARCHIVE_MEMBERS, MAX_ARRAY_IMAGES
 
 SUFFIXES = (".npy", ".npz", *tables.SUFFIXES)
 _HINT = (

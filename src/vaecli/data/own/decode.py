@@ -17,7 +17,7 @@ from vaecli.data.levels import FULL, Levels, Ranges
 from vaecli.data.origin import SetFit
 from vaecli.data.picture_fit import Fitting
 from vaecli.system import files
-from vaecli.system.limits import MAX_IMAGE_BYTES
+from vaecli.system.size_limits import MAX_IMAGE_BYTES
 
 VERSION = 2
 """Of the pixels that come out: raised when the same file would give others."""

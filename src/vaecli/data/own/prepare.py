@@ -21,7 +21,7 @@ from vaecli.data.own.sources import Preparation
 from vaecli.errors import DataError, UsageError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report, no_report
-from vaecli.system.limits import MAX_CLASS_NAMES_BYTES
+from vaecli.system.size_limits import MAX_CLASS_NAMES_BYTES
 
 Source = sources.FolderSource | sources.ArraySource
 

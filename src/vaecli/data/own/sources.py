@@ -23,7 +23,7 @@ from vaecli.data.picture_fit import WHITE, Fitting
 from vaecli.errors import DataError, UsageError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report
-from vaecli.system.limits import MAX_PIXELS
+from vaecli.system.size_limits import MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli.system import files
-from vaecli.system.limits import MAX_TABLE_ROW_BYTES
+from vaecli.system.size_limits import MAX_TABLE_ROW_BYTES
 
 SUFFIXES = (".csv", ".tsv", ".amat", ".csv.gz", ".tsv.gz", ".amat.gz")
 LABEL_NAMES = ("label", "labels", "class", "target", "y", "digit", "character", "category")

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console, Group
 from rich.live import Live
 
-from vaecli.terminal import live
+from vaecli.terminal import half_blocks
 from vaecli.terminal.preview import fit
 
 pyte: Any = pytest.importorskip(
@@ -36,7 +36,7 @@ class Recorder(io.StringIO):
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    monkeypatch.setattr(live, "size", lambda _: (COLUMNS, ROWS))
+    monkeypatch.setattr(half_blocks, "size", lambda _: (COLUMNS, ROWS))
     return Recorder()
 
 
@@ -47,7 +47,7 @@ def shown(terminal: Any) -> list[str]:
 def characters(text: str) -> Iterator[str]:
     """One character, or one whole escape sequence, at a time."""
     while text:
-        match = live._ESCAPE.match(text)
+        match = half_blocks._ESCAPE.match(text)
         length = match.end() if match else 1
         yield text[:length]
         text = text[length:]
@@ -61,7 +61,7 @@ def emulator() -> tuple[Any, Any]:
 
 def console_on(stream: Recorder, colours: str | None = "truecolor") -> Console:
     return Console(
-        file=live.Frames(stream),  # type: ignore[arg-type]
+        file=half_blocks.Frames(stream),  # type: ignore[arg-type]
         force_terminal=True,
         color_system=colours,  # type: ignore[arg-type]
         width=COLUMNS - 1,
@@ -74,7 +74,7 @@ def console_on(stream: Recorder, colours: str | None = "truecolor") -> Console:
 def drawn(image: np.ndarray[Any, Any], colours: str | None) -> str:
     """What a picture looks like to a terminal."""
     console = console_on(Recorder(), colours)
-    picture = live.HalfBlocks([image[None]], console)
+    picture = half_blocks.HalfBlocks([image[None]], console)
     with console.capture() as capture:
         console.print(picture, end="")
     return capture.get()
@@ -142,7 +142,7 @@ def test_nothing_that_stays_is_ever_blank(stream: Recorder) -> None:
 
 def test_only_what_changed_is_written_in_one_go(stream: Recorder) -> None:
     with display(stream) as lines:
-        picture = live.HalfBlocks([np.zeros((1, 14, 30, 3), np.uint8)], lines.console)
+        picture = half_blocks.HalfBlocks([np.zeros((1, 14, 30, 3), np.uint8)], lines.console)
         lines.update(Group(picture, "step 1"), refresh=True)
         stream.writes.clear()
         lines.update(Group(picture, "step 2"), refresh=True)
@@ -160,7 +160,7 @@ def test_a_narrower_terminal_is_cleaned_up(
         terminal.set_mode(pyte.modes.LNM)
         emulated = pyte.Stream(terminal)
         emulated.feed(f"{'a' * 20}\n{'a' * 19}\nb")
-        monkeypatch.setattr(live, "size", lambda _: (20, ROWS))
+        monkeypatch.setattr(half_blocks, "size", lambda _: (20, ROWS))
         stream.writes.clear()
         lines.update("c\nd", refresh=True)
         emulated.feed("".join(stream.writes))

@@ -1,0 +1,38 @@
+"""Weights rounded to fp16, and what that changes in the pictures."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from vaecli.errors import VaecliError
+from vaecli.evaluation.generation import mean_image
+from vaecli.model.precision import inference
+from vaecli.model.vae import VAE
+
+
+def round_to_half(model: VAE) -> VAE:
+    """A copy on the CPU whose weights are the nearest fp16 numbers, kept as float32.
+
+    Raises:
+        VaecliError: a weight lies beyond the range of fp16.
+    """
+    rounded = copy.deepcopy(model).cpu().requires_grad_(False)
+    for name, tensor in rounded.state_dict().items():
+        tensor.copy_(tensor.half())
+        if not torch.isfinite(tensor).all():
+            raise VaecliError(
+                f"{name}: it holds weights above 65,504, more than fp16 can",
+                "Export it in full precision: --format safetensors.",
+            )
+    return rounded
+
+
+@inference()
+def half_difference(model: VAE, rounded: VAE, count: int = 256) -> float:
+    """The largest change of a decoded pixel, in [0, 1], over `count` draws of the prior."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(count, model.config.latent_dim, generator=generator)
+    exact = mean_image(copy.deepcopy(model).cpu(), latents)
+    return float((exact - mean_image(rounded, latents)).abs().max())

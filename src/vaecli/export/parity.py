@@ -1,0 +1,46 @@
+"""How far an exported part is from torch, and whether that is near enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from vaecli.errors import VaecliError
+from vaecli.export.parts import Part
+from vaecli.model.precision import inference
+
+BATCH_SIZES = (1, 3)
+"""Parity is measured at both: a batch axis that was frozen in export fails at one of them."""
+
+Runner = Callable[[Tensor], Sequence[Tensor]]
+"""A part in some runtime: one batch in, the outputs in order."""
+
+
+@inference()
+def difference(part: Part, runner: Runner) -> float:
+    """The largest absolute difference from torch over all outputs at both batch sizes."""
+    worst = 0.0
+    for batch in BATCH_SIZES:
+        example = part.example(batch)
+        wanted = part.module(example)
+        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        for mine, theirs in zip(wanted, runner(example), strict=True):
+            if mine.shape != theirs.shape:
+                return float("inf")
+            worst = max(worst, float((mine - theirs).abs().nan_to_num(float("inf")).max()))
+    return worst
+
+
+def require_parity(part: Part, measured: float, tolerance: float) -> None:
+    """Refuse an export whose outputs differ from the model's.
+
+    Raises:
+        VaecliError: the difference found is above the tolerance.
+    """
+    if not measured <= tolerance:
+        raise VaecliError(
+            f"export of the {part.name}: it differs from torch by {measured:.2e},"
+            f" more than the tolerance of {tolerance:.2e}; nothing was written",
+            "Raise --tolerance if that is good enough for you.",
+        )
