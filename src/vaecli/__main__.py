@@ -1,4 +1,4 @@
-"""The process: signals first, then the command line; torchrun starts here too."""
+"""Process entry point: installs signal handlers, then runs the command line; also for torchrun."""
 
 import os
 import sys

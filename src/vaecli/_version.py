@@ -1,3 +1,3 @@
-"""The version: in a file of its own, so that every module can import it and none the package."""
+"""The version, in its own file so that modules can import it without importing the package."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What a run is made of: small frozen dataclasses with limits and JSON, without torch.
+"""The configuration of a run: small frozen dataclasses with limits, to and from JSON; no torch.
 
 A configuration is checked as a whole: `problems` lists everything that is wrong with it, as
 pairs of a field name and a sentence.

@@ -1,4 +1,4 @@
-"""What a shell may complete: words that can be named without importing torch."""
+"""Shell completion of the values that are known without importing torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where options come from that are not on the command line: variables and a TOML file.
+"""Option values that come from environment variables and a TOML configuration file.
 
 A value comes from the command line, else VAECLI_<COMMAND>_<OPTION>, else a short variable
 such as VAECLI_DEVICE, else the configuration file, else the default.

@@ -1,4 +1,4 @@
-"""`vaecli export`: the model as files for elsewhere."""
+"""`vaecli export`: the model as ONNX, pt2, HTML or safetensors files."""
 
 from __future__ import annotations
 

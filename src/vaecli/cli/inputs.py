@@ -1,4 +1,4 @@
-"""What most commands begin with: the model they work on, and images to put through it."""
+"""What most commands start with: loading a model, and images to put through it."""
 
 from __future__ import annotations
 

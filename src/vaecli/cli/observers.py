@@ -1,4 +1,4 @@
-"""A training, watched: its events become lines, pictures and the animation."""
+"""Turns the events of a training into progress lines, pictures and the animation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where results go: names a user gave are never overwritten, default names get a number."""
+"""Output paths: files the user named are never overwritten, default names get a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A name becomes images: the built-in digits, MNIST and its relatives, or the user's own."""
+"""Loads the images that --data names: the built-in digits, MNIST and its relatives, or your own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A digit cut out of any picture and placed as MNIST's are.
+"""Cuts a digit out of any picture and centres it as MNIST does.
 
 As MNIST was made: the ink's bounding box scaled into 20 of 28 pixels, whole-pixel shift to the
 centre of mass.  Figures below are from 20,000 MNIST digits.

@@ -1,4 +1,4 @@
-"""Picture formats: the readers of Pillow that are used, and the suffixes of their files."""
+"""Picture formats: the Pillow readers in use, and their file suffixes."""
 
 from __future__ import annotations
 

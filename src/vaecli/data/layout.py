@@ -1,4 +1,4 @@
-"""What the names of folders say: the split and the class of each image; no file is read."""
+"""The split and class of each image, from folder names alone; no file is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sample values mean black and white, decided for each sample type by all images of a set."""
+"""Which values mean black and white: decided per sample type, from all images of a set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels that stay on the disk: a mapped file, of which only what is asked for is in memory."""
+"""Memory-mapped pixels: the file stays on disk, and only the parts in use are in memory."""
 
 from __future__ import annotations
 

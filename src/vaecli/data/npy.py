@@ -1,4 +1,4 @@
-"""The header of a `.npy` file: numpy reads it, within limits, and only plain types are taken.
+"""Reads the header of a `.npy` file with numpy, within size limits, accepting only plain types.
 
 Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """

@@ -1,4 +1,4 @@
-"""Whether a second picture follows the first in one stream, as `cat a.png b.png` makes it."""
+"""Detects a second picture after the first in one stream, as `cat a.png b.png` makes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images out of a model: reconstructions and samples, as uint8 pixels."""
+"""Decodes reconstructions and samples to uint8 pixels."""
 
 from __future__ import annotations
 

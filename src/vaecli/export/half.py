@@ -1,4 +1,4 @@
-"""Weights rounded to fp16, and what that changes in the pictures."""
+"""Rounds weights to fp16, and measures how much that changes decoded pixels."""
 
 from __future__ import annotations
 

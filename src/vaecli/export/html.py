@@ -1,8 +1,8 @@
 """One HTML page that decodes in the browser: sliders, a map of embeddings, interpolation.
 
 The decoder travels as a list of operations and their weights as fp16.  The last operation, from
-the decoder's output to the mean of p(x|z), is a table of that function: it is the same for every
-pixel, so every likelihood arrives without being written a second time in JavaScript.
+the decoder's output to the mean of p(x|z), is the same function for every pixel.  It is exported
+as a lookup table, so no likelihood has to be written again in JavaScript.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far an exported part is from torch, and whether that is near enough."""
+"""Measures how far an exported part differs from torch, and refuses more than the tolerance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a likelihood p(x|z) of a pixel is made of, and what several of them share.
+"""The functions that make up a pixel likelihood p(x|z), and helpers that several of them share.
 
 x is a pixel in [0, 1] in steps of 1/255, o the decoder's output for it, s the learned scale.
 """

@@ -2,9 +2,9 @@
 
 A file carries one metadata key, `vaecli`: canonical JSON with the format, what the file says
 about itself, and a SHA-256 of the tensor bytes.  Equal content gives equal bytes.  Header,
-configuration, names and shapes are checked here, before memory is allocated; that each tensor has
-its bytes, without gaps and overlaps, by the safetensors library, which refuses neither a wrong
-digest, nor NaN, nor a name that stands twice.
+configuration, names and shapes are checked here, before memory is allocated.  The safetensors
+library checks that the tensors fill the file without gaps or overlaps, but not for a wrong digest,
+NaN or duplicate names, so those are checked here too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""--device becomes a torch device; what that device can do."""
+"""Turns --device into a torch device, and tells what that device supports."""
 
 from __future__ import annotations
 

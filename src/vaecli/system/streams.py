@@ -1,8 +1,8 @@
-"""Replacements of stdout and stderr that fail at most once.
+"""Replacements for stdout and stderr that fail at most once.
 
-Python flushes both when it ends; output that could not be written would fail again there, with
-"Exception ignored in ..." and exit code 120.  So stdout raises its first error, where something is
-written to it, and none after that; stderr never raises.
+Python flushes both at exit; output that could not be written would fail again there, with
+"Exception ignored in ..." and exit code 120.  So stdout raises only its first write error; stderr
+never raises.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The progress of a training: a line per epoch, or a live display."""
+"""Training progress: one line per epoch, or a live display."""
 
 from __future__ import annotations
 

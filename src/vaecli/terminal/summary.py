@@ -1,4 +1,4 @@
-"""A run described before it trains: its first line, and the plan that --dry-run prints."""
+"""Describes a run before it trains: its first line, and the plan that --dry-run prints."""
 
 from __future__ import annotations
 

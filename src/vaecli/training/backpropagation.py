@@ -1,9 +1,9 @@
 """The gradient of the default objective written out, for an MLP on the CPU.
 
-`objective` is the definition, and what trains everything else.  Autograd finds the same gradient
-in half as much time again: it allocates every intermediate value anew, and goes through five
-operations where the derivative of a Bernoulli is S(o) - x.  In bfloat16 it converts each weight
-for each product; here that is done once a step.
+`objective` is the definition, and what trains everything else.  Autograd takes 1.5 times as long
+for the same gradient: it allocates every intermediate value anew, and runs five operations where
+the derivative of a Bernoulli is just S(o) - x.  In bfloat16 it converts each weight for each
+product; here that is done once per step.
 
 Axes: B batch, D pixels, L latent dimension.
 """

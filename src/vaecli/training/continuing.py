@@ -1,4 +1,4 @@
-"""Runs that are there already: to be continued, resumed, or found finished."""
+"""Existing runs: to continue, to resume, or already finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record a training step as a CUDA graph and replay it, which saves the launches of kernels."""
+"""Records a training step as a CUDA graph and replays it, which saves kernel launches."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The training loop: a generator of events that commits through the run and resumes exactly.
 
-Whatever is drawn depends on (seed, purpose, epoch, place) only, so the place in the schedule
-is all there is to restore besides weights and optimizer state.
+Every random draw depends only on (seed, purpose, epoch, place), so the place in the schedule is
+all there is to restore besides weights and optimizer state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What --patience watches, and the weights it keeps."""
+"""Early stopping for --patience, and the best weights, which it keeps."""
 
 from __future__ import annotations
 

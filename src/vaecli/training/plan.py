@@ -1,4 +1,4 @@
-"""What was asked for, and the plan that is made of it."""
+"""A training request, and the plan made from it."""
 
 from __future__ import annotations
 

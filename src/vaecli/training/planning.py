@@ -1,4 +1,4 @@
-"""From what a user asked for to a run that can train: new, continued, or finished already."""
+"""Turns a training request into a run: new, continued, or already finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where images come from: how a set is found, and where those of a run lie now."""
+"""Where images come from: finding a data set, and finding the images of an earlier run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training can be asked for, declared once: for `vaecli train` and for `vaecli.train`.
+"""The settings of a training, declared once for `vaecli train` and `vaecli.train`.
 
 Without torch, so that `--help` and completion stay instant.
 """

@@ -1,4 +1,4 @@
-"""A training step: the gradient of a batch, in parts where it must be, and a step along it.
+"""A training step: the gradient of a batch, split into parts if needed, and the optimizer update.
 
 The batch may be shared by several processes, and its K samples per image may not fit in memory
 at once; the step is the same up to rounding.

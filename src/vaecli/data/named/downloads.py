@@ -1,6 +1,6 @@
-"""Downloads MNIST, its relatives and CIFAR-10 where they are not on the disk.
+"""Downloads MNIST, its relatives and CIFAR-10 if they are not on disk.
 
-The files are kept as they came, in torchvision's layout (`DATA_DIR/MNIST/raw/`).
+The files are kept unchanged, in torchvision's layout (`DATA_DIR/MNIST/raw/`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One HTTP download, guarded: time limits, a size cap, and no quiet loss of https."""
+"""One HTTP download with time limits, a size limit, and no silent downgrade from https."""
 
 from __future__ import annotations
 

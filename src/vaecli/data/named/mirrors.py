@@ -1,7 +1,7 @@
 """Where the named sets are downloaded from, and the MD5 of each file.
 
-For MNIST and its relatives they are torchvision's; importing it for them took seconds, and failed
-where it was of another build than torch.  A test compares the two.
+For MNIST and its relatives they are copied from torchvision: importing it took seconds, and failed
+if it was built for another torch.  A test compares the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds MNIST, its relatives and CIFAR-10 on the disk.
 
-A download leaves the set's files as they came, and our own cache beside them, which carries a
-SHA-256 and is read twice as fast.  A damaged cache is made anew from the files, without network.
+Next to the downloaded files, which stay unchanged, is our own cache: it has a SHA-256 and loads
+twice as fast.  A damaged cache is rebuilt from the files, without network.
 """
 
 from __future__ import annotations

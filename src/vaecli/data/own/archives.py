@@ -1,7 +1,7 @@
 """Unpacks archives of images into the cache, once.
 
 Only images are written, each after its name and size were checked.  Writing `index.json` is the
-commit: an archive that was unpacked in part is unpacked again.
+commit: a partly unpacked archive is unpacked again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the names and shapes of arrays say: images or labels, the split, one image or many."""
+"""What array names and shapes tell: images or labels, the split, one image or many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One error for all that Python's libraries raise on damaged archives, arrays and tables."""
+"""Turns whatever Python's libraries raise on damaged archives, arrays and tables into one error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads one of the user's image files and brings it to a shape, quickly for most photos."""
+"""Decodes one of the user's image files at a given shape, with a fast path for most photos."""
 
 from __future__ import annotations
 

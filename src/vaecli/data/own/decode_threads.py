@@ -1,7 +1,7 @@
 """Decodes the user's image files in parallel, in order and a batch at a time.
 
-In threads, not processes: Pillow releases Python's lock while it decodes and resizes, and threads
-need no second import of torch, no guard in the caller's script and no copies.
+In threads, not processes: Pillow releases the GIL while it decodes and resizes, and threads need
+no second import of torch, no `__main__` guard in the caller's script and no copies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The user's own images, a folder or an array file, become a data set: prepared once, then read."""
+"""Prepares the user's own images, a folder or an array file, once; later runs reuse them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in a table of numbers, one row for each: `.csv` as Kaggle has them, `.tsv`, `.amat`."""
+"""Images in a table of numbers, one per row: Kaggle's `.csv`, `.tsv`, `.amat`."""
 
 from __future__ import annotations
 
