@@ -174,7 +174,7 @@ def _continuous_bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tens
 
         E[x|z] = 1/2 + (coth(h) - 1/h) / 2,  near 0:  1/2 + h/6 - h^3/90 + h^5/945
 
-    Source: Loaiza-Ganem & Cunningham 2019, equation 8, https://arxiv.org/abs/1907.06845
+    Source: Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
 
     Example:
         >>> _continuous_bernoulli_mean(torch.tensor([-4.0, 0.0, 4.0]), None)
