@@ -22,9 +22,9 @@ from PIL import Image
 
 from conftest import Vaecli
 from vaecli.data.dataset import Dataset, join
-from vaecli.data.layout import HIDDEN
 from vaecli.data.origin import Options
 from vaecli.data.own import archive_members, archives, prepare
+from vaecli.data.splits_and_classes import HIDDEN
 from vaecli.errors import DataError, ExitCode
 from vaecli.system.callbacks import no_report
 

@@ -29,7 +29,7 @@ from vaecli.data.levels import FULL
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Options, Origin
 from vaecli.data.own import decode_threads, folder, prepare, store
-from vaecli.data.own.decode import Decoder, Seen, ShapeRule
+from vaecli.data.own.fast_decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
 from vaecli.data.picture_fit import Fitting
 from vaecli.errors import DataError, ExitCode

@@ -14,7 +14,7 @@ from PIL import Image
 
 from conftest import Vaecli
 from vaecli.config import DataConfig
-from vaecli.data import layout
+from vaecli.data import splits_and_classes
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
 from vaecli.data.own import decode_threads, prepare
@@ -157,7 +157,7 @@ def test_the_table_of_a_dry_run(vaecli: Vaecli) -> None:
         ".raw files: not a format that is read": 2,
         ".txt file: not a format that is read": 1,
         "hidden image file: its name begins with a dot": 1,
-        f"images {layout.OUTSIDE_SPLITS}": 2,
+        f"images {splits_and_classes.OUTSIDE_SPLITS}": 2,
     }
     rows = vaecli(*command, "--dry-run").out
     assert "12 training and 4 test images of 1x8x8" in rows

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from vaecli.config import Binarize
     from vaecli.data.dataset import Dataset, Images
     from vaecli.data.digit_fit import Invert
-    from vaecli.data.layout import Split
     from vaecli.data.picture_fit import Fit
+    from vaecli.data.splits_and_classes import Split
     from vaecli.noise import LevelNoise
     from vaecli.runs.load import LoadedModel
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecli.data.layout import Account, Split, Values, is_known
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
+from vaecli.data.splits_and_classes import Account, Split, Values, is_known
 from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window, permutation
 from vaecli.system import device as devices
 from vaecli.system.processes import ONE_PROCESS, Processes

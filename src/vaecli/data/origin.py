@@ -26,7 +26,7 @@ class Options:
 
     Attributes:
         image_size: height and width they are brought to, one number for a square; None: see
-            `decode.ShapeRule`.
+            `fast_decode.ShapeRule`.
         channels: 1 or 3; None for what the images have.
         fit: how pictures of another shape are brought to the size.
         max_value: what counts as white: `auto` (the set decides), `full` (the type's range), or a

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vaecli.data.dataset import Images
-from vaecli.data.layout import is_known
+from vaecli.data.splits_and_classes import is_known
 from vaecli.evaluation.evaluate import Evaluation
 
 Row = dict[str, int | float | str | None]

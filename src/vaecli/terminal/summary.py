@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from vaecli.data.dataset import Dataset
-    from vaecli.data.layout import Values
+    from vaecli.data.splits_and_classes import Values
     from vaecli.training.events import Started
     from vaecli.training.plan import Plan
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vaecli.data import formats
-from vaecli.data.layout import HIDDEN
 from vaecli.data.own import damage, listing, store
 from vaecli.data.own.archive_members import Member, members, path_parts
+from vaecli.data.splits_and_classes import HIDDEN
 from vaecli.errors import DataError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from vaecli.data.layout import SPLIT_WORDS, Split
+from vaecli.data.splits_and_classes import SPLIT_WORDS, Split
 
 CHANNELS = (1, 3, 4)
 """Sizes of a last axis that may be the channels of one image."""

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli.data.image_file import has_colour
-from vaecli.data.layout import Account, Split
 from vaecli.data.levels import Levels, Range, Ranges, SampleType, decide, joined, to_bytes
 from vaecli.data.own.folder import Entry
+from vaecli.data.splits_and_classes import Account, Split
 from vaecli.errors import DataError
 
 RGBA = 4

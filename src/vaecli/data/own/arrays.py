@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli.data import npy
-from vaecli.data.layout import Account
 from vaecli.data.named import idx
 from vaecli.data.own import array_names, damage, tables
 from vaecli.data.own.array_names import ArrayPart
 from vaecli.data.own.array_pixels import RGBA, ArrayFile, Part, channels_last, image_shape
 from vaecli.data.own.folder import Entry
+from vaecli.data.splits_and_classes import Account
 from vaecli.errors import DataError
 from vaecli.system import files
 from vaecli.system.size_limits import MAX_ARCHIVE_MEMBERS, MAX_ARRAY_IMAGES

@@ -20,7 +20,7 @@ import numpy as np
 from vaecli.data import image_file, levels
 from vaecli.data.dataset import image_hashes
 from vaecli.data.levels import FULL, Levels, Ranges
-from vaecli.data.own.decode import Decoder, Pixels, Seen, ShapeRule
+from vaecli.data.own.fast_decode import Decoder, Pixels, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
 from vaecli.data.picture_fit import Fitting
 from vaecli.errors import DataError

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vaecli.data import image_file, layout
-from vaecli.data.layout import Account, Place, Split
+from vaecli.data import image_file, splits_and_classes
 from vaecli.data.own import listing
+from vaecli.data.splits_and_classes import Account, Place, Split
 from vaecli.errors import DataError
 from vaecli.system import files
 
@@ -83,8 +83,8 @@ def list_entries(
     images = dict(listing.walk(root, others))
     if not images:
         raise listing.no_images(archive or root, others)
-    found = layout.understand(sorted(images), known_classes)
-    left_out_by_reason = {**layout.others_by_suffix(others), **found.account.left_out}
+    found = splits_and_classes.understand(sorted(images), known_classes)
+    left_out_by_reason = {**splits_and_classes.others_by_suffix(others), **found.account.left_out}
     return Found(
         [_entry(root, path, images[path], place) for path, place in found.places.items()],
         replace(found.account, left_out=left_out_by_reason),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vaecli.data import formats
-from vaecli.data.layout import HIDDEN, others_by_suffix
+from vaecli.data.splits_and_classes import HIDDEN, others_by_suffix
 from vaecli.errors import DataError
 
 MAC_METADATA = "__MACOSX"

@@ -11,13 +11,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from vaecli.config import as_options
-from vaecli.data import layout, levels
+from vaecli.data import levels, splits_and_classes
 from vaecli.data.dataset import Dataset, Images, count_shared, shared_note
-from vaecli.data.layout import Account, Split, Values
 from vaecli.data.origin import Options, Origin
-from vaecli.data.own import archive_members, arrays, decode, folder, sources, store
+from vaecli.data.own import archive_members, arrays, fast_decode, folder, sources, store
 from vaecli.data.own.folder import Entry
 from vaecli.data.own.sources import Preparation
+from vaecli.data.splits_and_classes import Account, Split, Values
 from vaecli.errors import DataError, UsageError
 from vaecli.system import files
 from vaecli.system.callbacks import Progress, Report, no_report
@@ -129,7 +129,7 @@ def _slot_and_key(
 ) -> tuple[Path, str]:
     """The cache folder of this location and these options, and the key of its present content."""
     settings = {**asdict(source.options), "skip_bad": None}
-    settings["version"] = decode.VERSION, layout.VERSION
+    settings["version"] = fast_decode.VERSION, splits_and_classes.VERSION
     settings["preparation"] = None if source.preparation is None else asdict(source.preparation)
     identities = [(entry.identity, entry.label, entry.split) for entry in source.entries]
     place = store.key_of(os.fspath(location), settings)[:12]
@@ -247,7 +247,7 @@ def _make(slot: Path, key: str, source: Source, memory: int) -> None:
     bad = source.write(order, store.raw_path(slot, key))
     kept = [entry for place, entry in enumerate(order) if place not in bad]
     names = sorted({entry.label for entry in order if entry.label is not None})
-    classes = layout.number_classes(names, known_classes)
+    classes = splits_and_classes.number_classes(names, known_classes)
     n_test -= sum(place < n_test for place in bad)
     n_validation -= sum(place >= first_validation for place in bad)
     end = len(kept) - n_validation
@@ -281,7 +281,8 @@ def _labels(entries: list[Entry], classes: Mapping[str, int]) -> tuple[int, ...]
     if all(entry.label is None for entry in entries):
         return None
     return tuple(
-        layout.UNKNOWN if entry.label is None else classes[entry.label] for entry in entries
+        splits_and_classes.UNKNOWN if entry.label is None else classes[entry.label]
+        for entry in entries
     )
 
 

@@ -17,7 +17,7 @@ from vaecli.data.levels import FULL, Levels, Range, Ranges, SampleType
 from vaecli.data.origin import Options
 from vaecli.data.own import archives, decode_threads, folder, store
 from vaecli.data.own.array_pixels import ArrayFile
-from vaecli.data.own.decode import Decoder, Seen, ShapeRule
+from vaecli.data.own.fast_decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
 from vaecli.data.picture_fit import WHITE, Fitting
 from vaecli.errors import DataError, UsageError

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from vaecli.data.dataset import Dataset, Images
-from vaecli.data.layout import UNKNOWN
 from vaecli.data.levels import Levels
 from vaecli.data.mapped import Mapped
+from vaecli.data.splits_and_classes import UNKNOWN
 from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.system import files, locks
 from vaecli.system.callbacks import Report

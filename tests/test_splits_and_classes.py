@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from vaecli.data import layout
-from vaecli.data.layout import UNKNOWN, Place
+from vaecli.data import splits_and_classes
 from vaecli.data.own import array_names
 from vaecli.data.own.array_names import ArrayPart
+from vaecli.data.splits_and_classes import UNKNOWN, Place
 
 # paths of images, and the split and class of each one that counts
 FOLDERS: dict[str, dict[str, tuple[str | None, str | None] | None]] = {
@@ -77,28 +77,28 @@ FOLDERS: dict[str, dict[str, tuple[str | None, str | None] | None]] = {
 @pytest.mark.parametrize("name", FOLDERS)
 def test_folders(name: str) -> None:
     expected = FOLDERS[name]
-    found = layout.understand(sorted(expected))
+    found = splits_and_classes.understand(sorted(expected))
     assert found.places == {path: Place(*place) for path, place in expected.items() if place}  # type: ignore[arg-type]
     outside = sum(place is None for place in expected.values())
     assert sum(found.account.left_out.values()) == outside
 
 
 def test_what_was_decided_is_said() -> None:
-    wrapped = layout.understand(["w/v/Train/1", "w/v/valid/2"]).account
+    wrapped = splits_and_classes.understand(["w/v/Train/1", "w/v/valid/2"]).account
     assert wrapped.sources == {"train": "w/v/Train/", "test": "w/v/valid/"}
     assert "w/v/" in wrapped.notes[0]
-    vehicle = layout.understand(["bus/1", "train/2"]).account
+    vehicle = splits_and_classes.understand(["bus/1", "train/2"]).account
     assert "train/ is taken as a class" in vehicle.notes[0]
-    loose = layout.understand(["1", "a/2", "b/3"]).account
+    loose = splits_and_classes.understand(["1", "a/2", "b/3"]).account
     assert "1 image in no class folder" in loose.notes[0]
-    assert layout.understand(["a/1", "b/2"]).account == layout.Account()
+    assert splits_and_classes.understand(["a/1", "b/2"]).account == splits_and_classes.Account()
 
 
 def test_a_class_of_the_model_is_no_wrapper() -> None:
     paths = ["frog/1", "frog/2"]
-    known = layout.understand(paths, known_classes=["cat", "frog"])
+    known = splits_and_classes.understand(paths, known_classes=["cat", "frog"])
     assert [place.label for place in known.places.values()] == ["frog", "frog"]
-    test_alone = layout.understand(["n/train/frog/1", "n/test/frog/2"], ["frog"])
+    test_alone = splits_and_classes.understand(["n/train/frog/1", "n/test/frog/2"], ["frog"])
     assert [place.label for place in test_alone.places.values()] == ["frog", "frog"]
 
 
@@ -136,10 +136,10 @@ def test_two_arrays_for_one_split_are_refused() -> None:
 
 
 def test_numbers_of_classes() -> None:
-    assert layout.number_classes(["cat", "dog"]) == {"cat": 0, "dog": 1}
-    assert layout.number_classes(["10", "2"]) == {"10": 10, "2": 2}
-    assert layout.number_classes(["07", "7"]) == {"07": 0, "7": 1}
-    matched = layout.number_classes(["ape", "dog"], known=["cat", "dog"])
+    assert splits_and_classes.number_classes(["cat", "dog"]) == {"cat": 0, "dog": 1}
+    assert splits_and_classes.number_classes(["10", "2"]) == {"10": 10, "2": 2}
+    assert splits_and_classes.number_classes(["07", "7"]) == {"07": 0, "7": 1}
+    matched = splits_and_classes.number_classes(["ape", "dog"], known=["cat", "dog"])
     assert matched == {"cat": 0, "dog": 1, "ape": UNKNOWN + 1}
-    assert [layout.is_known(label) for label in matched.values()] == [True, True, False]
-    assert not layout.is_known(UNKNOWN)
+    assert [splits_and_classes.is_known(label) for label in matched.values()] == [True, True, False]
+    assert not splits_and_classes.is_known(UNKNOWN)
