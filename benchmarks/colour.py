@@ -22,7 +22,7 @@ from sheet import write_sheet
 
 import vaecli
 from vaecli.evaluation.generation import reconstruct, sample
-from vaecli.evaluation.meaning import bits_per_dim
+from vaecli.evaluation.units import bits_per_dim
 from vaecli.runs.load import load_model
 from vaecli.runs.metrics import EpochMetrics
 from vaecli.training import loop

@@ -16,7 +16,7 @@ import vaecli
 from vaecli.data import catalogue
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
-from vaecli.evaluation.meaning import bits_per_dim
+from vaecli.evaluation.units import bits_per_dim
 from vaecli.model.distribution import learned_scale
 from vaecli.model.likelihoods import LIKELIHOODS
 from vaecli.runs.load import load_model

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, ContinuousBernoulli, Normal
 
 from vaecli.config import Likelihood, ModelConfig
-from vaecli.evaluation import meaning
+from vaecli.evaluation import units
 from vaecli.model.bounds import log_likelihood
 from vaecli.model.distribution import LEVELS, learned_scale
 from vaecli.model.likelihoods import LIKELIHOODS, bounded
@@ -150,7 +150,7 @@ def test_against_torch_distributions() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_its_loss_means_is_said(name: Likelihood) -> None:
-    assert meaning.describe(ModelConfig(image_shape=(1, 28, 28), likelihood=name)).endswith(".")
+    assert units.describe(ModelConfig(image_shape=(1, 28, 28), likelihood=name)).endswith(".")
 
 
 def test_grey_pixels_under_a_bernoulli_are_the_expectation_over_binarized_ones() -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from conftest import Vaecli
 from vaecli.data.dataset import Dataset
-from vaecli.data.named import cache, downloads, fetch, idx, sets
+from vaecli.data.named import cache, downloads, http_download, idx, sets
 from vaecli.data.named.class_names import class_names
 from vaecli.data.named.mirrors import DOWNLOADS, Downloads
 from vaecli.errors import DataError, EnvironmentFailure
@@ -368,7 +368,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(b"", status=302, Location="file:///etc/hostname")
 
     def send_huge(self, data: bytes) -> None:
-        self.send(data, length=fetch.SIZE_LIMIT + 1)
+        self.send(data, length=http_download.SIZE_LIMIT + 1)
 
     def send_endless(self, data: bytes) -> None:
         self.send_response(200)
@@ -506,7 +506,7 @@ def test_when_all_mirrors_fail_each_is_named_and_nothing_is_kept(
 def test_an_endless_body_is_cut_off(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "SIZE_LIMIT", 4 * 1024**2)
+    monkeypatch.setattr(http_download, "SIZE_LIMIT", 4 * 1024**2)
     with pytest.raises(EnvironmentFailure, match="sends more than"):
         downloads.download("mnist", tmp_path, downloads=server.sources("endless"))
     assert everything_in(tmp_path) == set()
@@ -524,7 +524,7 @@ def test_https_is_never_downgraded() -> None:
     headers = HTTPMessage()
 
     def redirect(target: str) -> urllib.request.Request | None:
-        handler = fetch.Redirects()
+        handler = http_download.Redirects()
         return handler.redirect_request(request, BytesIO(), 302, "Found", headers, target)
 
     assert isinstance(headers, Message)

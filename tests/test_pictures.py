@@ -15,8 +15,8 @@ from vaecli.evaluation.generation import sample
 from vaecli.evaluation.latent_space import Dimensions
 from vaecli.model.vae import build
 from vaecli.pictures import plots, sheets
-from vaecli.pictures.animation import Animation
-from vaecli.pictures.grid import encode_gif, make_grid, small
+from vaecli.pictures.animation import Animation, encode_gif
+from vaecli.pictures.grid import make_grid, small
 from vaecli.runs.metrics import EpochMetrics
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from conftest import TRAIN, Vaecli
 from doubles.windows import NtOs, changed, real_takes_escapes
 from vaecli.cli import app, outputs
-from vaecli.data.named import fetch
+from vaecli.data.named import http_download
 from vaecli.errors import ExitCode, UsageError
 from vaecli.system import files, shell, signals
 from vaecli.terminal import terminal as ui
@@ -248,20 +248,20 @@ def test_ctrl_break_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_download_waits_in_turns_that_ctrl_c_can_interrupt() -> None:
     waits = []
 
-    class Silent(queue.SimpleQueue[fetch.Item]):
-        def get(self, block: bool = True, timeout: float | None = None) -> fetch.Item:
+    class Silent(queue.SimpleQueue[http_download.Item]):
+        def get(self, block: bool = True, timeout: float | None = None) -> http_download.Item:
             waits.append(timeout)
             return super().get(block, timeout)
 
     start = time.monotonic()
     with pytest.raises(queue.Empty):
-        fetch._get(Silent(), 0.5)
+        http_download._get(Silent(), 0.5)
     assert 0.5 <= time.monotonic() - start < 2
     assert len(waits) >= 3
     assert all(wait is not None and wait <= 0.25 for wait in waits)
     full = Silent()
     full.put((b"x", 1))
-    assert fetch._get(full, 0.0) == (b"x", 1)
+    assert http_download._get(full, 0.0) == (b"x", 1)
 
 
 def test_names_that_differ_in_case_only(tmp_path: Path) -> None:

@@ -150,20 +150,20 @@ def _measured(result: Evaluation) -> dict[str, Any]:
 
 def _meaning(model: Any, images: Any, binarize: Binarize, result: Evaluation) -> dict[str, Any]:
     """What the loss may be held against: its floor, or bits per dimension."""
-    from vaecli.evaluation import meaning
+    from vaecli.evaluation import units
 
     value: dict[str, Any] = {}
-    if meaning.is_grey(model, binarize):
-        value["entropy_floor"] = meaning.entropy_floor(images)
-    if meaning.has_levels(model):
-        value["bits_per_dim"] = meaning.bits_per_dim(result.loss, model.pixels)
+    if units.is_grey(model, binarize):
+        value["entropy_floor"] = units.entropy_floor(images)
+    if units.has_levels(model):
+        value["bits_per_dim"] = units.bits_per_dim(result.loss, model.pixels)
         if result.likelihoods is not None:
-            value["nll_bits_per_dim"] = meaning.bits_per_dim(result.nll, model.pixels)
+            value["nll_bits_per_dim"] = units.bits_per_dim(result.nll, model.pixels)
     return value
 
 
 def _protocol(model: Any, binarize: Binarize, source: str, samples: int | None) -> str:
-    from vaecli.evaluation import meaning
+    from vaecli.evaluation import units
 
     estimate = ""
     if samples is not None:
@@ -171,7 +171,7 @@ def _protocol(model: Any, binarize: Binarize, source: str, samples: int | None) 
             f" nll: importance-weighted bound of {samples:,} samples per image, nll_se its"
             " standard error over the images, ess the mean effective number of samples."
         )
-    return f"{meaning.describe(model, binarize)} One noise sample per image; {source}.{estimate}"
+    return f"{units.describe(model, binarize)} One noise sample per image; {source}.{estimate}"
 
 
 def _texts(value: dict[str, Any]) -> dict[str, str]:

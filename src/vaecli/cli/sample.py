@@ -284,10 +284,10 @@ def _encoded(result: Images2D, suffix: str) -> bytes:
 
 def _animation(pixels: Tensor) -> bytes:
     """There and back, staying a while at either end."""
-    from vaecli.pictures import grid
+    from vaecli.pictures import animation, grid
 
     frames = [grid.make_grid(image[None], columns=1, scale=6, gap=0) for image in pixels]
-    return grid.encode_gif(
+    return animation.encode_gif(
         frames,
         milliseconds=FRAME_MILLISECONDS,
         hold=HOLD_MILLISECONDS,

@@ -1,14 +1,20 @@
-"""The GIF of --animate: the same latents decoded after every epoch."""
+"""Animated GIFs, and that of --animate: the same latents decoded after every epoch."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from vaecli.evaluation.generation import decode, draw
 from vaecli.model.vae import VAE
-from vaecli.pictures.grid import encode_gif, make_grid
+from vaecli.pictures.grid import as_image, make_grid
 from vaecli.pictures.sheets import captioned
 
+GIF_GREYS = 32
+"""Grey levels kept in an animation: half the bytes, and invisible in moving frames."""
 COLUMNS = 8
 FRAME_MILLISECONDS, HOLD_MILLISECONDS = 300, 2000
 
@@ -35,3 +41,32 @@ class Animation:
     def encode(self) -> bytes:
         """The GIF of all frames so far; the last one stays for two seconds."""
         return encode_gif(self._frames, milliseconds=FRAME_MILLISECONDS, hold=HOLD_MILLISECONDS)
+
+
+def encode_gif(
+    frames: Sequence[Tensor], *, milliseconds: int, hold: int = 0, there_and_back: bool = False
+) -> bytes:
+    """An animated GIF that loops.
+
+    Args:
+        frames: at least one (C, H, W) uint8, all of one shape.
+        milliseconds: how long each is shown; GIF counts in steps of 10.
+        hold: how much longer the last one is.
+        there_and_back: go back to the first one the same way, which is then held as well.
+    """
+    images = [as_image(_coarse(frame) if len(frame) == 1 else frame) for frame in frames]
+    times = [milliseconds] * len(images)
+    times[-1] += hold
+    if there_and_back:
+        times[0] += hold
+        images, times = images + images[-2:0:-1], times + times[-2:0:-1]
+    file = io.BytesIO()
+    images[0].save(
+        file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True
+    )
+    return file.getvalue()
+
+
+def _coarse(pixels: Tensor) -> Tensor:
+    steps = GIF_GREYS - 1
+    return (pixels.float() * steps / 255).round().mul(255 / steps).round().to(torch.uint8)

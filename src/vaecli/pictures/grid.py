@@ -1,18 +1,15 @@
-"""Grids of images, PNG, GIF and NPY files, and small copies for the terminal."""
+"""Grids of images, PNG and NPY files, and small copies for the terminal."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-GIF_GREYS = 32
-"""Grey levels kept in an animation: half the bytes, and invisible in moving frames."""
 BACKGROUND = 96
 """Grey of gaps and empty places, unlike black and white grounds."""
 
@@ -55,7 +52,7 @@ def make_grid(
 def encode_png(pixels: Tensor) -> bytes:
     """PNG file of a (C, H, W) uint8 tensor, C 1 or 3; the same bytes for the same pixels."""
     file = io.BytesIO()
-    _image(pixels).save(file, "PNG")
+    as_image(pixels).save(file, "PNG")
     return file.getvalue()
 
 
@@ -94,36 +91,8 @@ def encode_npy(pixels: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def encode_gif(
-    frames: Sequence[Tensor], *, milliseconds: int, hold: int = 0, there_and_back: bool = False
-) -> bytes:
-    """An animated GIF that loops.
-
-    Args:
-        frames: at least one (C, H, W) uint8, all of one shape.
-        milliseconds: how long each is shown; GIF counts in steps of 10.
-        hold: how much longer the last one is.
-        there_and_back: go back to the first one the same way, which is then held as well.
-    """
-    images = [_image(_coarse(frame) if len(frame) == 1 else frame) for frame in frames]
-    times = [milliseconds] * len(images)
-    times[-1] += hold
-    if there_and_back:
-        times[0] += hold
-        images, times = images + images[-2:0:-1], times + times[-2:0:-1]
-    file = io.BytesIO()
-    images[0].save(
-        file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True
-    )
-    return file.getvalue()
-
-
-def _coarse(pixels: Tensor) -> Tensor:
-    steps = GIF_GREYS - 1
-    return (pixels.float() * steps / 255).round().mul(255 / steps).round().to(torch.uint8)
-
-
-def _image(pixels: Tensor) -> Image.Image:
+def as_image(pixels: Tensor) -> Image.Image:
+    """Pixels (C, H, W) uint8 as Pillow takes them."""
     values = pixels.cpu().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
 

@@ -10,7 +10,7 @@ from vaecli._version import __version__
 from vaecli.data.dataset import Images
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
-from vaecli.evaluation.meaning import describe
+from vaecli.evaluation.units import describe
 from vaecli.model.vae import VAE
 from vaecli.pictures.grid import encode_png, make_grid, make_pairs
 from vaecli.runs.directory import CARD, CURVES, LATENTS, RECONSTRUCTIONS, SAMPLES, Run

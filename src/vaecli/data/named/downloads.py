@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vaecli.data.dataset import Dataset
-from vaecli.data.named import cache, cifar, fetch, idx
+from vaecli.data.named import cache, cifar, http_download, idx
 from vaecli.data.named.mirrors import DOWNLOADS, Downloads
 from vaecli.data.named.sets import (
     CIFAR10,
@@ -77,9 +77,9 @@ def reachable(name: str, timeout: float = 5.0, *, mirror: str | None = None) -> 
     """Whether a mirror of `name` sends gzip data within `timeout` seconds in all."""
     address = _address(mirror or DOWNLOADS[name].mirrors[0], IDX.download_name(idx.FILES[1]))
     try:
-        with contextlib.closing(fetch.stream(address, timeout, timeout)) as stream:
+        with contextlib.closing(http_download.stream(address, timeout, timeout)) as stream:
             chunk, _ = next(stream, (b"", None))
-    except fetch.ERRORS:
+    except http_download.ERRORS:
         return False
     # the login page of a public network is no gzip data
     return chunk.startswith(b"\x1f\x8b")
@@ -171,10 +171,12 @@ def _fetch(
     for mirror in tuple(mirrors):
         try:
             address = _address(mirror, form.download_name(file))
-            data = fetch.receive(address, downloads.timeout, progress, form.limit)
+            data = http_download.receive(address, downloads.timeout, progress, form.limit)
             return data, _checked(form, data, downloads.md5[file])
-        except (*fetch.ERRORS, DataError) as error:
-            failures.append(f"{urllib.parse.urlsplit(mirror).netloc or mirror}: {fetch.why(error)}")
+        except (*http_download.ERRORS, DataError) as error:
+            failures.append(
+                f"{urllib.parse.urlsplit(mirror).netloc or mirror}: {http_download.why(error)}"
+            )
             mirrors.append(mirrors.pop(0))
     raise LookupError("; ".join(failures))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vaecli.data.dataset import Dataset
-from vaecli.data.named import cache, cifar, fetch, idx
+from vaecli.data.named import cache, cifar, http_download, idx
 from vaecli.errors import DataError
 from vaecli.system import files
 from vaecli.system.callbacks import Report, no_report
@@ -57,7 +57,9 @@ class Format:
         return f"{file}{self.suffix}"
 
 
-IDX = Format(idx.FILES, ".gz", fetch.SIZE_LIMIT, idx.parse_idx, idx.assemble, idx.read_folder)
+IDX = Format(
+    idx.FILES, ".gz", http_download.SIZE_LIMIT, idx.parse_idx, idx.assemble, idx.read_folder
+)
 _CIFAR = Format(
     (cifar.ARCHIVE,),
     "",
