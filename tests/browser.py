@@ -157,6 +157,7 @@ def chromium(profile: Path) -> Iterator[Browser]:
     process = subprocess.Popen(
         arguments,
         pass_fds=(child_in, child_out),
+        env={**os.environ, "TMPDIR": str(profile.parent)},  # a socket's path is 107 bytes at most
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
