@@ -324,10 +324,10 @@ def test_odd_files_are_answered_at_once(vaecli: Vaecli, trained: Path, data_dir:
     images = ["fifo.png", "folder.png", "gone.png", "loop.png", "zero.png", "huge.png"]
     models = ["fifo", "model", "longer", "header", "zeros"]
     answers: list[tuple[list[object], int, str]] = [
-        (["train", "--data", "fifo.npy", "--dry-run"], 3, "no regular file"),
+        (["train", "--data", "fifo.npy", "--dry-run"], 3, "not a regular file"),
         (["train", "--data", "huge.npy", "--dry-run"], 3, "damaged"),
-        (["sample", "-m", trained, "--latents", "fifo.npy"], 3, "no regular file"),
-        (["train", "--config", "fifo.toml"], 2, "no regular file"),
+        (["sample", "-m", trained, "--latents", "fifo.npy"], 3, "not a regular file"),
+        (["train", "--config", "fifo.toml"], 2, "not a regular file"),
         (["train", "--config", "huge.toml"], 2, "limit"),
         (["train", "--resume", "run", "--data-dir", data_dir], 4, "run"),
     ]
@@ -396,7 +396,10 @@ def test_a_file_system_without_locks(
         outcome = vaecli("train", *words, "-q")
         assert outcome.code == ExitCode.ENVIRONMENT, outcome.err
         assert outcome.err.startswith(f"vaecli: error: {place}")
-        assert "lock: the file system has no locks. Choose a folder on another" in outcome.err
+        assert (
+            "lock: the file system does not support locks. Choose a folder on another"
+            in outcome.err
+        )
     assert not list(Path().rglob("*.safetensors"))
 
 

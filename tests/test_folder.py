@@ -164,7 +164,7 @@ def test_one_image_trains(vaecli: Vaecli, tmp_path: Path) -> None:
     picture(tmp_path / "one/only.png")
     outcome = vaecli("train", "--data", "one", *SMALL[:-1], "--data-dir", "cache", "-o", "run")
     assert outcome.code == 0, outcome.err
-    assert "trained on and tested on" in outcome.err
+    assert "used for training and testing" in outcome.err
 
 
 def test_limit_takes_hash_order(vaecli: Vaecli, photos: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_damaged_file_is_no_missing_reader(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(formats, "reads_heic", lambda: True)
     assert formats.why_unknown(HEIC) == ("damaged HEIC", "")
     video = HEIC.replace(b"heic", b"isom")
-    assert "no picture" in formats.why_unknown(video)[0]
+    assert "not a picture" in formats.why_unknown(video)[0]
 
 
 def test_a_folder_lists_what_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

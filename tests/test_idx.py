@@ -79,10 +79,10 @@ def test_a_flipped_bit_in_gzip_data_is_seen(tmp_path: Path) -> None:
         (b"\0\0\x0d\x03" + bytes(100), "does not start"),  # floats
         (b"\0\0\x08\x02" + bytes(100), "does not start"),  # rank 2
         (b"\0\0\x08\x03\0\0", "ends inside its header"),
-        (b"\0\0\x08\x01" + bytes(4), "asks for 0 bytes"),
-        (b"\0\0\x08\x03" + b"\xff" * 12, "asks for"),
+        (b"\0\0\x08\x01" + bytes(4), "declares 0 bytes"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, "declares"),
         (encode(LABELS) + b"x", "more follow"),
-        (encode(LABELS)[:-1], "promises 3 bytes, 2 follow"),
+        (encode(LABELS)[:-1], "declares 3 bytes, 2 follow"),
     ],
 )
 def test_refusals_say_why(tmp_path: Path, data: bytes, why: str) -> None:
@@ -117,7 +117,7 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
 def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         idx.read_idx(path)
 
 

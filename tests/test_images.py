@@ -292,7 +292,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "HTML": (b"<!DOCTYPE html><title>404</title>", "HTML"),
     "EPS": (EPS, "PostScript"),
     "HEIC": (b"\0\0\0\x18ftypheic" + b"\0" * 40, "HEIC"),
-    "noise": (bytes(range(1, 200)), "no picture"),
+    "noise": (bytes(range(1, 200)), "not a picture"),
     "50,000 x 50,000": (huge_png(), "50,000,000 pixels"),
     "9,000 x 9,000": (save(Image.new("1", (9000, 9000))), "9,000 x 9,000"),
     "float TIFF": (line("F", 0.5, 1.0, form="TIFF"), "floating-point"),
@@ -482,7 +482,7 @@ def test_notes_tell_every_change() -> None:
     assert fit(with_alpha(0)(digit))[1] == (
         "RGB converted to grey",
         "alpha composited on white",
-        "inverted: dark ink on a light ground",
+        "inverted: dark ink on a light background",
     )
     dark = enlarged(digit, Image.Resampling.BICUBIC).point([255 - i for i in range(256)])
     assert fit(save(dark))[1] == ("inverted: dark ink", "fitted as a digit: 300x400 to 28x28")

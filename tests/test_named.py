@@ -225,7 +225,7 @@ def test_cache_round_trip(tmp_path: Path) -> None:
     cache.write_cache(path, EXPECTED)
     assert same(cache.read_cache(path, "mnist"))
     assert same(sets.find("mnist", tmp_path, report=pytest.fail))
-    with pytest.raises(DataError, match="no cache of kmnist"):
+    with pytest.raises(DataError, match="not a cache of kmnist"):
         cache.read_cache(path, "kmnist")
 
 
@@ -427,8 +427,8 @@ FAST_FAULTS = {
     "unknown_length_short": "MD5",
     "e503": "HTTP 503",
     "e404": "HTTP 404",
-    "loop": "redirects to nowhere",
-    "local": "redirects to nowhere",
+    "loop": "redirects without a target",
+    "local": "redirects without a target",
     "huge": "it sends more than",
     "bomb": "MD5",
     "nonsense": "SSH-2.0",

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 
 CPU = torch.device("cpu")
 needs_bf16 = pytest.mark.skipif(
-    not cpu_has_bf16(), reason="this processor has no bfloat16 products"
+    not cpu_has_bf16(), reason="this processor does not support bfloat16 products"
 )
 
 
@@ -77,7 +77,7 @@ def test_what_a_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UsageError, match="only CUDA"):
         require("tf32", CPU)
     monkeypatch.setattr("vaecli.model.precision.cpu_has_bf16", lambda: False)
-    with pytest.raises(EnvironmentFailure, match="no bfloat16"):
+    with pytest.raises(EnvironmentFailure, match="not support bfloat16"):
         require("bf16", CPU)
 
 

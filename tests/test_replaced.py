@@ -124,4 +124,4 @@ def test_a_new_change_time_alone_prepares_again_and_refuses_nothing(
     for again in (command, ("train", "--resume", "run", "--data-dir", "cache")):
         outcome = vaecli(*again)
         assert outcome.code == ExitCode.MODEL
-        assert "of other content" in outcome.err
+        assert "with other content" in outcome.err

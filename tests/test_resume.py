@@ -262,7 +262,7 @@ def test_changed_data_is_exit_4(vaecli: Vaecli, tmp_path: Path) -> None:
     command = [*TRAIN, "-e", "1", "-o", "out", "--data-dir", "data", "--no-download", "-q"]
     assert vaecli(*command).code == 0
     before = result(Path("out"))
-    for count, seed, words in ((60, 1, "of other content"), (70, 1, "60 training and 20 test")):
+    for count, seed, words in ((60, 1, "with other content"), (70, 1, "60 training and 20 test")):
         shutil.rmtree("data")
         write_mnist(tmp_path / "data", count, 20, seed)
         for attempt in (command, ["train", "--resume", "out", *command[-4:]]):

@@ -154,16 +154,16 @@ def test_the_table_of_a_dry_run(vaecli: Vaecli) -> None:
     assert data["classes"] == ["cat", "dog"]
     assert data["image_shape"] == [1, 8, 8]
     assert {item["reason"]: item["count"] for item in data["left_out"]} == {
-        ".raw files: not a format that is read": 2,
-        ".txt file: not a format that is read": 1,
+        ".raw files: not a supported format": 2,
+        ".txt file: not a supported format": 1,
         "hidden image file: its name begins with a dot": 1,
         f"images {splits_and_classes.OUTSIDE_SPLITS}": 2,
     }
     rows = vaecli(*command, "--dry-run").out
     assert "12 training and 4 test images of 1x8x8" in rows
-    assert "2 .raw files: not a format that is read" in rows
+    assert "2 .raw files: not a supported format" in rows
     trained = vaecli(*command, "-o", "run")
-    assert "2 .raw files: not a format that is read" in trained.err
+    assert "2 .raw files: not a supported format" in trained.err
     assert "3: Valid/; not trained on" in trained.err
 
 
@@ -171,7 +171,7 @@ def test_what_is_left_out_is_said_by_eval_and_reconstruct(vaecli: Vaecli, traine
     pictures(Path("d"), 3, 10)
     for index in range(40):
         Path(f"d/{index}.RAW").write_bytes(b"x")
-    words = "40 .raw files: not a format that is read"
+    words = "40 .raw files: not a supported format"
     judged = vaecli("eval", "-m", trained, "-d", "d", "--data-dir", "cache")
     assert words in judged.err
     assert "n_images\t3" in judged.out

@@ -88,7 +88,7 @@ def test_what_was_decided_is_said() -> None:
     assert wrapped.sources == {"train": "w/v/Train/", "test": "w/v/valid/"}
     assert "w/v/" in wrapped.notes[0]
     vehicle = splits_and_classes.understand(["bus/1", "train/2"]).account
-    assert "train/ is taken as a class" in vehicle.notes[0]
+    assert "train/ is read as a class" in vehicle.notes[0]
     loose = splits_and_classes.understand(["1", "a/2", "b/3"]).account
     assert "1 image in no class folder" in loose.notes[0]
     assert splits_and_classes.understand(["a/1", "b/2"]).account == splits_and_classes.Account()

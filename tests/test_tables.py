@@ -133,13 +133,13 @@ def test_parts_of_a_long_table_are_read_alike(
 
 REFUSED = {
     "": "it is empty",
-    "label,pixel0\n": "it has a line of names, and no rows",
+    "label,pixel0\n": "it has a header line, but no rows",
     "path,label\na.png,1\nb.png,2\n": "its rows have 1 values: neither a square picture",
     "1,2,3\n4,5\n": "line 2 has 2 values, the first one 3",
-    "1,2,3,4\n1,x,3,4\n": "line 2, column 2: 'x' is no number",
-    "1,2,3,4\n1,2,,4\n": "line 2, column 3: '' is no number",
-    "1,2,3,nan\n": "line 1, column 4: 'nan' is no number",
-    "0,255,0,255,0\n0,255,0,255,0\n": "nothing tells whether its first or its last column is",
+    "1,2,3,4\n1,x,3,4\n": "line 2, column 2: 'x' is not a number",
+    "1,2,3,4\n1,2,,4\n": "line 2, column 3: '' is not a number",
+    "1,2,3,nan\n": "line 1, column 4: 'nan' is not a number",
+    "0,255,0,255,0\n0,255,0,255,0\n": "its label may be the first or the last column",
     "a\0b\n": "line 1 holds null bytes",
 }
 
@@ -154,7 +154,7 @@ def test_what_is_no_table_of_images_says_why(tmp_path: Path, text: str) -> None:
 
 def test_lines_and_tables_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "x.csv", PIXELS)
-    with pytest.raises(ValueError, match="more than the 100 bytes that are held in memory"):
+    with pytest.raises(ValueError, match="more than the 100 bytes allowed in memory"):
         tables.read_table(path, 100)
     monkeypatch.setattr(tables, "MAX_TABLE_ROW_BYTES", 100)
     with pytest.raises(ValueError, match="line 1 has more than 100 bytes"):

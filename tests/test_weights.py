@@ -85,12 +85,12 @@ def nan_weights() -> bytes:
     ("data", "words"),
     [
         (b"", "too short"),
-        (DATA[:100], "cut short"),
+        (DATA[:100], "truncated"),
         (DATA[:-1], "it is damaged"),
         (DATA + b"\0", "it is damaged"),
         (DATA[:-1] + bytes([DATA[-1] ^ 1]), "SHA-256"),
-        (struct.pack("<Q", 2**60) + DATA[8:], "no safetensors file"),
-        (b"<html>" * 100, "no safetensors file"),
+        (struct.pack("<Q", 2**60) + DATA[8:], "not a safetensors file"),
+        (b"<html>" * 100, "not a safetensors file"),
         (edited(lambda header: header.pop("__metadata__")), "not written by vaecli"),
         (edited(set_offsets), "it is damaged"),
         (edited(rename), "do not fit"),
@@ -121,5 +121,5 @@ def test_every_truncation_is_refused() -> None:
 def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     os.mkfifo(path)
-    with pytest.raises(ModelError, match="no regular file"):
+    with pytest.raises(ModelError, match="not a regular file"):
         weights.read_model(path)

@@ -134,7 +134,7 @@ def test_elsewhere_a_refusal_is_told_at_once(
 
 
 def test_a_folder_is_no_regular_file(nt: NtOs, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         files.read_capped(tmp_path, 10)
 
 

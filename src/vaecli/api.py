@@ -152,7 +152,7 @@ def train(
     notices: list[str] = []
     where = devices.resolve(device, notices.append)
     if dtype == torch.float64 and not devices.has_float64(where):
-        raise UsageError(f"dtype float64: {where} has none", "Train on the CPU.")
+        raise UsageError(f"dtype float64: {where} does not support it", "Train on the CPU.")
     request = Request(
         data=data,
         settings=Settings.from_names(settings),

@@ -101,7 +101,7 @@ class ModelConfig:
         elif self.pixels > MAX_PIXELS:
             yield "image_shape", f"has {self.pixels:,} values, more than {MAX_PIXELS:,}"
         if self.float_range is not None and not self.float_range[0] < self.float_range[1]:
-            yield "float_range", f"must rise, not {list(self.float_range)}"
+            yield "float_range", f"must be increasing, not {list(self.float_range)}"
         if self.arch == "conv":
             yield from self._conv_problems()
 
@@ -262,7 +262,7 @@ class RunConfig:
         """
         keys = CONFIG_KEYS
         if not isinstance(data, dict) or type(data.get("format")) is not int:
-            raise ValueError("it is no vaecli configuration")
+            raise ValueError("it is not a vaecli configuration")
         refuse_newer(data["format"])
         if data.keys() != keys or not isinstance(data["environment"], dict):
             raise ValueError(f"it must have the keys {', '.join(sorted(keys))}, and no others")
@@ -296,7 +296,7 @@ def refuse_newer(version: int) -> None:
 def _check_environment(environment: dict[str, object]) -> None:
     """ValueError unless it is plain values, and a thread count that can be set."""
     if any(type(value) not in (str, int) for value in environment.values()):
-        raise ValueError("environment: it must hold texts and whole numbers only")
+        raise ValueError("environment: it may hold only strings and whole numbers")
     if sentence := value_problem(environment.get("threads", 1), int, *RANGES["threads"]):
         raise ValueError(f"environment.threads: {sentence}")
 

@@ -92,7 +92,7 @@ def root(
         typer.Option(
             "--verbose",
             "-v",
-            help="With --version: more.",
+            help="With --version: also torch and device.",
             allow_from_autoenv=False,
             show_envvar=False,
         ),

@@ -107,7 +107,7 @@ def _convert(key: str, value: Any, path: Path, ctx: typer.Context) -> dict[str, 
                 raise ValueError("it holds a null character")
             if not scalar:
                 raise ValueError(
-                    "true or false is needed" if is_flag else "a text or number is needed"
+                    "true or false is needed" if is_flag else "a string or number is needed"
                 )
             parameter.process_value(ctx, value if is_flag else str(value))
         except Exception as error:

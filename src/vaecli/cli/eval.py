@@ -193,14 +193,14 @@ def _check_output(common: options.Common, per_image: str | None, latents: bool) 
     if per_image == STDOUT:
         if common.terminal.json:
             raise UsageError(
-                "--json and --per-image - both want stdout", "Name a file with --per-image."
+                "--json and --per-image - both write to stdout", "Name a file with --per-image."
             )
         return
     path = Path(per_image)
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
-            f"--per-image {per_image}: not a name ending in {' or '.join(FORMATS)}",
-            "The ending chooses the format.",
+            f"--per-image {per_image}: its name must end in {' or '.join(FORMATS)}",
+            "The suffix selects the format.",
         )
     require_new([path], force=common.force)
     if not os.access(path.parent, os.W_OK):

@@ -87,7 +87,7 @@ def export(
     if output is not None and str(output) == outputs.STDOUT:
         if not one_file:
             raise UsageError(
-                "--output -: there are two files, and one stdout", "Choose one with --part."
+                "--output -: two files cannot both go to stdout", "Choose one with --part."
             )
         common.require_stdout()
     if format == "onnx":

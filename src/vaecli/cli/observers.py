@@ -100,7 +100,7 @@ class Watch:
             self._add_frame(event.epoch, None)
             if event.epoch:
                 self._common.terminal.warning(
-                    f"{self._animate} starts at epoch {event.epoch}, where this run is continued"
+                    f"{self._animate} starts at epoch {event.epoch}, where this run was continued"
                 )
         shown = self._plan.dataset.test.pixels[:ACROSS].to(self._device)
         return TrainingPreview(self._common.terminal, event.model, shown)

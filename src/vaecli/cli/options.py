@@ -163,9 +163,8 @@ SkipBad = Annotated[bool | None, option(SKIP_BAD_HELP, "--skip-bad", panel=DATA)
 Split = Annotated[
     Literal["test", "train", "validation", "all"] | None,
     option(
-        "Which images; validation are those of a validation split, or those that --patience"
-        " watched.",
-        default="test; all for another set than the run's own",
+        "Which images; validation means a validation split, or the images held out for --patience.",
+        default="test; all if --data is not the run's own",
         panel=DATA,
     ),
 ]
@@ -204,7 +203,7 @@ class Common:
     debug: Annotated[bool, option("Show the traceback of an error.", "--debug", panel=OUTPUT)] = (
         False
     )
-    no_progress: Annotated[bool, option("No live bar.", "--no-progress", panel=OUTPUT)] = False
+    no_progress: Annotated[bool, option("No progress bar.", "--no-progress", panel=OUTPUT)] = False
     device: Annotated[
         str,
         option(

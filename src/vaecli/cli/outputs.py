@@ -33,7 +33,7 @@ def require_new(paths: Iterable[Path], *, force: bool) -> None:
     """
     for path in paths:
         if path.exists() and not path.is_file():
-            what = "a folder" if path.is_dir() else "no regular file"
+            what = "a folder" if path.is_dir() else "not a regular file"
             raise UsageError(f"output {path}: it is {what}", "Name a file.")
         if not force and (path.exists() or path.is_symlink()):
             raise UsageError(f"output {path}: it exists", "Name another, or use --force.")
@@ -47,7 +47,7 @@ def require_new_file(option: str, path: Path, suffix: str, *, force: bool) -> No
     """
     if path.suffix.lower() != suffix:
         raise UsageError(
-            f"{option} {path}: not a name ending in {suffix}", f"Name a {suffix} file."
+            f"{option} {path}: its name must end in {suffix}", f"Name a {suffix} file."
         )
     require_new([path], force=force)
 

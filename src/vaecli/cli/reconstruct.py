@@ -61,7 +61,7 @@ def reconstruct(
     grid: Annotated[
         Path | None,
         option(
-            "Originals above reconstructions in one picture, as well or alone.",
+            "One picture of originals above reconstructions; the only output unless -o is given.",
             metavar="FILE.png",
             parser=options.home_path,
         ),
@@ -82,7 +82,7 @@ def reconstruct(
     ] = "auto",
     invert: Annotated[
         Literal["auto", "yes", "no"],
-        option("Swap dark and light; auto does where the ground is opposite."),
+        option("Swap dark and light; auto does so if the background is opposite."),
     ] = "auto",
     seed: options.RunSeed = None,
     preview: options.Preview = None,
@@ -270,18 +270,16 @@ def _plan(
     inputs = list(shell.expanded(inputs))
     found = list(_expand(common, inputs))
     if to_stdout and len(found) > 1:
-        raise UsageError(
-            "--output -: several images do not fit on stdout", "Name a folder with -o."
-        )
+        raise UsageError("--output -: only one image can go to stdout", "Name a folder with -o.")
     if to_stdout or (grid is not None and output is None):
         return [Job(source, None) for source, _ in found]
     if output is not None and outputs.kind(output, (".png",)) == "file":
         if len(inputs) > 1 or Path(inputs[0]).is_dir():
             raise UsageError(
-                f"--output {output}: it is no folder", "Name a folder for several images."
+                f"--output {output}: it is not a folder", "Name a folder for several images."
             )
         if grid is not None and grid.resolve() == Path(output).resolve():
-            raise UsageError("--output and --grid name the same file", "Name two.")
+            raise UsageError("--output and --grid name the same file", "Name two files.")
         outputs.require_new([Path(output)], force=common.force)
         return [Job(found[0][0], Path(output))]
     folder = Path(output or ".")

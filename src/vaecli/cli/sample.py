@@ -50,9 +50,7 @@ class Asked:
     columns: Annotated[
         int | None, option("Images in a row.", default="a square grid", metavar="N")
     ] = None
-    temperature: Annotated[
-        float, option("Standard deviation of the prior drawn from.", metavar="T")
-    ] = 1.0
+    temperature: Annotated[float, option("Standard deviation of the prior.", metavar="T")] = 1.0
     prior: Annotated[
         Literal["normal", "gmm"],
         option(
@@ -79,7 +77,7 @@ class Asked:
     path: Annotated[
         Literal["spherical", "linear"],
         option(
-            "The way --interpolate takes; spherical keeps to lengths the prior makes likely.",
+            "The path of --interpolate; spherical keeps to vector lengths likely under the prior.",
             panel=WALKS,
         ),
     ] = "spherical"
@@ -192,7 +190,7 @@ def _latents(common: options.Common, loaded: LoadedModel, asked: Asked, seed: in
         f"prior: {len(fitted.weights)} Gaussians fitted to {len(images):,} latents of {source}"
     )
     if not fitted.converged:
-        common.terminal.warning("the mixture did not converge; it is used as it is")
+        common.terminal.warning("the mixture did not converge; it is used anyway")
     return fitted.sample(count, seed=seed, temperature=asked.temperature)
 
 
@@ -242,7 +240,9 @@ def _check(asked: Asked) -> None:
     for name in changed:
         if name in (drawing | walking) - allowed[mode]:
             if mode is None:
-                raise UsageError(f"{name} is for walks", "Add --interpolate or --traverse.")
+                raise UsageError(
+                    f"{name} applies only to walks", "Add --interpolate or --traverse."
+                )
             raise UsageError(f"--{mode} and {name} contradict each other", "Give one of them.")
 
 
@@ -251,7 +251,9 @@ def _check_output(output: str | None, *, force: bool, gif: bool) -> None:
         return
     path = Path(output)
     if path.suffix.lower() == ".gif" and not gif:
-        raise UsageError(f"--output {output}: only --interpolate moves", "Name a .png file.")
+        raise UsageError(
+            f"--output {output}: only --interpolate can be animated", "Name a .png file."
+        )
     outputs.require_new([path], force=force)
 
 

@@ -79,7 +79,7 @@ def train(
     animate: Annotated[
         Path | None,
         option(
-            "The same latents decoded after each epoch.",
+            "GIF of fixed latents, decoded after each epoch.",
             metavar="GIF",
             parser=options.home_path,
             panel=options.OUTPUT,
@@ -208,7 +208,9 @@ def _run(
         assert plan.path is not None
         terminal.note(f"{plan.path} is finished; nothing to do")
         if animate is not None:
-            terminal.warning(f"{animate} was not made: the epochs of a finished run are gone")
+            terminal.warning(
+                f"{animate} was not made: the run is finished, its epochs cannot be shown again"
+            )
         _result(common, plan.path, None)
         return
     if plan.path is None and (twin := continuing.unfinished_twin(plan.config)):

@@ -94,7 +94,7 @@ def is_path(name: str) -> bool:
         return True
     what = "no such data set, folder or file"
     if path.exists():
-        what = "it is a file, but neither an archive nor one of numbers"
+        what = "it is a file, but neither an archive nor an array of numbers"
     raise UsageError(
         f"--data {name}: {what}",
         f"Choose one of {', '.join((AUTO, *NAMES))}, or give the path of a folder or a"
@@ -132,7 +132,7 @@ def _auto(folder: Path, download: bool, report: Report, progress: Progress | Non
                 reason = error.message
     report(
         f"MNIST is not available ({reason}): using the built-in digits instead."
-        " Their losses do not compare with MNIST's."
+        " Their losses cannot be compared with MNIST's."
     )
     return _built_in(folder, progress)
 

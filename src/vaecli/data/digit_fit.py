@@ -55,7 +55,7 @@ def digit_ink(
         notes.append(f"inverted: {'dark' if dark else 'light'} ink")
     found = _cut_out(depth, even)
     if found is None:
-        notes.append("no ink found: only the ground is left")
+        notes.append("no ink found: only background is left")
         return np.zeros(size, np.float32)
     ink, corner = found
     unit = round(20 / 28 * min(size))

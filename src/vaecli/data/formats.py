@@ -84,9 +84,9 @@ def why_unknown(data: bytes) -> tuple[str, str]:
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     for mark, name in {b"%!PS": "PostScript", b"%PDF": "PDF", b"<": "HTML or SVG"}.items():
         if start.startswith(mark):
-            return f"its content is {name}, which is not taken", ""
+            return f"its content is {name}, which is not supported", ""
     if data[4:8] == b"ftyp" and (suffix := _BRANDS.get(data[8:12])):
         name, help_with = suffix[1:].upper(), advice(suffix, exact=True)
-        what = f"its content is {name}, which is not taken" if help_with else f"damaged {name}"
+        what = f"its content is {name}, which is not supported" if help_with else f"damaged {name}"
         return what, help_with
-    return "its content is no picture in a format that is taken, or its header is damaged", ""
+    return "its content is not a picture in a supported format, or its header is damaged", ""

@@ -59,10 +59,10 @@ def _read_npy(data: bytes) -> np.ndarray:
     stream = io.BytesIO(data)
     shape, fortran, dtype = npy.read_header(stream)
     if dtype.kind not in "fiu":
-        raise ValueError("it is no array of numbers")
+        raise ValueError("it is not an array of numbers")
     # checked before numpy allocates what the header asks for
     if prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise ValueError("its size is not the one its header announces")
+        raise ValueError("its size does not match its header")
     values = np.frombuffer(data, dtype, offset=stream.tell())
     return np.atleast_2d(values.reshape(shape, order="F" if fortran else "C"))
 
@@ -76,5 +76,5 @@ def _read_csv(data: bytes) -> np.ndarray:
     try:
         values = [[float(row[name]) for name in names] for row in rows]
     except (TypeError, ValueError):
-        raise ValueError("a latent is no number") from None
+        raise ValueError("a latent is not a number") from None
     return np.array(values or np.empty((0, len(names))), dtype=np.float64)

@@ -60,13 +60,13 @@ def read_header(file: BinaryIO | Any) -> tuple[tuple[int, ...], bool, np.dtype[A
     except NotNumbersError:
         raise
     except _DAMAGE:
-        raise NotNumbersError("it is no .npy array, or its header is damaged") from None
+        raise NotNumbersError("it is not a .npy array, or its header is damaged") from None
     if dtype.hasobject:
         raise NotNumbersError("it holds Python objects, which are never loaded")
     if dtype.kind not in "biufcSU":
-        raise NotNumbersError(f"its type {str(dtype)[:80]} is not one of plain numbers")
+        raise NotNumbersError(f"its type {str(dtype)[:80]} is not a plain number type")
     if min(shape, default=0) < 0 or prod(shape) > 2**48:
         raise NotNumbersError(
-            "its header asks for more numbers than any array has, or for fewer than 0"
+            "its header gives an impossible size: negative, or larger than any array"
         )
     return shape, fortran, dtype

@@ -90,7 +90,11 @@ def prepare(
     else:
         if channels == 1 and (invert == "yes" or (invert == "auto" and _opposite(image, border))):
             image = ImageOps.invert(image)
-            ground = "dark ink on a light ground" if border < 128 else "light ink on a dark ground"
+            ground = (
+                "dark ink on a light background"
+                if border < 128
+                else "light ink on a dark background"
+            )
             notes.append(f"inverted: {ground}" if invert == "auto" else "inverted, as asked")
         if not same:
             image, changed = fitted(image, (width, height), set_fit if fit == "auto" else fit)

@@ -56,7 +56,7 @@ class Account:
 
     @property
     def left_out_texts(self) -> list[str]:
-        """`40 .heic files: not a format that is read`, and so on."""
+        """`40 .heic files: not a supported format`, and so on."""
         return [f"{count:,} {reason}" for reason, count in self.left_out.items()]
 
     @property
@@ -110,7 +110,7 @@ def others_by_suffix(suffixes: Mapping[str, int]) -> dict[str, int]:
     """Reasons and counts for files that are not read, from their suffixes."""
     reasons = {}
     for suffix, count in sorted(suffixes.items()):
-        why = "its name begins with a dot" if suffix == HIDDEN else "not a format that is read"
+        why = "its name begins with a dot" if suffix == HIDDEN else "not a supported format"
         if advice := formats.advice(suffix):
             why = f"{why}; {advice.rstrip('.')}"
         if count:
@@ -290,7 +290,7 @@ def _split_named_classes(
         split, rest = _split_of(name)
         if split and not rest and len(names) > 1:
             missing = "train folder" if split != "train" else "test or validation folder"
-            yield f"{name}/ is taken as a class, since there is no {missing} beside it"
+            yield f"{name}/ is read as a class, since there is no {missing} beside it"
 
 
 def _listed(folders: Iterable[str], root: str) -> str:

@@ -47,7 +47,7 @@ def has_levels(config: ModelConfig) -> bool:
 _PROTOCOLS = {
     "none": (
         "Grey-scale BCE: pixels in [0, 1] under a Bernoulli; an upper bound on the expected"
-        " loss of dynamically binarized images, no normalised likelihood of the grey ones."
+        " loss of dynamically binarized images, not a normalised likelihood of the grey ones."
     ),
     "dynamic": (
         "Dynamic binarization: each pixel drawn black or white with its grey level's probability,"
@@ -59,7 +59,7 @@ _PROTOCOLS = {
     ),
     "continuous-bernoulli": (
         "Density of grey levels in [0, 1] under a continuous Bernoulli, without dequantization:"
-        " nats of a density, which may be negative and compare with no Bernoulli loss."
+        " nats of a density, which may be negative and cannot be compared with a Bernoulli loss."
     ),
     "gaussian": (
         "Density of grey levels in [0, 1] under a Gaussian with one learned sigma, without"

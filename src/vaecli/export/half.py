@@ -23,7 +23,7 @@ def round_to_half(model: VAE) -> VAE:
         tensor.copy_(tensor.half())
         if not torch.isfinite(tensor).all():
             raise VaecliError(
-                f"{name}: it holds weights above 65,504, more than fp16 can",
+                f"{name}: it holds weights above 65,504, the largest fp16 number",
                 "Export it in full precision: --format safetensors.",
             )
     return rounded

@@ -20,12 +20,13 @@ def require(precision: Precision, device: torch.device) -> None:
     """
     if precision == "tf32" and device.type != "cuda":
         raise UsageError(
-            f"--precision tf32: {device.type} has no such products, only CUDA has",
+            f"--precision tf32: {device.type} does not support it, only CUDA does",
             "Choose fp32 or bf16.",
         )
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise EnvironmentFailure(
-            "--precision bf16: this processor has no bfloat16 products", "Leave --precision out."
+            "--precision bf16: this processor does not support bfloat16 products",
+            "Leave --precision out.",
         )
 
 

@@ -31,7 +31,7 @@ def fetch(address: str, *, download: bool = True) -> tuple[Path, str]:
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
-        raise ModelError(f"{address}: it is no address on the Hub", "Write hf://OWNER/NAME.")
+        raise ModelError(f"{address}: it is not a Hub address", "Write hf://OWNER/NAME.")
     extras.require("hub", address)
     from functools import partialmethod
 
@@ -56,11 +56,11 @@ def fetch(address: str, *, download: bool = True) -> tuple[Path, str]:
         errors.RevisionNotFoundError,
     ):
         raise ModelError(
-            f"{address}: the Hub has no such repository or revision, or hides it from you",
+            f"{address}: the Hub has no such repository or revision, or you have no access to it",
             "Check the name; `hf auth login` gives access to private ones.",
         ) from None
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        where = "and the Hub cannot be reached" if download else "and --no-download forbids more"
+        where = "and the Hub cannot be reached" if download else "and --no-download is set"
         raise EnvironmentFailure(
             f"{address}: it is not in the local cache, {where} ({type(error).__name__})",
             "Connect to the network, or name a run directory.",

@@ -142,10 +142,10 @@ def read_header(file: BinaryIO) -> Header:
         raise ValueError("it is too short to be a safetensors file")
     (length,) = struct.unpack("<Q", length_bytes)
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-        raise ValueError("it is no safetensors file, or cut short")
+        raise ValueError("it is not a safetensors file, or it is truncated")
     header = parse_json(file.read(length))
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     info, sha256 = _about(header.pop("__metadata__", None))
     return Header(info, {name: _shape(name, entry) for name, entry in header.items()}, sha256)
 

@@ -265,19 +265,19 @@ def open_regular(path: Path) -> BinaryIO:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is no regular file but a FIFO, a device or a folder.
+        ValueError: it is not a regular file but a FIFO, a device or a folder.
     """
     # O_NONBLOCK: opening a FIFO must not wait for a writer
     try:
         descriptor = os.open(path, os.O_RDONLY | _binary() | getattr(os, "O_NONBLOCK", 0))
     except PermissionError:  # the error of Windows for a folder
         if path.is_dir():
-            raise ValueError("it is no regular file") from None
+            raise ValueError("it is not a regular file") from None
         raise
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return open(descriptor, "rb")
     os.close(descriptor)
-    raise ValueError("it is no regular file")
+    raise ValueError("it is not a regular file")
 
 
 def read_capped(path: Path, limit: int) -> bytes:
@@ -285,7 +285,7 @@ def read_capped(path: Path, limit: int) -> bytes:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no regular file, or larger than `limit`.
+        ValueError: it is not a regular file, or larger than `limit`.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -32,7 +32,7 @@ def hold(path: Path, *, what: str) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds the lock; the message names that process.
-        EnvironmentFailure: the file system has no locks.
+        EnvironmentFailure: the file system does not support locks.
         OSError: the lock file cannot be opened.
     """
     import filelock
@@ -46,7 +46,7 @@ def hold(path: Path, *, what: str) -> Iterator[None]:
             guard.acquire(timeout=0)
     except (NotImplementedError, UserWarning):
         raise EnvironmentFailure(
-            f"{path}: the file system has no locks",
+            f"{path}: the file system does not support locks",
             "Choose a folder on another file system with -o or --data-dir.",
         ) from None
     except filelock.Timeout:
@@ -91,7 +91,7 @@ def hold_when_free(path: Path, *, what: str, patience: float, report: Report) ->
             except BusyError as busy:
                 if time.monotonic() - start > patience:
                     raise EnvironmentFailure(
-                        f"{busy.message}: {path.parent}: it did not end in {patience:.0f} s",
+                        f"{busy.message}: {path.parent}: it did not finish within {patience:.0f} s",
                         "End that process, or choose another folder with --data-dir.",
                     ) from None
                 if attempt == 0:

@@ -263,7 +263,8 @@ class ProcessLost(EnvironmentFailure):
         super().__init__(
             f"one of the {count} processes ended, or was silent for {minutes:g} minutes;"
             " the last commit is kept",
-            "Give the same torchrun command again to continue; with --max-restarts it does so.",
+            "Give the same torchrun command again to continue; with --max-restarts torchrun"
+            " does so itself.",
         )
 
 

@@ -25,11 +25,11 @@ def parse_json(text: bytes) -> Any:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) != len(items):
-            raise ValueError("a key stands twice in one object")
+            raise ValueError("a key appears twice in one object")
         return result
 
     def constant(name: str) -> Any:
-        raise ValueError(f"{name} is no JSON number")
+        raise ValueError(f"{name} is not a JSON number")
 
     def finite(digits: str) -> float:
         value = float(digits)

@@ -188,7 +188,7 @@ class Checkpoints:
 
     def _check(self, manifest: object) -> None:
         if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
-            raise ValueError("it is no vaecli manifest")
+            raise ValueError("it is not a vaecli manifest")
         refuse_newer(manifest["format"])
         if manifest.get("run") != self._identity:
             raise ValueError("it belongs to a run of another configuration or other data")

@@ -69,7 +69,7 @@ def _require_constant_schedule(earlier: directory.Run, grown: directory.Run) -> 
         raise UsageError(
             f"--epochs {grown.config.training.epochs}: {earlier.path} was planned for"
             f" {training.epochs} epochs, and its {training.schedule} schedule with them;"
-            " only --schedule constant can be prolonged",
+            " only --schedule constant can be extended",
             f"Start a new run from its weights with --init-from {shell.join([str(earlier.path)])}.",
         )
 

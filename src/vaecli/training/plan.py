@@ -99,8 +99,8 @@ class Plan:
             if self.status == "new":
                 if not self.replaces and directory.is_run(path):
                     raise BusyError(
-                        f"another process has made a run in {path} meanwhile",
-                        "Give the same command again to continue that one.",
+                        f"another process has just made a run in {path}",
+                        "Give the same command again to continue that run.",
                     )
                 if self.replaces:
                     target.clear()

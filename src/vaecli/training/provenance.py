@@ -156,7 +156,7 @@ class Provenance:
             f" {n_train:,} and {n_test:,} now"
         )
         if (then.n_train, then.n_test) == (n_train, n_test):
-            what = f"as many images ({n_train:,} and {n_test:,}), of other content"
+            what = f"as many images ({n_train:,} and {n_test:,}), with other content"
         if self.origin is not None and dataset.origin is not None:
             what = self.origin.changes(dataset.origin) or what
         raise ModelError(

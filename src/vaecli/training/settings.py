@@ -28,7 +28,7 @@ from vaecli.errors import UsageError
 
 DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
 """Panels of --help."""
-SKIP_BAD_HELP = "Leave unreadable images out, list them, go on."
+SKIP_BAD_HELP = "Leave out and list unreadable images."
 BINARIZE_HELP = (
     "Draw pixels black or white by their grey level: dynamic, anew each epoch; static, once."
 )
@@ -104,9 +104,7 @@ class Settings:
     ] = None
     image_size: Annotated[
         tuple[int, int] | int | None,
-        Setting(
-            "The size images are brought to.", DATA, "N|HxW", "common size, or 64", parser=_size
-        ),
+        Setting("Resize images to this size.", DATA, "N|HxW", "common size, or 64", parser=_size),
     ] = None
     fit: Annotated[
         Literal["crop", "pad", "stretch"] | None,
@@ -115,7 +113,7 @@ class Settings:
     max_value: Annotated[
         float | Literal["auto", "full"] | None,
         Setting(
-            "The value of white: auto (from the whole set), N, or full (the type's end).",
+            "The value of white: auto (from the whole set), N, or full (the type's maximum).",
             DATA,
             "N",
             "auto",
@@ -127,7 +125,7 @@ class Settings:
     ] = None
     test_fraction: Annotated[
         float | None,
-        Setting("Held-out share where the data has no test split.", DATA, "SHARE", "0.1"),
+        Setting("Share held out if the data has no test split.", DATA, "SHARE", "0.1"),
     ] = None
     skip_bad: Annotated[bool | None, Setting(SKIP_BAD_HELP, DATA)] = None
     arch: Annotated[
@@ -139,7 +137,7 @@ class Settings:
     hidden: Annotated[
         tuple[int, ...] | None,
         Setting(
-            "Hidden widths; of conv, the first one.",
+            "Hidden widths; conv: first-stage channels.",
             MODEL,
             "WIDTHS",
             f"{HIDDEN['mlp'][0]}, conv {HIDDEN['conv'][0]}",
@@ -156,8 +154,7 @@ class Settings:
     likelihood: Annotated[
         Likelihood | None,
         Setting(
-            "Of a pixel: bernoulli, logistic (256 levels, in bits), gaussian or"
-            " continuous-bernoulli.",
+            "p(x|z): bernoulli, logistic (256 levels, in bits), gaussian or continuous-bernoulli.",
             MODEL,
             "NAME",
             f"{ModelConfig.likelihood}, or {COLOUR_LIKELIHOOD} for colour",
@@ -168,7 +165,7 @@ class Settings:
     ] = None
     warmup_epochs: Annotated[
         int | None,
-        Setting("Epochs over which it rises from 0.", OBJECTIVE, "N", TrainConfig.warmup_epochs),
+        Setting("Epochs over which beta rises from 0.", OBJECTIVE, "N", TrainConfig.warmup_epochs),
     ] = None
     free_bits: Annotated[
         float | None,
@@ -213,7 +210,10 @@ class Settings:
     output_bias: Annotated[
         OutputBias | None,
         Setting(
-            "Start it at the mean image, or at zero.", TRAINING, "NAME", TrainConfig.output_bias
+            "Initial output bias: mean image or zero.",
+            TRAINING,
+            "NAME",
+            TrainConfig.output_bias,
         ),
     ] = None
     precision: Annotated[
@@ -225,7 +225,7 @@ class Settings:
     patience: Annotated[
         int | None,
         Setting(
-            "Stop after N epochs without a better loss on a tenth of the images, held out;"
+            "Stop after N epochs without a better loss on a held-out tenth of the images;"
             " keep the best weights.",
             TRAINING,
             "N",

@@ -52,7 +52,7 @@ def read_cache(path: Path, name: str) -> Dataset:
         data = files.read_capped(path, LIMIT)
         metadata = _metadata(data)
         if metadata.get("format") != FORMAT or metadata.get("name") != name:
-            raise ValueError(f"it is no cache of {name} in the format {FORMAT}")
+            raise ValueError(f"it is not a cache of {name} in the format {FORMAT}")
         tensors = safetensors.load(data)
         train, test = (_images(tensors, name, split) for split in ("train", "test"))
         dataset = Dataset(name, train, test)
@@ -66,7 +66,7 @@ def read_cache(path: Path, name: str) -> Dataset:
 def _metadata(data: bytes) -> dict[str, object]:
     length = int.from_bytes(data[:8], "little")
     if length > min(_HEADER_LIMIT, len(data) - 8):
-        raise ValueError("damaged: its header is cut off or too long")
+        raise ValueError("damaged: its header is truncated or too long")
     header = json.loads(data[8 : 8 + length])
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict):

@@ -87,7 +87,10 @@ def find(data_dir: Path, report: Report) -> Dataset | None:
             return assemble(batches, str(folder))
         except (FileNotFoundError, NotADirectoryError) as error:
             if folder.is_dir() and any(folder.glob("*.bin")):
-                report(f"CIFAR-10: {error.filename}: it is missing, others of the set are there")
+                report(
+                    f"CIFAR-10: {error.filename}: it is missing,"
+                    " but other files of the set are there"
+                )
         except DataError as error:
             report(error.message)
         except OSError as error:
@@ -129,7 +132,7 @@ def _read(path: Path) -> Tensor:
 
 def _batch(data: bytes, where: str) -> Tensor:
     if not data or len(data) % RECORD:
-        raise DataError(f"CIFAR-10: {where}: {len(data):,} bytes are no records of {RECORD:,}")
+        raise DataError(f"CIFAR-10: {where}: {len(data):,} bytes are not a multiple of {RECORD:,}")
     records = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, RECORD)
     if int(records[:, 0].max()) >= CLASSES:
         raise DataError(f"CIFAR-10: {where}: a label is above {CLASSES - 1}")

@@ -143,7 +143,7 @@ def _fetch_all(
             try:
                 data, content = _fetch(form, file, mirrors, downloads, progress)
             except LookupError as error:
-                why = f"{name}: {path.name}: no mirror gave it ({error})"
+                why = f"{name}: {path.name}: no mirror delivered it ({error})"
                 raise EnvironmentFailure(why, _advice(name, data_dir)) from None
             files.atomic_write(path, data)
         contents[file] = content

@@ -137,7 +137,7 @@ def why(error: Exception) -> str:
     """The reason of a failed request in a few words."""
     if isinstance(error, urllib.error.HTTPError):
         # urllib gives up so on a redirect loop, and on one to a local file
-        return "it redirects to nowhere" if error.code < 400 else f"HTTP {error.code}"
+        return "it redirects without a target" if error.code < 400 else f"HTTP {error.code}"
     reason = getattr(error, "reason", None) or error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (

@@ -103,19 +103,19 @@ def parse_idx(data: bytes, where: str, limit: int = LIMIT) -> Tensor:
 def _parse(stream: io.BufferedIOBase, where: str, limit: int) -> Tensor:
     rank = _MAGIC.get(stream.read(4))
     if rank is None:
-        raise DataError(f"idx file: {where}: it does not start as an idx file of bytes does")
+        raise DataError(f"idx file: {where}: it does not start like an idx file of bytes")
     header = stream.read(4 * rank)
     if len(header) < 4 * rank:
         raise DataError(f"idx file: {where}: it ends inside its header")
     shape = [int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * rank, 4)]
     size = math.prod(shape)
     if not 0 < size <= limit:
-        raise DataError(f"idx file: {where}: its header asks for {size:,} bytes")
+        raise DataError(f"idx file: {where}: its header declares {size:,} bytes")
     # one byte more than allowed, never more: a gzip bomb stops here
     body = bytearray(stream.read(size + 1))
     if len(body) != size:
         actual = f"{len(body):,} follow" if len(body) < size else "more follow"
-        raise DataError(f"idx file: {where}: its header promises {size:,} bytes, {actual}")
+        raise DataError(f"idx file: {where}: its header declares {size:,} bytes, {actual}")
     return torch.frombuffer(body, dtype=torch.uint8).view(shape)
 
 
@@ -164,7 +164,9 @@ def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:
             tensors[file] = tensor
     if len(missing) < len(FILES):
         for file in missing:
-            report(f"idx file: {folder / file}: it is missing, other files of the set are there")
+            report(
+                f"idx file: {folder / file}: it is missing, but other files of the set are there"
+            )
     if len(tensors) < len(FILES):
         return None
     try:

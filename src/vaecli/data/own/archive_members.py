@@ -62,13 +62,13 @@ def path_parts(name: str) -> tuple[str, ...]:
     spelled = name.replace("\\", "/")
     parts = tuple(part for part in spelled.split("/") if part not in ("", "."))
     if spelled.startswith("/") or re.match("[A-Za-z]:", spelled):
-        raise ValueError(f"{name}: the path in it is absolute")
+        raise ValueError(f"{name}: its path is absolute")
     if ".." in parts:
-        raise ValueError(f"{name}: the path in it leads out of the archive")
+        raise ValueError(f"{name}: its path leads out of the archive")
     if "\0" in name or any(len(os.fsencode(part)) > 255 for part in parts):
-        raise ValueError(f"{name[:80]}: the path in it cannot be one here")
+        raise ValueError(f"{name[:80]}: its path is not valid on this system")
     if os.name == "nt" and any(_NOT_ON_WINDOWS.search(part) for part in parts):
-        raise ValueError(f"{name}: the path in it cannot be one on Windows")
+        raise ValueError(f"{name}: its path is not valid on Windows")
     return parts
 
 
@@ -105,7 +105,7 @@ def _check_directory(raw: BinaryIO) -> None:
     tail = raw.read()
     place = tail.rfind(b"PK\5\6")
     if place < 0:
-        raise ValueError("it is no zip file, or it is cut off")
+        raise ValueError("it is not a zip file, or it is truncated")
     (length,) = struct.unpack_from("<I", tail, place + 12)
     if length == 0xFFFFFFFF and (place := tail.rfind(b"PK\6\6")) >= 0:
         (length,) = struct.unpack_from("<Q", tail, place + 40)
@@ -125,14 +125,14 @@ def _taped(archive: tarfile.TarFile) -> Iterator[Member]:
             continue
         refusal = None
         if not info.isreg():
-            refusal = "it is a link" if info.issym() or info.islnk() else "it is no regular file"
+            refusal = "it is a link" if info.issym() or info.islnk() else "it is not a regular file"
         yield Member(info.name, info.size, refusal, lambda info=info: archive.extractfile(info))
     # a damaged header ends the listing like the end of the archive does
     if stream.last.strip(b"\0") or len(stream.last) < tarfile.BLOCKSIZE:
-        raise ValueError("damaged or cut off: it has no end mark")
+        raise ValueError("damaged or truncated: its end marker is missing")
     while rest := stream.read(_PIECE):  # to the end, where compressed data is checked
         if rest.strip(b"\0"):
-            raise ValueError("other data follows its end mark")
+            raise ValueError("other data follows its end marker")
 
 
 def _plain(raw: BinaryIO) -> Any:
@@ -183,7 +183,7 @@ class _Forward:
     def seek(self, place: int) -> int:
         back = self._place - place
         if back > len(self.last):
-            raise ValueError("damaged: it leads back")
+            raise ValueError("damaged: an offset in it points backwards")
         self._back = max(back, 0)
         while self.tell() < place and self.read(min(_PIECE, place - self.tell())):
             pass

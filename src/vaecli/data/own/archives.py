@@ -183,7 +183,7 @@ def _write(folder: Path, parts: tuple[str, ...], member: Member) -> None:
             if left:
                 raise ValueError(f"damaged: {member.name} does not have {member.size:,} bytes")
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{member.name}: another file in it has that name") from None
+        raise ValueError(f"{member.name}: another file in the archive has that name") from None
 
 
 def _check_case(folder: Path, parts: tuple[str, ...], spelled: dict[str, str]) -> None:
@@ -192,4 +192,4 @@ def _check_case(folder: Path, parts: tuple[str, ...], spelled: dict[str, str]) -
         name = "/".join(parts[:depth])
         earlier = spelled.setdefault(name.casefold(), name)
         if earlier != name and os.path.samefile(folder / earlier, folder / name):
-            raise ValueError(f"{earlier} and {name} in it are one folder on this file system")
+            raise ValueError(f"{earlier} and {name} in it are the same folder on this file system")

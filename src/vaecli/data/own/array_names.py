@@ -100,7 +100,7 @@ def shape_of_images(shape: tuple[int, ...], *, alone: bool) -> tuple[int, ...]:
     side = math.isqrt(shape[1])
     if side * side != shape[1] or not side:
         raise ValueError(
-            f"{text} is not that of images: its rows of {shape[1]:,} values are no square images"
+            f"{text} is not an image shape: its rows of {shape[1]:,} values are not square images"
         )
     if alone and shape[0] == shape[1]:
         raise ValueError(

@@ -141,7 +141,7 @@ class ArrayFile:
             return None
         if all(levels.highest <= 0 for levels in alphas):
             raise DataError(
-                f"--data {self.location}: its fourth channel, taken for alpha, is 0 everywhere:"
+                f"--data {self.location}: its fourth channel, read as alpha, is 0 everywhere:"
                 " every pixel is transparent",
                 "Save the first three channels alone.",
             )
@@ -149,7 +149,7 @@ class ArrayFile:
             (decided,) = {*decide(alphas, "auto", {}).values()}
         except ValueError as error:
             raise DataError(
-                f"--data {self.location}: its fourth channel, taken for alpha: {error}",
+                f"--data {self.location}: its fourth channel, read as alpha: {error}",
                 "Save the first three channels alone.",
             ) from None
         return decided
@@ -167,7 +167,7 @@ class ArrayFile:
         return DataError(
             f"--data {self.location}: {part.name}[{start + image}]: the value at"
             f" [{', '.join(map(str, place))}] is {value}",
-            "Replace the values that are no numbers.",
+            "Replace NaN and infinite values.",
         )
 
 
@@ -180,7 +180,7 @@ def image_shape(array: NDArray[Any]) -> tuple[int, int, int]:
         return min(shape[3], 3), shape[1], shape[2]
     if len(shape) == 4 and shape[1] in (1, 3):
         return shape[1], shape[2], shape[3]
-    raise ValueError(f"its shape {shape} is not that of images")
+    raise ValueError(f"its shape {shape} is not an image shape")
 
 
 def _sample_type(array: NDArray[Any]) -> SampleType:

@@ -102,7 +102,7 @@ def _idx(path: Path, memory: int, notes: list[str]) -> list[Part]:
         raise ValueError("it holds labels: give the file of the images, which is read with it")
     labels = idx.labels_beside(path, len(pixels))
     if labels is None:
-        notes.append("no file of labels lies beside it")
+        notes.append("there is no label file beside it")
     names = None if labels is None else [str(label) for label in labels.tolist()]
     return [Part(stem_of(path), pixels.numpy(), names)]
 
@@ -153,7 +153,7 @@ def _npz(path: Path, memory: int, notes: list[str], left_out: dict[str, int]) ->
             name = info.filename.removesuffix(".npy")
             try:
                 if name == info.filename:
-                    raise npy.NotNumbersError("it is no array")
+                    raise npy.NotNumbersError("it is not an array")
                 with archive.open(info) as file:
                     members[name] = _Member(info.filename, *npy.read_header(file))
             except npy.NotNumbersError as error:
@@ -181,7 +181,7 @@ def _read(archive: zipfile.ZipFile, member: _Member, memory: int) -> NDArray[Any
         size = math.prod(member.shape) * member.dtype.itemsize
         if size > memory:
             raise ValueError(
-                f"{member.file} has {size:,} bytes, more than the {memory:,} that are held in"
+                f"{member.file} has {size:,} bytes, more than the {memory:,} allowed in"
                 " memory: save it as .npy"
             )
         data = file.read(size)
@@ -252,6 +252,10 @@ def _check(parts: list[Part]) -> None:
         raise ValueError(f"its arrays have images of different shapes: {sorted(shapes)}")
     for part in parts:
         if part.array.dtype.kind not in "buif":
-            raise ValueError(f"{part.name} has the type {part.array.dtype}, not one of numbers")
+            raise ValueError(
+                f"{part.name} has the type {part.array.dtype}, not an integer or float type"
+            )
         if part.labels is not None and len(part.labels) != len(part.array):
-            raise ValueError(f"{part.name} has {len(part.array):,} images, but not as many labels")
+            raise ValueError(
+                f"{part.name} has {len(part.array):,} images and {len(part.labels):,} labels"
+            )

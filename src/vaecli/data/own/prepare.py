@@ -85,7 +85,7 @@ def load(
     if not whole and {entry.split for entry in source.entries} <= {"test", "validation"}:
         raise DataError(
             f"--data {location}: it has a test and a validation split, and no images to train on",
-            "Name one of them, or call the folder or array of training images train.",
+            "Give one of them as --data, or name the folder or array of training images train.",
         )
     listing = tuple((entry.path, entry.size, entry.time) for entry in source.entries)
     name = name_of(location)
@@ -158,8 +158,8 @@ def _account(
     if dataset.train.classes and not dataset.class_names:
         notes.append(
             f"the names of its {len(dataset.train.classes):,} classes take more than"
-            f" {MAX_CLASS_NAMES_BYTES:,} bytes: the run keeps none of them, and numbers the classes"
-            " of other data anew"
+            f" {MAX_CLASS_NAMES_BYTES:,} bytes: the run stores none of them, and classes of"
+            " other data are numbered independently"
         )
     return replace(
         account,
@@ -295,7 +295,7 @@ def _refuse_bad(location: Path, contents: store.Contents, skip: bool, report: Re
     some = "; ".join(f"{path}: {why}" for path, why in bad[:NAMED_BAD])
     more = f"; and {len(bad) - NAMED_BAD:,} more" if len(bad) > NAMED_BAD else ""
     if len(bad) > BAD_SHARE * contents.total:
-        hint = "Repair or remove them; so many are never left out."
+        hint = "Repair or remove them: --skip-bad does not leave out this many."
         raise DataError(f"--data {location}: {count}: {some}{more}", hint)
     if not skip:
         hint = "Repair or remove them, or leave them out with --skip-bad."
@@ -308,15 +308,21 @@ def _both_sides(dataset: Dataset, report: Report) -> Dataset:
     train, test = dataset.train, dataset.test
     if len(train) + len(test) == 1:
         only = train if len(train) else test
-        report(f"{dataset.name} has one image, which is trained on and tested on")
+        report(f"{dataset.name} has only one image, used for training and testing")
         return replace(dataset, train=only, test=only)
     if not len(test):
         count = _of_one_file(train, 0)
-        report(f"no image of {dataset.name} is held out: {_path(train[:1])} was moved there")
+        report(
+            f"no image of {dataset.name} was held out, so {_path(train[:1])}"
+            " was moved to the test split"
+        )
         return replace(dataset, train=train[count:], test=train[:count])
     if not len(train):
         count = _of_one_file(test, -1)
-        report(f"all images of {dataset.name} are held out: {_path(test[-1:])} is trained on")
+        report(
+            f"all images of {dataset.name} were held out, so {_path(test[-1:])}"
+            " was moved to the training split"
+        )
         return replace(dataset, train=test[-count:], test=test[:-count])
     return dataset
 

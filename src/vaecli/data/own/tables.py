@@ -80,7 +80,7 @@ def read_table(path: Path, memory: int) -> Table:
         else:
             names = [""] * len(names)
         if not head:
-            raise ValueError("it has a line of names, and no rows")
+            raise ValueError("it has a header line, but no rows")
         _check_widths(head, len(names), delimiter)
         columns = _by_name(names) or _by_number(names, head, delimiter)
         return _read(itertools.chain(head, lines), columns, len(names), delimiter, memory)
@@ -102,8 +102,7 @@ def _read(
         size += part.nbytes
         if size > memory:
             raise ValueError(
-                f"its pixels take more than the {memory:,} bytes that are held in memory:"
-                " save it as .npy"
+                f"its pixels take more than the {memory:,} bytes allowed in memory: save it as .npy"
             )
         parts.append(part)
         if columns.label is not None:
@@ -127,7 +126,7 @@ def _lines(raw: BinaryIO) -> Iterator[tuple[int, str]]:
         if not data:
             return
         if b"\0" in data:
-            raise ValueError(f"line {number:,} holds null bytes: it is no table of text")
+            raise ValueError(f"line {number:,} holds null bytes: it is not a text table")
         text = data.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
         if text.strip():
             yield number, text
@@ -209,7 +208,8 @@ def _numbers(
         for column in columns:
             if not _is_number(cells[column]) or not math.isfinite(float(cells[column])):
                 raise ValueError(
-                    f"line {number:,}, column {column + 1:,}: {cells[column][:40]!r} is no number"
+                    f"line {number:,}, column {column + 1:,}: {cells[column][:40]!r}"
+                    " is not a number"
                 )
     raise ValueError(f"lines {block[0][0]:,} to {block[-1][0]:,} cannot be read as numbers")
 
@@ -328,7 +328,7 @@ def _label_is_first(
             if fewer == smaller and len(found[0]) != len(found[1]):
                 return bool(fewer)
     raise ValueError(
-        "nothing tells whether its first or its last column is the label: add a line of names,"
+        "its label may be the first or the last column: add a header line,"
         " such as label,pixel0,pixel1"
     )
 
