@@ -241,8 +241,8 @@ cores that train. vaecli's gradient is written out, into memory that is kept fro
 this processor, which has neither AVX-512 nor bfloat16, half of its epoch is the matrix products
 themselves. JAX has its compiling done before the first round; its compiler fuses all that is not a
 matrix product, and so it stays ahead here. An earlier vaecli, by autograd, on another machine with
-AVX-512: 3.03 times the example, 1.63 times Pythae, 0.85 times JAX. The tables below are of that
-machine and that version.
+AVX-512: 3.03 times the example, 1.63 times Pythae, 0.85 times JAX. The tables below,
+but for those of CUDA, are of that machine and that version.
 
 ### Loss against time
 
