@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from vaecli.data import catalogue
 from vaecli.data.dataset import Images, as_float
+from vaecli.data.reading import Reading
 from vaecli.pictures.grid import encode_png, make_grid
 from vaecli.system import files
 
@@ -28,11 +29,11 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, type=Path)
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
-    drawn = catalogue.load("digits")
+    drawn = catalogue.load("digits", Reading())
     if options.sheet:
         files.atomic_write(options.sheet, encode_png(sheet(drawn.train)))
     classifier = train(drawn.train)
-    mnist = catalogue.load("mnist", folder=options.data_dir, download=False)
+    mnist = catalogue.load("mnist", Reading(options.data_dir, download=False))
     print(f"drawn test digits: {accuracy(classifier, drawn.test):.1%}")
     print(f"MNIST test digits: {accuracy(classifier, mnist.test):.1%}")
 

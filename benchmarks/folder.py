@@ -23,7 +23,8 @@ from PIL import Image
 
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare as own
-from vaecli.training import loop, planning, provenance
+from vaecli.data.reading import Reading
+from vaecli.training import loop, planning
 from vaecli.training.plan import Request
 from vaecli.training.settings import Settings
 
@@ -64,7 +65,7 @@ def torchvision_pass(folder: Path) -> float:
 def epoch_seconds(data: str, cache: Path, output: Path) -> float:
     """Median training time of an epoch without its test pass."""
     request = Request(Settings(epochs=3, hidden=(64,)), data, output=output)
-    plan = planning.plan(request, provenance.DatasetLoader(cache))
+    plan = planning.plan(request, Reading(cache))
     with plan.opened() as run:
         events = list(loop.train(run, plan.dataset))
     rows = [event.metrics for event in events if isinstance(event, loop.EpochEnd)]

@@ -29,7 +29,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from vaecli.cli import app
-from vaecli.data.own import store
+from vaecli.data import reading
 from vaecli.system.signals import stop_flag
 from vaecli.training import cuda_graph, loop
 from vaecli.training import step as stepping
@@ -208,7 +208,7 @@ def prove_mapped(proof: Proof) -> None:
     np.save(folder / "own.npy", pixels)
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(folder / "a.png")
     data, run = ("--data-dir", folder / "cache"), ("-m", folder / "mapped")
-    with put(store, "memory_for_images", lambda: 30_000):
+    with put(reading, "memory_for_images", lambda: 30_000):
         own = ("train", "-d", folder / "own.npy", *data, "-o", folder / "mapped", "--force")
         code, _ = proof.run(*own, "--epochs", 2, "--binarize", "static")
         proof.check("train on a mapped set", code == 0)

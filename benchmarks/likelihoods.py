@@ -14,6 +14,7 @@ from sheet import write_sheet
 
 import vaecli
 from vaecli.data import catalogue
+from vaecli.data.reading import Reading
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.evaluation.units import bits_per_dim
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("docs/images/likelihoods.png"))
     options = parser.parse_args()
-    test = catalogue.load("mnist", folder=options.data_dir).test
+    test = catalogue.load("mnist", Reading(options.data_dir)).test
     shown = test.pixels[:12]
     rows = {"test images": shown}
     print("| likelihood | test loss | distortion | rate | black image | white image | scale |")

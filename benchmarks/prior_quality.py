@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vaecli.data import catalogue
 from vaecli.data.dataset import Images, as_float
+from vaecli.data.reading import Reading
 from vaecli.evaluation import generation, latent_space, mixture
 from vaecli.runs.load import load_model
 
@@ -82,9 +83,8 @@ def main() -> None:
     arguments = parser.parse_args()
     loaded = load_model(arguments.model)
     assert loaded.run is not None
-    sets = catalogue.load(
-        loaded.run.config.data.name, folder=arguments.data_dir, download=False, report=print
-    )
+    reading = Reading(arguments.data_dir, download=False, report=print)
+    sets = catalogue.load(loaded.run.config.data.name, reading)
     model, count, seed = loaded.model, arguments.n, loaded.seed(None)
     classifier = train_classifier(sets.train)
     test = sets.test.first(count)

@@ -21,6 +21,7 @@ from torch import Tensor
 import vaecli
 from vaecli.data import catalogue
 from vaecli.data.dataset import Images
+from vaecli.data.reading import Reading
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.model import vae as model
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--output", type=Path, default=Path("docs/images/reparameterization.png"))
     options = parser.parse_args()
-    test = catalogue.load("mnist", folder=options.data_dir).test
+    test = catalogue.load("mnist", Reading(options.data_dir)).test
     print("| trained and judged with | loss | distortion | rate | NLL, 1,000 images | ESS |")
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:

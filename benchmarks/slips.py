@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from vaecli.data import catalogue
 from vaecli.data.dataset import as_float
+from vaecli.data.reading import Reading
 from vaecli.evaluation.evaluate import batches, evaluate
 from vaecli.model.bounds import elbo_terms
 from vaecli.model.vae import reparameterize
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
-    dataset = catalogue.load("mnist", folder=options.data_dir)
+    dataset = catalogue.load("mnist", Reading(options.data_dir))
     model = load_model(str(options.run)).model
     test = evaluate(model, dataset.test, seed=0)
     train = evaluate(model, dataset.train, seed=0)

@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from vaecli.cli import app
+from vaecli.data import reading
 from vaecli.data.mapped import _Stretch
-from vaecli.data.own import prepare, store
+from vaecli.data.own import prepare
 from vaecli.system import processes, torchrun
 
 
@@ -41,7 +42,7 @@ def main(folder: Path, seconds: float, arguments: list[str]) -> int:
     for owner, name, instead in (
         (prepare, "_make", counted_make),
         (_Stretch, "read", counted_read),
-        (store, "memory_for_images", lambda: 0),  # so that all images are mapped
+        (reading, "memory_for_images", lambda: 0),  # so that all images are mapped
         (processes, "join", impatient),
     ):
         setattr(owner, name, instead)

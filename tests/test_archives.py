@@ -12,6 +12,7 @@ import struct
 import tarfile
 import tracemalloc
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from conftest import Vaecli
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.origin import Options
 from vaecli.data.own import archive_members, archives, prepare
+from vaecli.data.reading import Reading
 from vaecli.data.splits_and_classes import HIDDEN
 from vaecli.errors import DataError, ExitCode
-from vaecli.system.callbacks import no_report
 
 KINDS = [".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2"]
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -76,13 +77,13 @@ def make(path: Path, contents: dict[str, bytes], *, first: tuple[str, ...] = ())
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[[Path], Dataset]:
     def call(path: Path) -> Dataset:
-        return prepare.load(path, Options(), data_dir=tmp_path / "cache")
+        return prepare.load(path, Options(), Reading(tmp_path / "cache"))
 
     return call
 
 
-def unpack(path: Path, cache: Path) -> archives.Unpacked:
-    return archives.unpack(path, cache, no_report, None)
+def unpack(path: Path, cache: Path) -> tuple[Path, Counter[str]]:
+    return archives.unpack(path, Reading(cache))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,21 +110,21 @@ def test_an_archive_is_the_folder_it_was_made_of(
 @pytest.mark.parametrize("kind", [".zip", ".tar.gz"])
 def test_it_is_unpacked_once_and_again_when_it_changed(tmp_path: Path, kind: str) -> None:
     path, cache = make(tmp_path / f"x{kind}", FILES), tmp_path / "cache"
-    first = unpack(path, cache)
-    assert first.others == {".txt": 1, HIDDEN: 1}
-    marked = first.folder / "set/train/a/0.png"
+    first, others = unpack(path, cache)
+    assert others == {".txt": 1, HIDDEN: 1}
+    marked = first / "set/train/a/0.png"
     os.utime(marked, ns=(1, 1))
-    assert unpack(path, cache).folder == first.folder
+    assert unpack(path, cache)[0] == first
     assert marked.stat().st_mtime_ns == 1
     marked.write_bytes(b"")  # as a power loss may leave it
-    assert unpack(path, cache).folder == first.folder
+    assert unpack(path, cache)[0] == first
     assert marked.read_bytes() == FILES["set/train/a/0.png"]
     before = path.stat()
     make(path, {**FILES, "set/train/a/0.png": png(99)})
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    second = unpack(path, cache)
-    assert (second.folder / "set/train/a/0.png").read_bytes() == png(99)
-    assert not first.folder.exists()
+    second, _ = unpack(path, cache)
+    assert (second / "set/train/a/0.png").read_bytes() == png(99)
+    assert not first.exists()
 
 
 def test_what_was_unpacked_in_part_is_never_taken(
@@ -141,7 +142,7 @@ def test_what_was_unpacked_in_part_is_never_taken(
     (folder,) = (cache / "vaecli/unpacked").glob("*/images-*")
     (folder / "set/train/a/0.png").unlink()
     (folder / "set/train/b/left-over.png").write_bytes(b"x")
-    found = unpack(path, cache).folder
+    found = unpack(path, cache)[0]
     assert found == folder
     assert (found / "set/train/a/0.png").read_bytes() == png(0)
     assert not (found / "set/train/b/left-over.png").exists()
@@ -305,7 +306,7 @@ def test_a_zip_from_windows_has_folders_too(
 def test_files_are_read_and_written_with_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     path.write_bytes(zipped("a.png", stat.S_IFREG | 0o4777))
-    found = unpack(path, tmp_path / "cache").folder / "a.png"
+    found = unpack(path, tmp_path / "cache")[0] / "a.png"
     assert not found.stat().st_mode & 0o111
 
 

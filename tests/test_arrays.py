@@ -22,6 +22,7 @@ from vaecli.data import npy as npy_header
 from vaecli.data.dataset import Dataset, Images, join
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode
 from vaecli.system.size_limits import MAX_ARRAY_HEADER_BYTES
 
@@ -33,7 +34,7 @@ COLOUR = RNG.integers(0, 256, (40, 3, 6, 5), dtype=np.uint8)
 
 
 def load(path: Path, **options: object) -> Dataset:
-    return prepare.load(path, Options(), data_dir=path.parent / "cache", **options)  # type: ignore[arg-type]
+    return prepare.load(path, Options(), Reading(path.parent / "cache", **options))  # type: ignore[arg-type]
 
 
 def everything(dataset: Dataset) -> Images:

@@ -21,6 +21,7 @@ from conftest import Vaecli
 from vaecli.data.dataset import Dataset
 from vaecli.data.named import cifar, downloads, sets
 from vaecli.data.named.mirrors import DOWNLOADS, Downloads
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, EnvironmentFailure
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -90,20 +91,14 @@ def require_right(found: Dataset | None) -> None:
 
 def test_downloaded_once_then_read_from_the_cache(tmp_path: Path, mirror: str) -> None:
     data_dir, told = tmp_path / "data", list[tuple[str, int, int | None]]()
-    found = downloads.load(
-        "cifar10",
-        data_dir,
-        allow_download=True,
-        downloads=sources(mirror),
-        progress=lambda *step: told.append(step),
-        report=pytest.fail,
-    )
+    reading = Reading(data_dir, report=pytest.fail, progress=lambda *step: told.append(step))
+    found = downloads.load("cifar10", reading, sources(mirror))
     require_right(found)
     assert told[-1] == (cifar.ARCHIVE, len(ARCHIVE), len(ARCHIVE))
     kept = {str(path.relative_to(data_dir)) for path in data_dir.rglob("*") if path.is_file()}
     assert {cifar.ARCHIVE, "vaecli/cifar10/images.safetensors"} <= kept
     (data_dir / cifar.ARCHIVE).unlink()
-    require_right(downloads.load("cifar10", data_dir, allow_download=False))
+    require_right(downloads.load("cifar10", Reading(data_dir, download=False)))
     # a damaged cache is made anew from the archive
     (data_dir / cifar.ARCHIVE).write_bytes(ARCHIVE)
     cached = data_dir / "vaecli/cifar10/images.safetensors"
@@ -117,7 +112,7 @@ def test_downloaded_once_then_read_from_the_cache(tmp_path: Path, mirror: str) -
 def test_an_archive_with_another_md5_is_not_kept(tmp_path: Path, mirror: str) -> None:
     data_dir = tmp_path / "data"
     with pytest.raises(EnvironmentFailure, match="MD5 is wrong"):
-        downloads.download("cifar10", data_dir, downloads=sources(mirror, b"other"))
+        downloads.download("cifar10", Reading(data_dir), sources(mirror, b"other"))
     assert not (data_dir / cifar.ARCHIVE).exists()
     assert DOWNLOADS[cifar.NAME].md5[cifar.ARCHIVE] == "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -173,7 +168,8 @@ def test_reading_the_set_imports_neither_torchvision_nor_pickled_batches(tmp_pat
     (tmp_path / cifar.ARCHIVE).write_bytes(ARCHIVE)
     script = (
         "import sys, pathlib; from vaecli.data.named import downloads as named\n"
-        "assert named.load('cifar10', pathlib.Path(sys.argv[1]), allow_download=False)\n"
+        "from vaecli.data.reading import Reading\n"
+        "assert named.load('cifar10', Reading(pathlib.Path(sys.argv[1]), download=False))\n"
         "print('torchvision' in sys.modules)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

@@ -142,7 +142,7 @@ def mistake_of_pytest(arguments: list[str]) -> str | None:
     return None if found else "no such tests"
 
 
-def small(name: str, **_: Any) -> Dataset:
+def small(name: str, *_: Any) -> Dataset:
     """What stands for any set: four images of its shape."""
     assert name in (catalogue.AUTO, *catalogue.NAMES, *ANYONES), f"--data {name}"
     shape = (3, 32, 32) if name in {"cifar10", *ANYONES} else (1, 28, 28)

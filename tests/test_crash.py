@@ -20,11 +20,11 @@ from broken_disk import CALLS, BreakingSystem, PowerLoss, RecordingSystem, disk
 from command import bug_expected
 from test_training import DATASET
 from vaecli.cli import app
-from vaecli.data.dataset import Dataset
+from vaecli.data.reading import Reading
 from vaecli.errors import ExitCode
 from vaecli.runs.directory import MANIFEST, METRICS, OWN_FILES, STATE, WEIGHTS, open_run
 from vaecli.system import files, locks
-from vaecli.training import loop, planning, provenance
+from vaecli.training import loop, planning
 from vaecli.training.checkpoint import Checkpoints
 from vaecli.training.plan import Request
 from vaecli.training.settings import Settings
@@ -43,13 +43,6 @@ names_synced = pytest.mark.skipif(
 )
 
 
-class Memory(provenance.DatasetLoader):
-    """Images that are there already."""
-
-    def load(self, name: str, *others: object, **settings: object) -> Dataset:
-        return DATASET
-
-
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
     """A commit after each epoch."""
@@ -59,7 +52,9 @@ def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
 
 def train(output: Path) -> None:
     """What `vaecli train -o OUTPUT` does between its options and its last line."""
-    plan = planning.plan(Request(SETTINGS, output=output), Memory())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaecli.data.catalogue.load", lambda *others: DATASET)
+        plan = planning.plan(Request(SETTINGS, output=output), Reading())
     if plan.status != "finished":
         with plan.opened() as target:
             for _ in loop.train(target, plan.dataset):

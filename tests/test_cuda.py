@@ -19,7 +19,7 @@ from conftest import REPOSITORY, TRAIN, Vaecli
 from doubles.cuda import NoFloat64, double
 from test_resume import state
 from test_training import DATASET, finish, make_run
-from vaecli.data.own import store
+from vaecli.data import reading
 from vaecli.errors import EnvironmentFailure, ExitCode, UsageError
 from vaecli.model.precision import inference, tf32
 from vaecli.runs.directory import METRICS
@@ -171,7 +171,7 @@ def test_stopped_on_a_gpu_and_continued(kind: str, at: int, tmp_path: Path) -> N
 def test_mapped_images_are_moved_before_they_are_shown(
     vaecli: Vaecli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "memory_for_images", lambda: 10_000)
+    monkeypatch.setattr(reading, "memory_for_images", lambda: 10_000)
     pixels = np.random.default_rng(0).integers(0, 256, (300, 16, 16), dtype=np.uint8)
     np.save("own.npy", pixels)
     Image.fromarray(pixels[0]).save("a.png")

@@ -20,7 +20,7 @@ from PIL import Image
 from command import peak_memory, process
 from conftest import TRAIN, Vaecli
 from test_corpus import CORPUS, ROWS
-from vaecli.data.catalogue import default_folder
+from vaecli.data.reading import Reading
 from vaecli.errors import ExitCode
 from vaecli.model.vae import VAE
 
@@ -390,8 +390,8 @@ def test_a_file_system_without_locks(
     Image.new("L", (8, 8)).save("photos/a.png")
     for words, place in (
         (["--data", "mnist", "--data-dir", data_dir, "-o", "run"], Path("run/state/lock")),
-        (["--data", "mnist", "-o", "other"], default_folder() / "vaecli/mnist/lock"),
-        (["--data", "photos", "-o", "other"], default_folder()),
+        (["--data", "mnist", "-o", "other"], Reading().folder / "vaecli/mnist/lock"),
+        (["--data", "photos", "-o", "other"], Reading().folder),
     ):
         outcome = vaecli("train", *words, "-q")
         assert outcome.code == ExitCode.ENVIRONMENT, outcome.err

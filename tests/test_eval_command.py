@@ -155,11 +155,12 @@ def test_the_latents_are_the_means(vaecli: Vaecli, trained: Path, data_dir: Path
 
     from vaecli.data.dataset import as_float
     from vaecli.data.named.downloads import load
+    from vaecli.data.reading import Reading
     from vaecli.runs.load import load_model
 
     judge(vaecli, trained, "--per-image", "scores.csv", "--latents")
     rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))
-    test = load("mnist", data_dir, allow_download=False).test
+    test = load("mnist", Reading(data_dir, download=False)).test
     with torch.no_grad():
         mean, _ = load_model(str(trained)).model.encoder(as_float(test.pixels[:]))
     found = torch.tensor([[float(row[f"z{i}"]) for i in range(8)] for row in rows])

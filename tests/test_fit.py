@@ -14,6 +14,7 @@ from conftest import Vaecli
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare
+from vaecli.data.reading import Reading
 from vaecli.errors import ExitCode
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -24,7 +25,7 @@ SMALL = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "-q", "--data-di
 
 
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
-    dataset = prepare.load(path, Options(**options), data_dir=path.parent / "cache")
+    dataset = prepare.load(path, Options(**options), Reading(path.parent / "cache"))
     if said is not None:
         said += dataset.account.notes
     return dataset

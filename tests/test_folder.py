@@ -32,6 +32,7 @@ from vaecli.data.own import decode_threads, folder, prepare, store
 from vaecli.data.own.fast_decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
 from vaecli.data.picture_fit import Fitting
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.model.vae import build
@@ -64,8 +65,9 @@ Load = Callable[..., Dataset]
 def load(tmp_path: Path) -> Load:
     def call(location: Path, **options: object) -> Dataset:
         settings = {k: options.pop(k) for k in list(options) if k in Options.__dataclass_fields__}
-        asked = Options(**settings)  # type: ignore[arg-type]
-        return prepare.load(location, asked, data_dir=tmp_path / "cache", **options)  # type: ignore[arg-type]
+        asked, preparation = Options(**settings), options.pop("preparation", None)  # type: ignore[arg-type]
+        reading = Reading(tmp_path / "cache", **options)  # type: ignore[arg-type]
+        return prepare.load(location, asked, reading, preparation)  # type: ignore[arg-type]
 
     return call
 
@@ -173,7 +175,7 @@ def test_limit_takes_hash_order(vaecli: Vaecli, photos: Path) -> None:
     config = json.loads(Path("run/config.json").read_text())
     assert (config["data"]["n_train"], config["data"]["kind"]) == (5, "folder")
     order, n_test, _ = folder.split_order(folder.list_entries(photos).entries, 0.1)
-    full = catalogue.load(str(photos), folder=Path("cache"))
+    full = catalogue.load(str(photos), Reading(Path("cache")))
     assert full.train.paths is not None
     assert full.train.paths[:5] == tuple(entry.path for entry in order[n_test : n_test + 5])
 
@@ -604,11 +606,11 @@ import numpy as np
 from vaecli.cli import app as cli
 from vaecli.pictures import plots
 from vaecli.training import loop as training
-from vaecli.data.own import store
+from vaecli.data import reading
 from vaecli.export import html
 
 SIDE = 128
-store.memory_for_images = lambda: 1 << 20
+reading.memory_for_images = lambda: 1 << 20
 
 def peak(*command):
     # a process of its own: what the allocator keeps of one command is not counted in the next
@@ -727,15 +729,14 @@ def test_a_mapped_set_is_judged_as_in_memory(load: Load, photos: Path, binarize:
 
 
 def test_a_mapped_set_resumes_exactly_whatever_the_memory(photos: Path, tmp_path: Path) -> None:
-    from vaecli.training import loop, planning, provenance
+    from vaecli.training import loop, planning
     from vaecli.training.plan import Request
     from vaecli.training.settings import Settings
 
     def run(name: str, memory: int, stop: bool = False) -> bytes:
         settings = Settings(hidden=(8,), epochs=2, batch_size=4)
         request = Request(settings, str(photos), output=tmp_path / name)
-        source = provenance.DatasetLoader(tmp_path / "cache", memory=memory)
-        plan = planning.plan(request, source)
+        plan = planning.plan(request, Reading(tmp_path / "cache", memory=memory))
         steps = iter(range(1000))
         with plan.opened() as target:
             list(loop.train(target, plan.dataset, should_stop=lambda: stop and next(steps) == 8))

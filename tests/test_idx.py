@@ -17,6 +17,7 @@ from vaecli.data.dataset import Dataset, join
 from vaecli.data.named import idx
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError
 
 REAL = Path(
@@ -142,7 +143,7 @@ def test_files_that_make_no_set_are_refused(images: Tensor, labels: Tensor, why:
 
 
 def load(path: Path) -> Dataset:
-    return prepare.load(path, Options(), data_dir=path.parent / "cache")
+    return prepare.load(path, Options(), Reading(path.parent / "cache"))
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-images.idx3-ubyte", "x-images"])

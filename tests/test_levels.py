@@ -21,6 +21,7 @@ from vaecli.data.dataset import Dataset, join
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode, UsageError
 from vaecli.system.typed_json import to_json
 
@@ -33,7 +34,7 @@ SMALL = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "-q", "--data-di
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
     memory = options.pop("memory", None)
     asked = Options(**options)
-    dataset = prepare.load(path, asked, data_dir=path.parent / "cache", memory=memory)
+    dataset = prepare.load(path, asked, Reading(path.parent / "cache", memory=memory))
     if said is not None:
         said += dataset.account.notes
     return dataset

@@ -33,6 +33,7 @@ from vaecli.data.dataset import Dataset
 from vaecli.data.named import cache, downloads, http_download, idx, sets
 from vaecli.data.named.class_names import class_names
 from vaecli.data.named.mirrors import DOWNLOADS, Downloads
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.system import files, locks
 
@@ -184,7 +185,7 @@ def test_a_damaged_file_without_sibling_makes_the_set_absent(tmp_path: Path) -> 
     assert sets.find("mnist", tmp_path, report=problems.append) is None
     assert len(problems) == 1
     with pytest.raises(EnvironmentFailure) as caught:
-        downloads.load("mnist", tmp_path, allow_download=False)
+        downloads.load("mnist", Reading(tmp_path, download=False))
     assert str(damaged) in caught.value.message
     assert str(raw) in caught.value.hint
 
@@ -193,7 +194,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     raw = fill(tmp_path / "MNIST" / "raw", PLAIN)
     (raw / idx.FILES[1]).unlink()
     with pytest.raises(EnvironmentFailure, match=f"{idx.FILES[1]}: it is missing"):
-        downloads.load("mnist", tmp_path, allow_download=False)
+        downloads.load("mnist", Reading(tmp_path, download=False))
 
 
 def test_a_file_that_may_not_be_read_is_named(
@@ -211,7 +212,7 @@ def test_a_file_that_may_not_be_read_is_named(
 
 def test_nothing_there_and_no_download_gives_the_recipe(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match="downloads are off") as caught:
-        downloads.load("kmnist", tmp_path, allow_download=False)
+        downloads.load("kmnist", Reading(tmp_path, download=False))
     assert all(file in caught.value.hint for file in idx.FILES)
     assert str(tmp_path / "KMNIST" / "raw") in caught.value.hint
     assert "--data digits" in caught.value.hint
@@ -276,7 +277,7 @@ def test_a_damaged_cache_alone_is_named(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"junk")
     with pytest.raises(EnvironmentFailure) as caught:
-        downloads.load("mnist", tmp_path, allow_download=False)
+        downloads.load("mnist", Reading(tmp_path, download=False))
     assert str(path) in caught.value.message
 
 
@@ -445,13 +446,12 @@ FAULTS = FAST_FAULTS | SLOW_FAULTS
 
 def test_download(tmp_path: Path, server: Server) -> None:
     seen: list[tuple[str, int, int | None]] = []
-    found = downloads.download(
-        "mnist",
+    reading = Reading(
         tmp_path,
         progress=lambda file, done, total: seen.append((file, done, total)),
         report=pytest.fail,
-        downloads=server.sources("good"),
     )
+    found = downloads.download("mnist", reading, server.sources("good"))
     assert same(found)
     assert everything_in(tmp_path) == DOWNLOADED
     for file in idx.FILES:
@@ -460,13 +460,13 @@ def test_download(tmp_path: Path, server: Server) -> None:
         assert (tmp_path / f"MNIST/raw/{file}.gz").read_bytes() == PACKED[file]
     asked = len(server.asked)
     assert same(sets.find("mnist", tmp_path, report=pytest.fail))
-    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
-    assert same(downloads.load("mnist", tmp_path, allow_download=True))
+    assert same(downloads.download("mnist", Reading(tmp_path), server.sources("good")))
+    assert same(downloads.load("mnist", Reading(tmp_path)))
     assert len(server.asked) == asked == 4
 
 
 def test_an_honest_redirect_is_followed(tmp_path: Path, server: Server) -> None:
-    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("moved")))
+    assert same(downloads.download("mnist", Reading(tmp_path), server.sources("moved")))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -475,7 +475,7 @@ def test_the_next_mirror_is_tried_on_any_failure(
 ) -> None:
     sources = server.sources(fault, "good", timeout=0.3 if fault in SLOW_FAULTS else 5.0)
     start = time.monotonic()
-    assert same(downloads.download("mnist", tmp_path, downloads=sources))
+    assert same(downloads.download("mnist", Reading(tmp_path), sources))
     assert time.monotonic() - start < 10
     assert everything_in(tmp_path) == DOWNLOADED
     # in their order, and the failed one is not asked for the other files
@@ -492,7 +492,7 @@ def test_when_all_mirrors_fail_each_is_named_and_nothing_is_kept(
     refused = closed_port()
     sources = dataclasses.replace(sources, mirrors=[*sources.mirrors, refused])
     with pytest.raises(EnvironmentFailure) as caught:
-        downloads.download("mnist", tmp_path, downloads=sources)
+        downloads.download("mnist", Reading(tmp_path), sources)
     assert f"127.0.0.1:{server.server_port}: " in caught.value.message
     assert FAULTS[fault] in caught.value.message
     assert f"{refused.split('/')[2]}: Connection refused" in caught.value.message
@@ -508,14 +508,14 @@ def test_an_endless_body_is_cut_off(
 ) -> None:
     monkeypatch.setattr(http_download, "SIZE_LIMIT", 4 * 1024**2)
     with pytest.raises(EnvironmentFailure, match="sends more than"):
-        downloads.download("mnist", tmp_path, downloads=server.sources("endless"))
+        downloads.download("mnist", Reading(tmp_path), server.sources("endless"))
     assert everything_in(tmp_path) == set()
 
 
 def test_a_gzip_bomb_with_the_right_md5_is_refused(tmp_path: Path, server: Server) -> None:
     sources = dataclasses.replace(server.sources("bomb"), md5={**MD5, idx.FILES[0]: md5(BOMB)})
     with pytest.raises(EnvironmentFailure, match="more follow"):
-        downloads.download("mnist", tmp_path, downloads=sources)
+        downloads.download("mnist", Reading(tmp_path), sources)
     assert everything_in(tmp_path) == set()
 
 
@@ -539,7 +539,7 @@ def test_no_request_goes_to_http_when_https_fails(tmp_path: Path, server: Server
     secure = server.mirror("good").replace("http:", "https:")
     sources = Downloads([secure], MD5, timeout=0.5)
     with pytest.raises(EnvironmentFailure):
-        downloads.download("mnist", tmp_path, downloads=sources)
+        downloads.download("mnist", Reading(tmp_path), sources)
     assert server.asked == []
 
 
@@ -554,12 +554,12 @@ def test_an_interrupted_download_goes_on_with_what_is_sound(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        downloads.download("mnist", tmp_path, progress=interrupt, downloads=server.sources("good"))
+        downloads.download("mnist", Reading(tmp_path, progress=interrupt), server.sources("good"))
     kept = {f"MNIST/raw/{file}.gz" for file in idx.FILES[:survivors]}
     assert everything_in(tmp_path) == kept
     assert sets.find("mnist", tmp_path) is None
     server.asked.clear()
-    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(downloads.download("mnist", Reading(tmp_path), server.sources("good")))
     assert server.asked == [f"good/{file}.gz" for file in idx.FILES[survivors:]]
 
 
@@ -579,10 +579,10 @@ def test_a_full_disk_is_an_environment_failure(
     with monkeypatch.context() as patch:
         patch.setattr(files.system, "write", write)
         with pytest.raises(EnvironmentFailure, match="No space left"):
-            downloads.download("mnist", tmp_path, downloads=server.sources("good"))
+            downloads.download("mnist", Reading(tmp_path), server.sources("good"))
     kept = {f"MNIST/raw/{file}.gz" for file in idx.FILES[: failing - 1]}
     assert everything_in(tmp_path) <= kept | {"vaecli/mnist/images.safetensors"}
-    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(downloads.download("mnist", Reading(tmp_path), server.sources("good")))
 
 
 def test_a_cache_that_cannot_be_written_is_only_reported(
@@ -594,20 +594,20 @@ def test_a_cache_that_cannot_be_written_is_only_reported(
     monkeypatch.setattr(cache, "write_cache", refuse)
     told: list[str] = []
     sources = server.sources("good")
-    assert same(downloads.download("mnist", tmp_path, report=told.append, downloads=sources))
+    assert same(downloads.download("mnist", Reading(tmp_path, report=told.append), sources))
     assert ["No space left" in text for text in told] == [True]
 
 
 def test_a_data_folder_that_is_a_file_is_an_environment_failure(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(EnvironmentFailure, match="data"):
-        downloads.download("mnist", tmp_path / "data", downloads=Downloads([], MD5))
+        downloads.download("mnist", Reading(tmp_path / "data"), Downloads([], MD5))
 
 
 def test_what_a_killed_download_left_is_removed(tmp_path: Path, server: Server) -> None:
     for folder in ("MNIST/raw", "vaecli/mnist"):
         fill(tmp_path / folder, {f"{files.TEMPORARY_PREFIX}123-x": b"half"})
-    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(downloads.download("mnist", Reading(tmp_path), server.sources("good")))
     assert everything_in(tmp_path) == DOWNLOADED
 
 
@@ -616,9 +616,7 @@ def test_damage_is_repaired_by_a_download(tmp_path: Path, server: Server) -> Non
     (raw / f"{idx.FILES[3]}.gz").write_bytes(PACKED[idx.FILES[3]][:-4])
     told: list[str] = []
     sources = server.sources("good")
-    found = downloads.load(
-        "mnist", tmp_path, allow_download=True, report=told.append, downloads=sources
-    )
+    found = downloads.load("mnist", Reading(tmp_path, report=told.append), sources)
     assert same(found)
     assert len(told) == 1
     assert server.asked == [f"good/{idx.FILES[3]}.gz"]
@@ -632,7 +630,7 @@ def test_two_downloads_at_once_fetch_once(tmp_path: Path, server: Server) -> Non
             time.sleep(0.05)
 
         return downloads.download(
-            "mnist", tmp_path, progress=linger, report=told.append, downloads=server.sources("good")
+            "mnist", Reading(tmp_path, progress=linger, report=told.append), server.sources("good")
         )
 
     with ThreadPoolExecutor(3) as pool:
@@ -652,7 +650,7 @@ def test_a_lock_that_never_ends_is_an_environment_failure(
         locks.hold(path, what="the test"),
         pytest.raises(EnvironmentFailure, match="in use by process"),
     ):
-        downloads.download("mnist", tmp_path, downloads=Downloads([], MD5))
+        downloads.download("mnist", Reading(tmp_path), Downloads([], MD5))
 
 
 # ------------------------------------------------------------------------ probe
@@ -702,7 +700,7 @@ def test_a_torchvision_that_cannot_be_imported_does_not_matter(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)  # importing it is an ImportError
-    assert same(downloads.download("mnist", tmp_path, downloads=server.sources("good")))
+    assert same(downloads.download("mnist", Reading(tmp_path), server.sources("good")))
 
 
 def test_mirrors_and_md5_are_those_torchvision_gives() -> None:
@@ -722,7 +720,7 @@ def test_real_mnist_passes_its_md5(tmp_path: Path, server: Server) -> None:
     server.packed = {file: (REAL / f"{file}.gz").read_bytes() for file in idx.FILES}
     mirrors = [server.mirror("e503"), server.mirror("good")]
     sources = dataclasses.replace(DOWNLOADS["mnist"], mirrors=mirrors)
-    found = downloads.download("mnist", tmp_path, report=pytest.fail, downloads=sources)
+    found = downloads.download("mnist", Reading(tmp_path, report=pytest.fail), sources)
     original = idx.read_folder("mnist", REAL, pytest.fail)
     assert original is not None
     assert found.fingerprint() == original.fingerprint()

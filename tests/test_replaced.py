@@ -17,6 +17,7 @@ from conftest import Vaecli
 from vaecli.data.dataset import Dataset, join
 from vaecli.data.origin import Options
 from vaecli.data.own import decode_threads, prepare
+from vaecli.data.reading import Reading
 from vaecli.errors import ExitCode
 from vaecli.system import files
 
@@ -27,7 +28,7 @@ SUFFIXES = ("png", "jpg", "webp", "bmp", "tif", "gif", "ppm", "pgm")
 
 
 def load(path: Path) -> Dataset:
-    return prepare.load(path, Options(), data_dir=path.parent / "cache")
+    return prepare.load(path, Options(), Reading(path.parent / "cache"))
 
 
 def replace_in_place(path: Path, data: bytes) -> None:

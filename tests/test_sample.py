@@ -15,6 +15,7 @@ import vaecli as api
 from conftest import Vaecli
 from vaecli.data import catalogue
 from vaecli.data.latents_file import read_latents
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode
 
 
@@ -133,7 +134,7 @@ def test_interpolation(vaecli: Vaecli, trained: Path, data_dir: Path) -> None:
     common = ("sample", "-m", trained, "--data-dir", data_dir, "--interpolate")
     assert vaecli(*common, "3", "7", "-o", "a.npy").code == 0
     assert vaecli(*common, "3", "7", "--path", "linear", "--steps", "5", "-o", "b.npy").code == 0
-    test = catalogue.load("mnist", folder=data_dir, download=False, report=print).test
+    test = catalogue.load("mnist", Reading(data_dir, download=False)).test
     mean, _ = api.load(trained).encode(test.pixels[:][[3, 7]])
     ends = np.load("a.npy")
     assert ends.shape == (8, 1, 28, 28)

@@ -18,6 +18,7 @@ from vaecli.data import splits_and_classes
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
 from vaecli.data.own import decode_threads, prepare
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode
 from vaecli.system.typed_json import from_json, to_json
 
@@ -38,7 +39,7 @@ def levels(images: Any) -> list[int]:
 
 
 def load(path: Path, **options: object) -> Dataset:
-    return prepare.load(path, Options(), data_dir=path.parent / "cache", **options)  # type: ignore[arg-type]
+    return prepare.load(path, Options(), Reading(path.parent / "cache"), **options)  # type: ignore[arg-type]
 
 
 def three_splits(root: Path) -> None:
@@ -314,7 +315,7 @@ def test_pictures_on_both_sides_are_counted_in_arrays_and_beside_bad_files(tmp_p
     (tmp_path / "d/train/0.png").unlink()
     (tmp_path / "d/val/0.png").unlink()
     Image.fromarray(pixels[0]).save(tmp_path / "d/train/0.png")
-    dataset = prepare.load(tmp_path / "d", options, data_dir=tmp_path / "cache")
+    dataset = prepare.load(tmp_path / "d", options, Reading(tmp_path / "cache"))
     assert dataset.account.notes == counted
 
 

@@ -15,6 +15,7 @@ from conftest import Vaecli
 from vaecli.data.dataset import join
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare, tables
+from vaecli.data.reading import Reading
 
 RNG = np.random.default_rng(0)
 COUNT, SIDE = 40, 8
@@ -166,7 +167,7 @@ def test_lines_and_tables_have_limits(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_table_is_a_set(vaecli: Vaecli, tmp_path: Path) -> None:
     write(tmp_path / "digits.csv", joined(LABELS, PIXELS), ["label", *NAMES])
-    found = prepare.load(tmp_path / "digits.csv", Options(), data_dir=tmp_path / "cache")
+    found = prepare.load(tmp_path / "digits.csv", Options(), Reading(tmp_path / "cache"))
     whole = join([found.train, found.test])
     order = [int(path.removeprefix("digits[")[:-1]) for path in whole.paths or ()]
     np.testing.assert_array_equal(whole.pixels[:].numpy().reshape(COUNT, -1), PIXELS[order])

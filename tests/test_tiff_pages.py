@@ -15,6 +15,7 @@ from vaecli.data import image_file
 from vaecli.data.dataset import Dataset, Images, join
 from vaecli.data.origin import Options
 from vaecli.data.own import prepare
+from vaecli.data.reading import Reading
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -40,7 +41,7 @@ def stack(path: Path, pages: NDArray[Any], tags: dict[int, tuple[int, int]] | No
 
 
 def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
-    dataset = prepare.load(path, Options(**options), data_dir=path.parent / "cache")
+    dataset = prepare.load(path, Options(**options), Reading(path.parent / "cache"))
     if said is not None:
         said += dataset.account.notes
     return dataset

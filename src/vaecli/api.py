@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaecli.data.dataset import as_float
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, UsageError
 from vaecli.evaluation.generation import mean_image
 from vaecli.model.precision import tf32
@@ -21,7 +22,6 @@ from vaecli.system import device as devices
 from vaecli.training import loop, planning
 from vaecli.training.events import Event, Notice
 from vaecli.training.plan import Request
-from vaecli.training.provenance import DatasetLoader
 from vaecli.training.settings import Settings
 
 
@@ -162,7 +162,7 @@ def train(
         device=where.type,
     )
     folder = None if data_dir is None else Path(data_dir)
-    plan = planning.plan(request, DatasetLoader(folder, download, report=notices.append))
+    plan = planning.plan(request, Reading(folder, download, notices.append))
     yield from map(Notice, notices + plan.dataset.account.warnings)
     with plan.opened() as run:
         yield from loop.train(run, plan.dataset, device=where, initial=plan.initial, dtype=dtype)

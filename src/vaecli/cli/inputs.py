@@ -99,7 +99,7 @@ def _dataset(
     """The data named, and whether they are those the model was trained on."""
     from dataclasses import replace
 
-    from vaecli.data.catalogue import is_path
+    from vaecli.data import catalogue
     from vaecli.data.origin import Options
     from vaecli.training import provenance
 
@@ -109,28 +109,26 @@ def _dataset(
             f"{loaded.path}: a loose weights file does not say what data it belongs to",
             "Name the data with --data.",
         )
-    with common.terminal.working() as work:
-        source = provenance.DatasetLoader(
-            common.data_dir, common.download, common.terminal.warning, work
-        )
+    with common.reading() as reading:
         known = None if run is None else provenance.Provenance.of(run)
         if known is None or not known.is_own(data):
             assert data is not None
             preparation = None
-            if is_path(data):
+            if catalogue.is_path(data):
                 preparation = provenance.preparation(loaded.model.config, run, whole=split is None)
             options = Options(skip_bad=skip_bad)
-            dataset = source.load(data, None, options, preparation)
+            dataset = catalogue.load(data, reading, options, preparation)
             for warning in dataset.account.warnings:
                 common.terminal.warning(f"{dataset.name}: {warning}")
             return dataset, False
         run = known.run
         name, options = known.whereabouts()
         options = replace(options, skip_bad=options.skip_bad or skip_bad)
-        dataset = source.load(name, run.config.training.limit, options)
+        dataset = catalogue.load(name, reading, options)
         if not provenance.is_prepared_for(loaded.model.config, dataset):
             preparation = provenance.preparation(loaded.model.config, run, whole=False)
-            dataset = source.load(name, run.config.training.limit, options, preparation)
+            dataset = catalogue.load(name, reading, options, preparation)
+        dataset = dataset.limited(run.config.training.limit)
     for text in dataset.account.left_out_texts:
         common.terminal.warning(f"{dataset.name}: left out: {text}")
     if dataset.fingerprint() != run.config.data.fingerprint:

@@ -5,6 +5,7 @@ They default to "not given", so that a resumed run and a configuration file can 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -12,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -21,6 +22,9 @@ from vaecli.config import option_name
 from vaecli.errors import UsageError
 from vaecli.terminal.terminal import Terminal
 from vaecli.training.settings import DATA, SKIP_BAD_HELP, Setting
+
+if TYPE_CHECKING:
+    from vaecli.data.reading import Reading
 
 OUTPUT, MACHINE = "Output and messages", "Machine"
 
@@ -246,6 +250,14 @@ class Common:
     def download(self) -> bool:
         """Whether the network may be used."""
         return not self.no_download
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """How data sets are read, while the terminal shows how far that is."""
+        from vaecli.data.reading import Reading
+
+        with self.terminal.working() as progress:
+            yield Reading(self.data_dir, self.download, self.terminal.warning, progress)
 
     def require_stdout(self) -> None:
         """UsageError where data that goes to stdout would meet that of --json."""

@@ -149,8 +149,8 @@ def _check(
 
 def _agree(common: options.Common, group: Processes, request: Request) -> Plan:
     """The plan of the first process for all; on each machine one prepares the images first."""
+    from vaecli.data.reading import Reading
     from vaecli.training import planning
-    from vaecli.training.provenance import DatasetLoader
 
     plan = None
     with group.agreed(preparing=True):
@@ -158,12 +158,12 @@ def _agree(common: options.Common, group: Processes, request: Request) -> Plan:
             plan = _plan(common, request)
     message = group.share_value(None if plan is None or group.count == 1 else plan.to_json())
     checked = torchrun.local_rank() > 0  # by the one whose turn is first
-    source = DatasetLoader(common.data_dir, common.download, checked=checked)
+    reading = Reading(common.data_dir, common.download, checked=checked)
     for turn in (torchrun.local_rank() == 0, True):
         with group.agreed(preparing=True):
             if plan is None and turn:
                 common.use_threads()
-                plan = planning.followed(message, source)
+                plan = planning.followed(message, reading)
     assert plan is not None
     return plan
 
@@ -172,7 +172,6 @@ def _plan(common: options.Common, request: Request) -> Plan:
     from vaecli.runs import directory
     from vaecli.runs.load import LATEST
     from vaecli.training import continuing, planning
-    from vaecli.training.provenance import DatasetLoader
 
     if request.resume == LATEST:
         request = replace(request, resume=str(continuing.latest_unfinished()))
@@ -180,9 +179,8 @@ def _plan(common: options.Common, request: Request) -> Plan:
     if existing is not None and not request.force and directory.is_run(Path(existing)):
         recorded = directory.open_run(Path(existing)).config.threads
     common.use_threads(recorded)
-    with common.terminal.working() as work:
-        source = DatasetLoader(common.data_dir, common.download, common.terminal.warning, work)
-        plan = planning.plan(request, source)
+    with common.reading() as reading:
+        plan = planning.plan(request, reading)
     chosen, default = plan.config.model.likelihood, ModelConfig.likelihood
     asked = request.settings.likelihood is not None or request.init_from is not None
     if plan.status == "new" and chosen != default and not asked:

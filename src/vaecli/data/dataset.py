@@ -172,6 +172,10 @@ class Dataset:
         channels, height, width = self.train.pixels.shape[1:]
         return channels, height, width
 
+    def limited(self, limit: int | None) -> Dataset:
+        """The set with at most `limit` images to train on."""
+        return self if limit is None else replace(self, train=self.train.first(limit))
+
     def with_origin(self, origin: Origin, account: Account) -> Dataset:
         """The same images with an origin; a fingerprint already computed is kept."""
         copy = replace(self, origin=origin, account=account)

@@ -12,6 +12,7 @@ import torch
 from vaecli.config import RunConfig, option_name
 from vaecli.data import catalogue
 from vaecli.data.dataset import Dataset
+from vaecli.data.reading import Reading
 from vaecli.errors import ModelError, UsageError
 from vaecli.model import precision
 from vaecli.model.vae import VAE
@@ -19,7 +20,7 @@ from vaecli.runs import directory
 from vaecli.system import shell
 from vaecli.training.checkpoint import Checkpoints
 from vaecli.training.plan import Plan, Request
-from vaecli.training.provenance import DatasetLoader, Provenance
+from vaecli.training.provenance import Provenance
 from vaecli.training.settings import as_text
 
 CONDITIONS = ("vaecli", "torch", "device", "threads", "cpu", "processes")
@@ -81,13 +82,13 @@ class Existing:
     Attributes:
         request: what was asked for.
         provenance: of the run.
-        source: loads its images.
+        reading: how its images are read.
         initial: the model whose weights it starts from, or None.
     """
 
     request: Request
     provenance: Provenance
-    source: DatasetLoader
+    reading: Reading
     initial: VAE | None
 
     @property
@@ -135,7 +136,8 @@ class Existing:
                 "Leave these options out, or start a new run.",
             )
         _require_constant_schedule(self.run, grown)
-        dataset = self.source.load(name, self.run.config.training.limit, options)
+        dataset = catalogue.load(name, self.reading, options)
+        dataset = dataset.limited(self.run.config.training.limit)
         self.provenance.require_unchanged(dataset)
         return self._plan(grown, dataset)
 
@@ -168,7 +170,7 @@ class Existing:
             if name in then and then[name] != now[name]
         ]
         if differing:
-            self.source.report(
+            self.reading.report(
                 f"{run.path} was started under other conditions ({'; '.join(differing)}): the last"
                 " bits of its numbers may differ from those of an uninterrupted run"
             )

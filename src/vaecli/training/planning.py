@@ -12,6 +12,7 @@ import torch
 from vaecli.config import ModelConfig, RunConfig
 from vaecli.data import catalogue
 from vaecli.data.origin import Options
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ModelError, UsageError
 from vaecli.model import precision
 from vaecli.model.vae import VAE
@@ -21,11 +22,11 @@ from vaecli.training.configuration import MODEL_SETTINGS, configuration, require
 from vaecli.training.continuing import Existing
 from vaecli.training.objective import most_images
 from vaecli.training.plan import Plan, Request
-from vaecli.training.provenance import DatasetLoader, Provenance
+from vaecli.training.provenance import Provenance
 from vaecli.training.settings import Settings, as_text
 
 
-def plan(request: Request, source: DatasetLoader) -> Plan:
+def plan(request: Request, reading: Reading) -> Plan:
     """Decide what a training request means, and load its images.
 
     Raises:
@@ -40,16 +41,16 @@ def plan(request: Request, source: DatasetLoader) -> Plan:
         request = _starting_from(request, initial)
     if request.resume is not None:
         run = directory.open_run(Path(request.resume))
-        return Existing(request, Provenance.of(run), source, initial).resumed(digest)
+        return Existing(request, Provenance.of(run), reading, initial).resumed(digest)
     occupied = request.output is not None and not directory.is_free(request.output)
     existing = None
     if occupied and (held := _held(request)) is not None:
-        existing = Existing(request, Provenance.of(held), source, initial)
+        existing = Existing(request, Provenance.of(held), reading, initial)
     settings, name = request.settings, request.data or catalogue.AUTO
     options = Options(**settings.given(Options))
     if existing is not None and name == catalogue.AUTO:
         name, options = existing.provenance.whereabouts(settings=settings)
-    dataset = source.load(name, settings.limit, options)
+    dataset = catalogue.load(name, reading, options).limited(settings.limit)
     config = configuration(settings, dataset, request.environment, digest)
     if initial is not None:
         _require_fit(config.model, initial.config, request.init_from)
@@ -58,7 +59,7 @@ def plan(request: Request, source: DatasetLoader) -> Plan:
     return Plan(config, dataset, request.output, "new", replaces=occupied, initial=initial)
 
 
-def followed(message: dict[str, Any], source: DatasetLoader) -> Plan:
+def followed(message: dict[str, Any], reading: Reading) -> Plan:
     """The plan of the first process, as `Plan.to_json` tells it; reads the images, writes nothing.
 
     Raises:
@@ -66,8 +67,8 @@ def followed(message: dict[str, Any], source: DatasetLoader) -> Plan:
     """
     config = RunConfig.from_json(message["config"])
     options = None if message["options"] is None else Options(**message["options"])
-    dataset = source.load(message["location"], config.training.limit, options)
-    if not source.checked and dataset.fingerprint() != config.data.fingerprint:
+    dataset = catalogue.load(message["location"], reading, options).limited(config.training.limit)
+    if not reading.checked and dataset.fingerprint() != config.data.fingerprint:
         raise DataError(
             f"--data {message['location']}: on {platform.node()} it holds other images than on the"
             " machine of the first process",

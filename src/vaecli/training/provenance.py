@@ -1,4 +1,4 @@
-"""Where images come from: finding a data set, and finding the images of an earlier run again."""
+"""Which images a run was trained on, and where they are now."""
 
 from __future__ import annotations
 
@@ -14,46 +14,7 @@ from vaecli.data.own.sources import Preparation
 from vaecli.data.picture_fit import Fitting
 from vaecli.errors import DataError, ModelError
 from vaecli.runs import directory
-from vaecli.system.callbacks import Progress, Report, no_report
 from vaecli.training.settings import Settings
-
-
-@dataclass(frozen=True)
-class DatasetLoader:
-    """How images are found: the folder of named and prepared sets, the network, whom to tell.
-
-    `memory` is how many bytes of the user's own images are held in memory, None as the machine
-    has; larger sets are read from the disk while training.  `checked` says that another process of
-    this machine has just read the same images.
-    """
-
-    folder: Path | None = None
-    download: bool = True
-    report: Report = no_report
-    progress: Progress | None = None
-    memory: int | None = None
-    checked: bool = False
-
-    def load(
-        self,
-        name: str,
-        limit: int | None = None,
-        options: Options | None = None,
-        preparation: Preparation | None = None,
-    ) -> Dataset:
-        """The set called `name`, or the images at that path, with at most `limit` to train on."""
-        dataset = catalogue.load(
-            name,
-            options=options,
-            preparation=preparation,
-            memory=self.memory,
-            checked=self.checked,
-            folder=self.folder,
-            download=self.download,
-            report=self.report,
-            progress=self.progress,
-        )
-        return dataset if limit is None else replace(dataset, train=dataset.train.first(limit))
 
 
 @dataclass(frozen=True)

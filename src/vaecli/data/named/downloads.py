@@ -23,38 +23,32 @@ from vaecli.data.named.sets import (
     raw_folders,
     write_cache,
 )
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.system import files, locks
-from vaecli.system.callbacks import Progress, Report, no_report
+from vaecli.system.callbacks import Progress
 
 LOCK_WAIT = 900.0  # seconds to wait for another process that downloads the same set
 
 
-def load(
-    name: str,
-    data_dir: Path,
-    *,
-    allow_download: bool,
-    progress: Progress | None = None,
-    report: Report = no_report,
-    downloads: Downloads | None = None,
-) -> Dataset:
-    """Find the set `name` in `data_dir`, or else download it there.
+def load(name: str, reading: Reading, downloads: Downloads | None = None) -> Dataset:
+    """Find the set `name` in the folder of `reading`, or else download it there.
 
     Raises:
         EnvironmentFailure: as for `download`; or downloads are off and the set is missing or
             damaged.
     """
     problems: list[str] = []
+    data_dir = reading.folder
     found = find(name, data_dir, report=problems.append)
-    if found is None and not allow_download:
+    if found is None and not reading.download:
         why = "; ".join(problems) or "it is not there"
         raise EnvironmentFailure(
             f"{name}: {data_dir}: {why}, and downloads are off", _advice(name, data_dir)
         )
     for problem in problems:
-        report(problem)
-    return found or download(name, data_dir, progress=progress, report=report, downloads=downloads)
+        reading.report(problem)
+    return found or download(name, reading, downloads)
 
 
 def offline_recipe(name: str, data_dir: Path) -> str:
@@ -85,15 +79,8 @@ def reachable(name: str, timeout: float = 5.0, *, mirror: str | None = None) -> 
     return chunk.startswith(b"\x1f\x8b")
 
 
-def download(
-    name: str,
-    data_dir: Path,
-    *,
-    progress: Progress | None = None,
-    report: Report = no_report,
-    downloads: Downloads | None = None,
-) -> Dataset:
-    """Download the set `name` to `data_dir` and write the cache.
+def download(name: str, reading: Reading, downloads: Downloads | None = None) -> Dataset:
+    """Download the set `name` to the folder of `reading` and write the cache.
 
     The MD5 and the content of a file are checked before it is written.  A file that is already
     there and passes is not fetched again.  If another process is downloading the set, wait for it
@@ -101,14 +88,14 @@ def download(
 
     Args:
         name: one of `NAMES`.
-        data_dir: the folder of `--data-dir`.
-        progress: called with the file's name, the bytes received and their total if known.
-        report: called before waiting, and if the cache cannot be written.
+        reading: the folder; told of the bytes of each file, before waiting, and if the cache cannot
+            be written.
         downloads: addresses and MD5 sums; None for those of `mirrors.py`.
 
     Raises:
         EnvironmentFailure: no mirror gave a file, or a file cannot be written.
     """
+    data_dir, report = reading.folder, reading.report
     path = cache.cache_path(name, data_dir)
     raw = next(raw_folders(name, data_dir))
     try:
@@ -121,7 +108,7 @@ def download(
                 # left by a killed process; in these two folders only the holder writes
                 files.remove_leftovers(path.parent)
                 files.remove_leftovers(raw)
-                dataset = _fetch_all(name, data_dir, downloads or DOWNLOADS[name], progress)
+                dataset = _fetch_all(name, data_dir, downloads or DOWNLOADS[name], reading.progress)
                 write_cache(path, dataset, report)
             return dataset
     except OSError as error:
@@ -131,9 +118,7 @@ def download(
         ) from None
 
 
-def _fetch_all(
-    name: str, data_dir: Path, downloads: Downloads, progress: Progress | None
-) -> Dataset:
+def _fetch_all(name: str, data_dir: Path, downloads: Downloads, progress: Progress) -> Dataset:
     form, folder = format_of(name), next(raw_folders(name, data_dir))
     mirrors, contents = list(downloads.mirrors), {}
     for file in form.files:
@@ -158,7 +143,7 @@ def _present(form: Format, path: Path, md5: str) -> Any:
 
 
 def _fetch(
-    form: Format, file: str, mirrors: list[str], downloads: Downloads, progress: Progress | None
+    form: Format, file: str, mirrors: list[str], downloads: Downloads, progress: Progress
 ) -> tuple[bytes, Any]:
     """Download a file from the first mirror that gives it undamaged: its bytes and its content.
 

@@ -24,9 +24,7 @@ Item = tuple[bytes, int | None] | Exception | None
 ERRORS = (OSError, ValueError, http.client.HTTPException)
 
 
-def receive(
-    address: str, timeout: float, progress: Progress | None, limit: int = SIZE_LIMIT
-) -> bytes:
+def receive(address: str, timeout: float, progress: Progress, limit: int = SIZE_LIMIT) -> bytes:
     """The body at `address`, of at most `limit` bytes, not checked.
 
     Raises:
@@ -41,8 +39,7 @@ def receive(
             elapsed = time.monotonic() - start
             if elapsed > 3 * timeout and len(data) < LOWEST_RATE * elapsed:
                 raise TimeoutError("it stalls")
-            if progress is not None:
-                progress(address.rpartition("/")[2], len(data), total)
+            progress(address.rpartition("/")[2], len(data), total)
     if total is not None and len(data) < total:
         raise ValueError(f"it stopped after {len(data):,} of {total:,} bytes")
     return bytes(data)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from vaecli.data import formats
 from vaecli.data.own import damage, listing, store
 from vaecli.data.own.archive_members import Member, members, path_parts
+from vaecli.data.reading import Reading
 from vaecli.data.splits_and_classes import HIDDEN
 from vaecli.errors import DataError
 from vaecli.system import files
-from vaecli.system.callbacks import Progress, Report
+from vaecli.system.callbacks import Progress
 from vaecli.system.size_limits import (
     MAX_ARCHIVE_IMAGES,
     MAX_ARCHIVE_RATIO,
@@ -33,27 +33,17 @@ _INDEX_LIMIT = 2**16
 _PIECE = 2**20
 
 
-@dataclass(frozen=True)
-class Unpacked:
-    """An archive whose images lie in a folder.
-
-    Attributes:
-        folder: the images, under their paths in the archive.
-        others: files that were left out, by suffix.
-    """
-
-    folder: Path
-    others: Counter[str]
-
-
-def unpack(path: Path, data_dir: Path, report: Report, progress: Progress | None) -> Unpacked:
+def unpack(path: Path, reading: Reading) -> tuple[Path, Counter[str]]:
     """The images of an archive in a folder of the cache; unpacked only if the archive is new.
 
     Args:
         path: the archive.
-        data_dir: where its images are kept.
-        report: called before waiting for another process.
-        progress: called with (what, bytes done, bytes in all).
+        reading: where its images are kept; told before waiting for another process, and of the
+            bytes done and in all.
+
+    Returns:
+        The folder that holds the images under their paths in the archive, and the number of files
+        left out, by suffix.
 
     Raises:
         DataError: it is damaged, encrypted or hostile, or cannot be read.
@@ -68,19 +58,19 @@ def unpack(path: Path, data_dir: Path, report: Report, progress: Progress | None
         raise DataError(f"--data {path}: {reason}", "Check the path and its permissions.") from None
     key = store.key_of(identity, sorted(formats.suffixes()))
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name)[:40]
-    slot = data_dir / "vaecli" / "unpacked" / f"{stem}-{store.key_of(os.fspath(path))[:12]}"
+    slot = reading.folder / "vaecli" / "unpacked" / f"{stem}-{store.key_of(os.fspath(path))[:12]}"
     folder = slot / f"images-{key[:16]}"
     if (others := _unpacked(slot, folder, key)) is not None:
-        return Unpacked(folder, others)
+        return folder, others
     files.make_folder(slot)
-    with store.turn(slot, report):
+    with store.turn(slot, reading.report):
         others = _unpacked(slot, folder, key)  # by the process we waited for
         if others is None:
             for old in slot.glob("images-*"):
                 files.remove_tree(old)
-            others = _unpack(path, folder, status.st_size, progress)
+            others = _unpack(path, folder, status.st_size, reading.progress)
             _commit(slot, folder, key, others)
-    return Unpacked(folder, others)
+    return folder, others
 
 
 def _unpacked(slot: Path, folder: Path, key: str) -> Counter[str] | None:
@@ -113,7 +103,7 @@ def _size_of(folder: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _unpack(path: Path, folder: Path, size: int, progress: Progress | None) -> Counter[str]:
+def _unpack(path: Path, folder: Path, size: int, progress: Progress) -> Counter[str]:
     """Write the images of the archive into the new `folder`; returns what was left out."""
     others = Counter[str]()
     allowed = max(MIN_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * size)
@@ -147,8 +137,7 @@ def _unpack(path: Path, folder: Path, size: int, progress: Progress | None) -> C
                     )
                 _write(folder, parts, member)
                 _check_case(folder, parts, spelled)
-                if progress is not None:
-                    progress(f"unpacking {path.name}", raw.tell(), size)
+                progress(f"unpacking {path.name}", raw.tell(), size)
     except BaseException:
         files.remove_tree(folder)
         raise

@@ -17,10 +17,11 @@ from vaecli.data.origin import Options, Origin
 from vaecli.data.own import archive_members, arrays, fast_decode, folder, sources, store
 from vaecli.data.own.folder import Entry
 from vaecli.data.own.sources import Preparation
+from vaecli.data.reading import Reading
 from vaecli.data.splits_and_classes import Account, Split, Values
 from vaecli.errors import DataError, UsageError
 from vaecli.system import files
-from vaecli.system.callbacks import Progress, Report, no_report
+from vaecli.system.callbacks import Report, no_report
 from vaecli.system.size_limits import MAX_CLASS_NAMES_BYTES
 
 Source = sources.FolderSource | sources.ArraySource
@@ -51,25 +52,16 @@ def is_own(path: Path) -> bool:
 def load(
     location: Path,
     options: Options,
-    *,
-    data_dir: Path,
+    reading: Reading,
     preparation: Preparation | None = None,
-    memory: int | None = None,
-    checked: bool = False,
-    report: Report = no_report,
-    progress: Progress | None = None,
 ) -> Dataset:
     """The images at `location`, from the cache if they were prepared before.
 
     Args:
         location: a folder, an archive, or an array file.
         options: size, channels and the like, as the user asked.
-        data_dir: where prepared images are kept.
+        reading: where prepared images are kept, how much of them in memory, whom to tell.
         preparation: the shape and so on of a model; None for a shape that suits the images.
-        memory: bytes of images held in memory, larger sets are mapped; None for half the machine's.
-        checked: whether another process has just verified the prepared images.
-        report: called with messages for the user.
-        progress: called with (description, done, total).
 
     Raises:
         UsageError: `options` are wrong or do not apply.
@@ -79,8 +71,7 @@ def load(
     if problems := list(options.problems()):
         raise UsageError(as_options(problems))
     location = Path(os.path.abspath(location))
-    memory = store.memory_for_images() if memory is None else memory
-    source = _source(location, options, preparation, data_dir, memory, report, progress)
+    source = _source(location, options, reading, preparation)
     whole = preparation is not None and preparation.whole
     if not whole and {entry.split for entry in source.entries} <= {"test", "validation"}:
         raise DataError(
@@ -88,11 +79,10 @@ def load(
             "Give one of them as --data, or name the folder or array of training images train.",
         )
     listing = tuple((entry.path, entry.size, entry.time) for entry in source.entries)
-    name = name_of(location)
-    slot, key = _slot_and_key(source, location, data_dir, listing)
+    slot, key = _slot_and_key(source, location, reading.folder, listing)
     with store.write_errors("prepared images", slot):
-        contents, dataset = _prepared(slot, key, name, memory, checked, source, report)
-    _refuse_bad(location, contents, options.skip_bad, report)
+        contents, dataset = _prepared(slot, key, name_of(location), reading, source)
+    _refuse_bad(location, contents, options.skip_bad, reading.report)
     levels.refuse(contents.levels, f"--data {location}", black_too=preparation is None)
     origin = Origin(
         kind=source.kind,
@@ -100,27 +90,24 @@ def load(
         options=options,
         files=listing if source.kind == "folder" else listing[:1],
         skipped=len(contents.bad),
-        window=_window(contents, memory),
+        window=_window(contents, reading.memory_limit),
         levels=contents.levels,
     )
     dataset = dataset.with_origin(origin, _account(source.account, contents, options, dataset))
-    return dataset if whole else _both_sides(dataset, report)
+    return dataset if whole else _both_sides(dataset, reading.report)
 
 
 def _source(
     location: Path,
     options: Options,
+    reading: Reading,
     preparation: Preparation | None,
-    data_dir: Path,
-    memory: int,
-    report: Report,
-    progress: Progress | None,
 ) -> Source:
     if location.is_dir():
-        return sources.FolderSource(location, options, preparation, progress)
+        return sources.FolderSource(location, options, preparation, reading.progress)
     if archive_members.suffix_of(location):
-        return sources.from_archive(location, options, preparation, data_dir, report, progress)
-    file = arrays.open_arrays(location, memory)
+        return sources.from_archive(location, options, reading, preparation)
+    file = arrays.open_arrays(location, reading.memory_limit)
     return sources.ArraySource(location, file, options, preparation)
 
 
@@ -205,31 +192,30 @@ def _prepared(
     slot: Path,
     key: str,
     name: str,
-    memory: int,
-    checked: bool,
+    reading: Reading,
     source: Source,
-    report: Report,
 ) -> tuple[store.Contents, Dataset]:
     """The stored images of `key`, prepared first if there are none."""
-    if found := _stored(slot, key, name, memory, report, checked):
+    if found := _stored(slot, key, name, reading):
         return found
     files.make_folder(slot)
-    with store.turn(slot, report):
-        found = _stored(slot, key, name, memory, no_report)  # by the process we waited for
+    with store.turn(slot, reading.report):
+        unchecked = replace(reading, report=no_report, checked=False)
+        found = _stored(slot, key, name, unchecked)  # by the process we waited for
         if not found:
-            _make(slot, key, source, memory)
-            found = store.read(slot, key, name, memory)
+            _make(slot, key, source, reading.memory_limit)
+            found = store.read(slot, key, name, reading.memory_limit)
             assert found is not None
     return found
 
 
 def _stored(
-    slot: Path, key: str, name: str, memory: int, report: Report, checked: bool = False
+    slot: Path, key: str, name: str, reading: Reading
 ) -> tuple[store.Contents, Dataset] | None:
     try:
-        return store.read(slot, key, name, memory, checked)
+        return store.read(slot, key, name, reading.memory_limit, reading.checked)
     except DataError as error:
-        report(f"{error.message}; preparing the images again")
+        reading.report(f"{error.message}; preparing the images again")
         return None
 
 

@@ -20,9 +20,10 @@ from vaecli.data.own.array_pixels import ArrayFile
 from vaecli.data.own.fast_decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
 from vaecli.data.picture_fit import WHITE, Fitting
+from vaecli.data.reading import Reading
 from vaecli.errors import DataError, UsageError
 from vaecli.system import files
-from vaecli.system.callbacks import Progress, Report
+from vaecli.system.callbacks import Progress
 from vaecli.system.size_limits import MAX_PIXELS
 
 
@@ -60,7 +61,7 @@ class FolderSource:
     location: Path
     options: Options
     preparation: Preparation | None
-    progress: Progress | None
+    progress: Progress
     archive: Path | None = None
     left_out: Counter[str] = field(default_factory=Counter)
     kind: ClassVar[Literal["folder"]] = "folder"
@@ -133,22 +134,19 @@ class FolderSource:
         return []
 
     def _tell(self, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress("preparing images", done, total)
+        self.progress("preparing images", done, total)
 
 
 def from_archive(
     archive: Path,
     options: Options,
+    reading: Reading,
     preparation: Preparation | None,
-    data_dir: Path,
-    report: Report,
-    progress: Progress | None,
 ) -> FolderSource:
     """The folder of the cache that an archive was unpacked into."""
-    with store.write_errors(f"images of {archive.name}", data_dir):
-        unpacked = archives.unpack(archive, data_dir, report, progress)
-    return FolderSource(unpacked.folder, options, preparation, progress, archive, unpacked.others)
+    with store.write_errors(f"images of {archive.name}", reading.folder):
+        folder, others = archives.unpack(archive, reading)
+    return FolderSource(folder, options, preparation, reading.progress, archive, others)
 
 
 @dataclass

@@ -39,7 +39,6 @@ FORMAT = "vaecli-images-1"
 INDEX = "index.json"
 LOCK_WAIT = 3600.0  # seconds to wait for another process that prepares the same images
 _INDEX_LIMIT = 2 * 1024**3
-_MEMORY_SHARE = 0.5  # of what this process may use, for the images
 
 
 @dataclass(frozen=True)
@@ -75,17 +74,6 @@ class Contents:
     levels: tuple[Levels, ...] = ()
     cut: float = 0.0
     animated: int = 0
-
-
-def memory_for_images() -> int:
-    """Bytes of images that are held in memory; larger sets are mapped from the disk."""
-    available = math.inf
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # the limit of a container
-        limit = files.read_capped(Path("/sys/fs/cgroup/memory.max"), 100)
-        available = min(available, int(limit))
-    return int(_MEMORY_SHARE * available) if available < math.inf else 4 * 1024**3
 
 
 @contextlib.contextmanager
