@@ -27,6 +27,7 @@ LADDER = [
     ["evaluation"],
     ["pictures"],
     ["training", "export"],
+    ["tracking"],
     ["api"],
     ["vaecli"],  # hands out the API, when it is asked for
     ["terminal"],
@@ -95,8 +96,12 @@ def test_the_files_that_make_a_folder_a_package_are_empty() -> None:
         ("sklearn", ("evaluation.mixture",)),
         ("torchvision", ()),
         ("onnxruntime", ("export.onnx",)),
-        ("huggingface_hub", ("runs.hub",)),
+        ("huggingface_hub", ("runs.hub", "tracking.trackio")),
         ("click", ()),
+        ("tensorboard", ()),
+        ("mlflow", ("tracking.mlflow",)),
+        ("wandb", ("tracking.wandb",)),
+        ("trackio", ("tracking.trackio",)),
         ("pickle", ()),
     ],
 )
@@ -127,6 +132,7 @@ def modules_after(code: str) -> set[str]:
 HEAVY = {
     *("torch", "numpy", "PIL", "safetensors", "platformdirs", "filelock", "matplotlib", "scipy"),
     *("torchvision", "sklearn", "onnx", "onnxruntime", "torch._dynamo", "torch._inductor"),
+    *("tensorboard", "mlflow", "wandb", "trackio", "huggingface_hub"),
 }
 TORCH = {"torch", "numpy"}
 """Importing torch imports numpy."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from vaecli.model.vae import VAE, reparameterize
 from vaecli.noise import NormalNoise
 from vaecli.runs.load import load_model
 from vaecli.system import device as devices
+from vaecli.tracking import names
+from vaecli.tracking.follow import follow
 from vaecli.training import loop, planning
 from vaecli.training.events import Event, Notice
 from vaecli.training.plan import Request
@@ -127,6 +129,7 @@ def train(
     force: bool = False,
     device: str = "auto",
     dtype: torch.dtype = torch.float32,
+    track: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[Event]:
     """Train as `vaecli train` does, and yield the events of `vaecli.training.events`.
@@ -143,12 +146,14 @@ def train(
         force: replace a run of other settings at `output`.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: float64 to compute in it; the weights file holds float32 all the same.
+        track: experiment trackers to log to: tensorboard, mlflow, wandb, trackio.
         **settings: the options of `vaecli train`, such as `epochs` or `latent_dim`: the fields of
             `training.settings.Settings`.
 
     Raises:
         VaecliError: as the command would; nothing is raised before the first event is asked for.
     """
+    tracks = names.require(track)
     notices: list[str] = []
     where = devices.resolve(device, notices.append)
     if dtype == torch.float64 and not devices.has_float64(where):
@@ -165,4 +170,5 @@ def train(
     plan = planning.plan(request, Reading(folder, download, notices.append))
     yield from map(Notice, notices + plan.dataset.account.warnings)
     with plan.opened() as run:
-        yield from loop.train(run, plan.dataset, device=where, initial=plan.initial, dtype=dtype)
+        events = loop.train(run, plan.dataset, device=where, initial=plan.initial, dtype=dtype)
+        yield from follow(events, run, tracks)

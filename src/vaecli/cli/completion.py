@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from vaecli.tracking.names import CLASSES
+
 DATA_NAMES = ("auto", "digits", "mnist", "fashion-mnist", "kmnist", "cifar10")
 """Those of `catalogue.NAMES`, which imports torch: too slow for the completion of a word."""
 
@@ -23,6 +25,11 @@ def runs(incomplete: str) -> list[str]:
 def devices(incomplete: str) -> list[str]:
     """What --device takes."""
     return _starting(incomplete, ["auto", "cpu", "cuda", "mps"])
+
+
+def trackers(incomplete: str) -> list[str]:
+    """What --track takes."""
+    return _starting(incomplete, CLASSES)
 
 
 def _starting(incomplete: str, words: Iterable[str]) -> list[str]:

@@ -99,19 +99,23 @@ def _convert(key: str, value: Any, path: Path, ctx: typer.Context) -> dict[str, 
         if f"--{key}" not in parameter.opts:
             continue
         is_flag = getattr(parameter, "is_flag", False)
-        scalar = isinstance(value, bool) if is_flag else type(value) in (str, int, float)
         if isinstance(value, list) and key == "hidden":
-            value, scalar = ",".join(map(str, value)), True
+            value = ",".join(map(str, value))
+        multiple = getattr(parameter, "multiple", False)
+        values = value if multiple and isinstance(value, list) else [value]
         try:
-            if isinstance(value, str) and "\0" in value:
+            if any(isinstance(each, str) and "\0" in each for each in values):
                 raise ValueError("it holds a null character")
-            if not scalar:
+            kinds = (bool,) if is_flag else (str, int, float)
+            if any(type(each) not in kinds for each in values):
                 raise ValueError(
                     "true or false is needed" if is_flag else "a string or number is needed"
                 )
-            parameter.process_value(ctx, value if is_flag else str(value))
+            texts = values if is_flag else [str(each) for each in values]
+            taken = texts if multiple else texts[0]
+            parameter.process_value(ctx, taken)
         except Exception as error:
             why = (getattr(error, "message", None) or str(error)).removeprefix(f"--{key} ")
             raise UsageError(f"--config {path}: {key}: {why}", "Correct the file.") from None
-        return {name: value if is_flag else str(value)}
+        return {name: taken}
     return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from vaecli.errors import StoppedError, UsageError, is_out_of_memory
 from vaecli.system import shell, torchrun
 from vaecli.system.signals import stop_flag
 from vaecli.terminal import summary
+from vaecli.tracking import names
 from vaecli.training.settings import DATA, Settings
 
 if TYPE_CHECKING:
@@ -85,6 +86,15 @@ def train(
             panel=options.OUTPUT,
         ),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        option(
+            "Log also to tensorboard, mlflow, wandb or trackio; may be repeated.",
+            metavar="NAME",
+            autocompletion=completion.trackers,
+            panel=options.OUTPUT,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, option("Print the plan and write nothing.", "--dry-run", panel=options.OUTPUT)
     ] = False,
@@ -101,6 +111,7 @@ def train(
     """
     common.terminal.preview = preview is not False
     _check(common, output, resume, animate)
+    tracks = names.require(track or ())
     if torchrun.restarts():
         common = replace(common, force=False)  # it was obeyed the first time
 
@@ -127,7 +138,7 @@ def train(
 
     group = processes.join(device)
     with group.together():
-        _run(common, _agree(common, group, request), group, device, animate)
+        _run(common, _agree(common, group, request), group, device, animate, tracks)
 
 
 def _check(
@@ -197,8 +208,10 @@ def _run(
     group: Processes,
     device: torch.device,
     animate: Path | None,
+    tracks: tuple[str, ...],
 ) -> None:
     from vaecli.system.device import require_working
+    from vaecli.tracking.follow import follow
     from vaecli.training import continuing, loop, planning
 
     terminal = common.terminal
@@ -209,6 +222,7 @@ def _run(
             terminal.warning(
                 f"{animate} was not made: the run is finished, its epochs cannot be shown again"
             )
+        _record(common, plan.path, tracks if group.first else ())
         _result(common, plan.path, None)
         return
     if plan.path is None and (twin := continuing.unfinished_twin(plan.config)):
@@ -219,7 +233,7 @@ def _run(
         require_working(device)
     with ExitStack() as stack:
         target = _open(stack, plan, group)
-        command = _resume_command(common, target.path)
+        command = _resume_command(common, target.path, tracks)
         stopped = f"stopped; the state is saved in {target.path}", f"Continue with: {command}"
         try:
             with stop_flag.deferred():
@@ -232,7 +246,9 @@ def _run(
                     processes=group,
                 )
                 watch = Watch(common, plan, target.path, device, animate if group.first else None)
-                last = watch.show(events, "vaecli: {}. {}".format(*stopped))
+                told = follow(events, target, tracks if group.first else ())
+                with closing(told):
+                    last = watch.show(told, "vaecli: {}. {}".format(*stopped))
         except KeyboardInterrupt:
             raise StoppedError(stop_flag.exit_code, *stopped) from None
         except OSError as error:
@@ -257,9 +273,25 @@ def _open(stack: ExitStack, plan: Plan, group: Processes) -> Run:
     return target or Run(Path(path), plan.config)
 
 
-def _resume_command(common: options.Common, path: Path) -> str:
+def _record(common: options.Common, path: Path, tracks: tuple[str, ...]) -> None:
+    """Tell trackers of a run that is finished already."""
+    if not tracks:
+        return
+    from vaecli.runs.directory import open_run
+    from vaecli.tracking.follow import record
+
+    run = open_run(path)
+    with run.locked():
+        told = record(run, tracks, common.terminal.warning)
+    if told:
+        common.terminal.note(f"told {', '.join(told)} of its epochs and pictures")
+
+
+def _resume_command(common: options.Common, path: Path, tracks: tuple[str, ...]) -> str:
     """What continues the run, ready for a shell."""
     words = ["vaecli", "train", "--resume", str(path)]
+    for name in tracks:
+        words += ["--track", name]
     if common.data_dir is not None:
         words += ["--data-dir", str(common.data_dir)]
     words += ["--no-download"] * (not common.download)

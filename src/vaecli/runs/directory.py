@@ -6,10 +6,11 @@ runs/001-mnist-mlp/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ GENERATIONS = "generation-*.safetensors"
 """In `state`, with the manifest: what training resumes from; see training/checkpoint.py."""
 ORIGIN = "source.json"
 """In `state`, too: where the images of a run lie, when they are the user's own."""
+TRACKING = "tracking-id"
+"""In `state`, too: the id by which experiment trackers know the run."""
 _NUMBERED = re.compile(r"(\d{3,9})-.+")
 
 
@@ -64,7 +67,7 @@ class Run:
             return False
         return True
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the run; BusyError if another process holds it."""
         files.make_folder(self.path / STATE)
@@ -123,6 +126,16 @@ class Run:
         except ValueError as error:
             raise ModelError(f"{path}: {error}", "Name the images with --data.") from None
 
+    def tracking_id(self) -> str:
+        """The id by which experiment trackers know this run; made when first asked for."""
+        path = self.path / STATE / TRACKING
+        with contextlib.suppress(OSError, ValueError):
+            if re.fullmatch("[0-9a-f]{16}", found := files.read_capped(path, 64).decode()):
+                return found
+        made = secrets.token_hex(8)
+        files.atomic_write(path, made.encode())
+        return made
+
     def clear(self) -> None:
         """Remove what vaecli wrote here, and nothing else.
 
@@ -131,7 +144,8 @@ class Run:
         """
         state = self.path / STATE
         derived = [self.path / name for name in OWN_FILES if name != CONFIG]
-        for path in [state / MANIFEST, *derived, *state.glob(GENERATIONS), state / ORIGIN]:
+        own = (*state.glob(GENERATIONS), state / ORIGIN, state / TRACKING)
+        for path in [state / MANIFEST, *derived, *own]:
             if path.is_file():
                 files.remove(path)
         files.sync_folder(state)

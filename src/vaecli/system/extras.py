@@ -14,10 +14,18 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "gmm": ("sklearn",),
     "heic": ("pillow_heif",),
+    "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
 }
 """The packages of each extra in pyproject.toml, under the names they are imported by."""
 
-PROJECTS = {"sklearn": "scikit-learn", "pillow_heif": "pillow-heif"}
+PROJECTS = {
+    "sklearn": "scikit-learn",
+    "pillow_heif": "pillow-heif",
+    "mlflow": "mlflow-skinny",
+}
 """Names on the package index that differ from the import name."""
 
 
