@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py --data-dir DIR [--rounds 7]
 
-Each round runs every command once, as a process of its own.  Peak memory is the process's own
-(wait4); `train` is the default recipe for one epoch of MNIST.  Writes `startup.json`.
+Each round runs every command once, as a process of its own.  Processor time and peak memory are the
+process's own (wait4); `train` is the default recipe for one epoch of MNIST.  Writes `startup.json`.
 """
 
 from __future__ import annotations
@@ -47,19 +47,23 @@ def commands(data: Path, folder: Path) -> dict[str, list[str]]:
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    out = ["-o", str(folder / "out.png")]
+    out, page = ["-o", str(folder / "out.png")], ["-o", str(folder / "page.html")]
     return {
         "import torch": [*PYTHON, "-c", "import torch"],
-        "vaecli --help": [*VAECLI, "--help"],
+        "import typer": [*PYTHON, "-c", "import typer"],
         "vaecli --version": [*VAECLI, "--version"],
+        "vaecli --help": [*VAECLI, "--help"],
+        "vaecli train --help": [*VAECLI, "train", "--help"],
         "vaecli reconstruct one.png": [*VAECLI, "reconstruct", str(grid), *model, *out],
         "vaecli sample": [*VAECLI, "sample", *model, *out],
+        "vaecli eval": [*VAECLI, "eval", *model, "--data-dir", str(data), "--limit", "1"],
+        "vaecli export --format html": [*VAECLI, "export", *model, "--format", "html", *page],
         "vaecli train --epochs 1": [*train, "-f", "-o", str(folder / "again")],
     }
 
 
 def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Seconds and peak bytes of each command, round by round, after one to warm up."""
+    """What each command took, round by round, after one to warm up."""
     result: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for index in range(rounds + 1):
         for name, command in commands.items():
@@ -69,7 +73,11 @@ def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[dict[
             seconds = time.perf_counter() - began
             assert status == 0, f"{name} failed"
             if index:
-                result[name].append({"seconds": seconds, "peak_memory": usage.ru_maxrss * 1024})
+                processor = usage.ru_utime + usage.ru_stime
+                memory = usage.ru_maxrss * 1024
+                result[name].append(
+                    {"seconds": seconds, "processor": processor, "peak_memory": memory}
+                )
     return result
 
 

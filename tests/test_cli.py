@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from command import bug_expected
 from conftest import TRAIN, Vaecli
 from vaecli import __version__
-from vaecli.cli import app
+from vaecli.cli import commands
 from vaecli.cli.config_file import SHORT_VARIABLES
 from vaecli.errors import ExitCode
 
@@ -30,6 +31,12 @@ def _in_cache(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_version(vaecli: Vaecli) -> None:
     assert vaecli("--version").out == f"vaecli {__version__}\n"
     assert "torch" in vaecli("--version", "-v").out
+
+
+def test_a_command_spelled_wrong_is_told_the_nearest(vaecli: Vaecli) -> None:
+    outcome = vaecli("trian")
+    assert outcome.code == ExitCode.USAGE
+    assert "'trian'. Did you mean 'train'? See `vaecli --help`.\n" in outcome.err
 
 
 def test_train_prints_the_run_directory_and_nothing_else(vaecli: Vaecli) -> None:
@@ -193,8 +200,8 @@ def test_help_has_a_panel_for_every_option_and_room_for_more(
 def test_every_variable_is_named_after_its_option() -> None:
     import typer
 
-    group = typer.main.get_command(app.app)
-    for command in group.commands.values():  # type: ignore[attr-defined]
+    group: Any = typer.main.get_command(commands.app)
+    for command in [group.get_command(None, name) for name in group.list_commands(None)]:
         for parameter in command.params:
             if parameter.param_type_name == "option" and parameter.name != "help":
                 names = {name[2:].replace("-", "_") for name in parameter.opts}

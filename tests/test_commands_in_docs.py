@@ -24,7 +24,7 @@ import typer
 
 from conftest import REPOSITORY, Vaecli
 from pages import PAGES, blocks, other_blocks, prose
-from vaecli.cli import app
+from vaecli.cli import commands as cli
 from vaecli.data import catalogue
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import ModelError
@@ -102,7 +102,7 @@ def mistake(words: list[str], vaecli: Vaecli) -> str | None:
 
 def mistake_of_vaecli(arguments: list[str], vaecli: Vaecli) -> str | None:
     if arguments[0].startswith("-"):  # --install-completion would change this machine
-        known = {name for option in typer.main.get_command(app.app).params for name in option.opts}
+        known = {name for option in typer.main.get_command(cli.app).params for name in option.opts}
         return None if arguments[0] in {*known, "--help"} else "no such option"
     outcome = vaecli(*arguments, *(["--dry-run"] if arguments[0] == "train" else []))
     return None if outcome.code == 0 or REACHED in outcome.err else outcome.err

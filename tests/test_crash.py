@@ -19,7 +19,7 @@ import pytest
 from broken_disk import CALLS, BreakingSystem, PowerLoss, RecordingSystem, disk
 from command import bug_expected
 from test_training import DATASET
-from vaecli.cli import app
+from vaecli.cli import app, commands
 from vaecli.data.reading import Reading
 from vaecli.errors import ExitCode
 from vaecli.runs.directory import MANIFEST, METRICS, OWN_FILES, STATE, WEIGHTS, open_run
@@ -63,7 +63,7 @@ def train(output: Path) -> None:
 
 def train_at_the_boundary(output: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """The same behind the exception boundary of the command line; its exit code."""
-    monkeypatch.setattr(app, "app", lambda arguments, **options: train(output))
+    monkeypatch.setattr(commands, "invoke", lambda *command_line: train(output))
     with bug_expected("unexpected Killed"):  # a death that only this process survives
         return app.run([])
 

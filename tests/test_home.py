@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 
 from conftest import Vaecli
-from vaecli.cli.app import app
+from vaecli.cli.commands import app
 
 PATHS = {"FILE", "FILE.png", "FILE.gif", "DIR", "OUT", "DATA", "RUN", "MODEL", "IMAGE", "INPUT"}
 """What help calls the value of an option that takes a path."""
@@ -30,7 +30,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def parameters() -> list[Any]:
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    group: Any = typer.main.get_command(app)
+    commands = {name: group.get_command(None, name) for name in group.list_commands(None)}
     return [
         pytest.param(parameter, id=f"{name} {parameter.name}")
         for name, command in commands.items()

@@ -179,3 +179,4 @@ def test_help_is_instant() -> None:
     for arguments in ([], ["--help"], ["--version"], ["train", "--help"], ["eval", "--help"]):
         loaded = modules_after(f"from vaecli.cli.app import run; run({arguments})")
         assert not heavy & loaded, arguments
+        assert ("typer" in loaded) == (arguments != ["--version"])

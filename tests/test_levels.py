@@ -293,11 +293,11 @@ def test_a_run_keeps_its_white(vaecli: Vaecli) -> None:
     Image.fromarray(array[6]).save("deep.png")
     Image.fromarray(np.full((6, 5), 200, np.uint8)).save("flat.png")
     Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save("bright.png")
-    from vaecli.cli import app, inputs, options
+    from vaecli.cli import commands, inputs, options
     from vaecli.runs.load import load_model
     from vaecli.terminal.terminal import Terminal
 
-    context = typer.Context(typer.main.get_command(app.app), obj=Terminal())
+    context = typer.Context(typer.main.get_command(commands.app), obj=Terminal())
     common = options.Common(ctx=context, device="cpu")
     loaded = load_model("run")
     deep = inputs.load_picture(common, loaded, Path("deep.png"), name="deep")

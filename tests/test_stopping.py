@@ -152,8 +152,8 @@ def test_a_signal_while_options_are_read_keeps_its_exit_code(tmp_path: Path) -> 
     (tmp_path / "interrupted.py").write_text("""
 import os, signal
 from vaecli.__main__ import main
-from vaecli.cli import app
-app.app = lambda *words, **options: eval("os.kill(os.getpid(), signal.SIGTERM)")
+from vaecli.cli import commands
+commands.app = lambda *words, **options: eval("os.kill(os.getpid(), signal.SIGTERM)")
 main()
 """)
     command = [sys.executable, "-m", "interrupted", "eval"]

@@ -6,6 +6,7 @@ status.  A message reads ``what: where: why.``; the hint says what to do next.
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 
@@ -102,6 +103,41 @@ _OUT_OF_MEMORY = _HOST_MEMORY, "out of memory", "STATUS_ALLOC_FAILED"
 """What torch says on a CPU, on CUDA and Metal, and what CUDA's libraries say."""
 
 
+_REMEDIES = {
+    errno.ENOSPC: "Free some space, or write elsewhere with -o.",
+    errno.EDQUOT: "Free some space, or write elsewhere with -o.",
+    errno.EACCES: "Check the permissions, or write elsewhere with -o.",
+    errno.EPERM: "Check the permissions, or write elsewhere with -o.",
+    errno.EROFS: "Write elsewhere with -o.",
+    errno.EBADF: "Redirect it to a file.",
+}
+"""What to do when the disk is full, and after other errors of the system."""
+
+
+def environment_failure(error: BaseException, smaller: str) -> EnvironmentFailure | None:
+    """A full disk, a refused permission, too little memory, and the like; None for other errors.
+
+    Notes added to `error` say what to do next, where its raiser knew.
+
+    Args:
+        error: any exception.
+        smaller: what would need less memory, where no note says so.
+    """
+    notes = " ".join(getattr(error, "__notes__", []))
+    if is_out_of_memory(error):
+        hint = notes or smaller
+        if _on_gpu(error):
+            return EnvironmentFailure(
+                "out of memory on the GPU", f"{hint} Or use --device cpu.".lstrip()
+            )
+        return EnvironmentFailure("out of memory", hint or "End other programs.")
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        hint = _REMEDIES.get(error.errno or 0, "Check the path and the disk.")
+        return EnvironmentFailure(f"{where}{error.strerror or error}", f"{hint} {notes}".rstrip())
+    return None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the host or a GPU ran out of memory; torch says so in several ways."""
     return (
@@ -113,6 +149,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def on_gpu(error: BaseException) -> bool:
+def _on_gpu(error: BaseException) -> bool:
     """Whether it was a GPU that ran out of memory, not the host."""
     return not isinstance(error, MemoryError) and _HOST_MEMORY not in str(error)

@@ -1,4 +1,4 @@
-"""The `vaecli` command: five commands behind one exception boundary."""
+"""Runs one command line; the one exception boundary."""
 
 from __future__ import annotations
 
@@ -7,112 +7,12 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Annotated
-
-import typer
-from typer.core import TyperCommand
 
 from vaecli._version import __version__
-from vaecli.cli import options
-from vaecli.cli.config_file import SHORT_VARIABLES
-from vaecli.cli.eval import evaluate
-from vaecli.cli.export import export
-from vaecli.cli.reconstruct import reconstruct
-from vaecli.cli.sample import sample
-from vaecli.cli.train import train
-from vaecli.errors import (
-    EnvironmentFailure,
-    ExitCode,
-    UsageError,
-    VaecliError,
-    is_out_of_memory,
-    on_gpu,
-)
+from vaecli.errors import ExitCode, VaecliError, environment_failure
 from vaecli.system import streams, torchrun
 from vaecli.system.signals import stop_flag
 from vaecli.terminal.terminal import Terminal
-
-# the base of every error Typer raises about a command line; it has no public name
-_CommandLineError: type[Exception] = next(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
-)
-
-app = typer.Typer(
-    name="vaecli",
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": "VAECLI",
-        "max_content_width": 100,
-    },
-)
-
-
-class _Command(TyperCommand):
-    """A command whose own --help has a panel, like every other option."""
-
-    def get_help_option(self, ctx):  # type: ignore[no-untyped-def]
-        found = super().get_help_option(ctx)
-        if found is not None:
-            found.rich_help_panel = options.OUTPUT
-        return found
-
-
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train,
-    "eval": evaluate,
-    "reconstruct": reconstruct,
-    "sample": sample,
-    "export": export,
-}
-for _name, _command in _COMMANDS.items():
-    _variables = (
-        f"Each option is also a variable, as VAECLI_{_name.upper()}_SEED; for all commands:"
-        f" {', '.join(SHORT_VARIABLES.values())}."
-    )
-    app.command(_name, cls=_Command, epilog=_variables)(options.grouped(_command))
-
-
-@app.callback(invoke_without_command=True)
-def root(
-    ctx: typer.Context,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            help="Print the version; with -v also torch and device.",
-            allow_from_autoenv=False,
-            show_envvar=False,
-        ),
-    ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose",
-            "-v",
-            help="With --version: also torch and device.",
-            allow_from_autoenv=False,
-            show_envvar=False,
-        ),
-    ] = False,
-) -> None:
-    """Train, judge and ship variational autoencoders.
-
-    [bold]Examples[/bold]
-      vaecli train --epochs 20
-      vaecli eval
-      vaecli reconstruct digit.png
-      vaecli sample -n 64
-      vaecli export
-    """
-    if version:
-        print(_versions() if verbose else f"vaecli {__version__}")
-        raise typer.Exit()
-    if ctx.invoked_subcommand is None:
-        print(ctx.get_help())
-        raise typer.Exit(ExitCode.USAGE)
 
 
 def main() -> None:
@@ -133,7 +33,12 @@ def run(arguments: list[str]) -> int:
     terminal = Terminal(json=_wants_json(arguments), debug="--debug" in arguments)
     terminal.silent = torchrun.rank() > 0 and arguments[:1] == ["train"]
     try:
-        status = app(arguments, prog_name="vaecli", standalone_mode=False, obj=terminal)
+        if arguments == ["--version"]:  # Typer takes longer to import than this to answer
+            terminal.data(f"vaecli {__version__}")
+            return ExitCode.OK
+        from vaecli.cli import commands
+
+        status = commands.invoke(arguments, terminal)
         if sys.stdout is not None:
             sys.stdout.flush()  # what Typer printed
     except BaseException as error:
@@ -177,67 +82,27 @@ def _is_broken_pipe(error: BaseException | None) -> bool:
     return isinstance(error, BrokenPipeError) or told_by_windows
 
 
-def _translate(error: BaseException, command: list[str]) -> VaecliError:
-    """Any exception that ended `command`, a list of at most one name, as one of ours."""
-    if isinstance(error, VaecliError):
-        return error
-    if isinstance(error, _CommandLineError):
-        message = error.format_message()  # type: ignore[attr-defined]
-        return UsageError(message.rstrip("."), "See `vaecli --help`.")
-    if is_out_of_memory(error):
-        usual = [_SMALLER[name] for name in command if name in _SMALLER]
-        notes = [*getattr(error, "__notes__", usual)]
-        if on_gpu(error):
-            notes.append("Or use --device cpu.")
-            return EnvironmentFailure("out of memory on the GPU", " ".join(notes))
-        return EnvironmentFailure("out of memory", " ".join(notes) or "End other programs.")
-    if isinstance(error, OSError):
-        return _translate_os_error(error)
-    return VaecliError(
-        f"unexpected {type(error).__name__}: {error}. This is a bug in vaecli {__version__}",
-        "Please report it with the traceback that --debug shows.",
-    )
-
-
 _SMALLER = {
     "train": "Use a smaller --batch-size.",
     "eval": "Use a smaller --batch-size.",
     "sample": "Ask for fewer images: --num-samples, --steps.",
     "reconstruct": "Give fewer images at a time.",
 }
-"""What needs less memory, where whoever raised the error did not know better."""
+"""What needs less memory, unless whoever raised the error knew better."""
 
 
-def _translate_os_error(error: OSError) -> VaecliError:
-    where = f"{error.filename}: " if error.filename else ""
-    remedies = {
-        errno.ENOSPC: "Free some space, or write elsewhere with -o.",
-        errno.EDQUOT: "Free some space, or write elsewhere with -o.",
-        errno.EACCES: "Check the permissions, or write elsewhere with -o.",
-        errno.EPERM: "Check the permissions, or write elsewhere with -o.",
-        errno.EROFS: "Write elsewhere with -o.",
-        errno.EBADF: "Redirect it to a file.",
-    }
-    hint = remedies.get(error.errno or 0, "Check the path and the disk.")
-    notes = getattr(error, "__notes__", [])  # what to do then, where the raiser knew
-    return EnvironmentFailure(f"{where}{error.strerror or error}", " ".join([hint, *notes]))
+def _translate(error: BaseException, command: list[str]) -> VaecliError:
+    """Any exception that ended `command`, a list of at most one name, as one of ours."""
+    if isinstance(error, VaecliError):
+        return error
+    smaller = " ".join(_SMALLER[name] for name in command if name in _SMALLER)
+    return environment_failure(error, smaller) or VaecliError(
+        f"unexpected {type(error).__name__}: {error}. This is a bug in vaecli {__version__}",
+        "Please report it with the traceback that --debug shows.",
+    )
 
 
 def _stopped(terminal: Terminal) -> int:
     if sys.stderr is not None and not terminal.silent:
         print("vaecli: stopped.", file=sys.stderr)
     return stop_flag.exit_code if stop_flag.received else ExitCode.INTERRUPTED
-
-
-def _versions() -> str:
-    import platform
-
-    import torch
-
-    device = "mps" if torch.backends.mps.is_available() else "cpu"
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
-    return (
-        f"vaecli {__version__}\npython {platform.python_version()}\ntorch {torch.__version__}\n"
-        f"device {device}\nthreads {torch.get_num_threads()}"
-    )

@@ -6,9 +6,7 @@ such as VAECLI_DEVICE, else the configuration file, else the default.
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +51,8 @@ def _read_file(path: Path, ctx: typer.Context) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read, or holds an unknown key or a bad value.
     """
+    import tomllib
+
     try:
         content = tomllib.loads(files.read_capped(path, MAX_CONFIG_BYTES).decode("utf-8-sig"))
     except OSError as error:
@@ -62,14 +62,15 @@ def _read_file(path: Path, ctx: typer.Context) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: {error}", "Correct the file.") from None
     assert ctx.parent is not None
-    commands: dict[str, Any] = ctx.parent.command.commands  # type: ignore[attr-defined]
-    options = {name: _option_names(command) for name, command in commands.items()}
+    group: Any = ctx.parent.command
+    commands = group.list_commands(ctx.parent)
+    options = {name: _option_names(group.get_command(ctx.parent, name)) for name in commands}
     everywhere = set().union(*options.values())
     result: dict[str, Any] = {}
     sections = {key: value for key, value in content.items() if key in commands}
     for key, value in content.items():
         if key not in commands:
-            _known(key, everywhere | commands.keys(), path)
+            _known(key, everywhere | options.keys(), path)
             result |= _convert(key, value, path, ctx)
     for section, values in sections.items():
         if not isinstance(values, dict):
@@ -88,6 +89,8 @@ def _option_names(command: Any) -> set[str]:
 
 def _known(key: str, known: set[str], path: Path, section: str = "") -> None:
     if key not in known:
+        import difflib
+
         near = difflib.get_close_matches(key[:80], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else "See `vaecli COMMAND --help` for names."
         raise UsageError(f"--config {path}: {section}{key[:80]}: unknown option", hint)

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from vaecli.cli import completion, options, outputs
-from vaecli.cli.observers import Watch
 from vaecli.cli.options import option
 from vaecli.config import ModelConfig
 from vaecli.errors import StoppedError, UsageError, is_out_of_memory
 from vaecli.system import shell, torchrun
 from vaecli.system.signals import stop_flag
-from vaecli.terminal import summary
 from vaecli.tracking import names
 from vaecli.training.settings import DATA, Settings
 
@@ -132,6 +130,8 @@ def train(
     )
     if dry_run:
         if torchrun.rank() == 0:
+            from vaecli.terminal import summary
+
             summary.show_plan(common.terminal, _plan(common, request))
         return
     from vaecli.system import processes
@@ -210,7 +210,9 @@ def _run(
     animate: Path | None,
     tracks: tuple[str, ...],
 ) -> None:
+    from vaecli.cli.observers import Watch
     from vaecli.system.device import require_working
+    from vaecli.terminal import summary
     from vaecli.tracking.follow import follow
     from vaecli.training import continuing, loop, planning
 

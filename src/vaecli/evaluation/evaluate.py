@@ -141,18 +141,14 @@ def evaluate(
         processes: those that judge together, pass by pass in turn, which changes no bit.
     """
     pixels, device = images.pixels, model.device
-    levels = None
-    if redraw:
-        shape = model.config.image_shape
-        levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device)
-    noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
-    dtype = next(model.parameters()).dtype
-    home = float64_home(device)
+    shape, latent_dim = model.config.image_shape, model.config.latent_dim
+    levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device) if redraw else None
+    noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=device)
+    dtype, home = next(model.parameters()).dtype, float64_home(device)
     terms = torch.zeros(2, len(pixels), dtype=torch.float64, device=home)
-    means = torch.zeros(len(pixels), model.config.latent_dim, dtype=dtype, device=device)
-    kl = torch.zeros(
-        math.ceil(len(pixels) / batch_size), means.shape[1], dtype=torch.float64, device=home
-    )
+    means = torch.zeros(len(pixels), latent_dim, dtype=dtype, device=device)
+    count = math.ceil(len(pixels) / batch_size)
+    kl = torch.zeros(count, latent_dim, dtype=torch.float64, device=home)
     for number, start in enumerate(range(0, len(pixels), batch_size)):
         if number % processes.count == 0:
             before_batch()  # as often in every process
@@ -169,14 +165,13 @@ def evaluate(
         progress("loss", stop, len(pixels))
     for part in (terms, means, kl):  # each number is one process's, and 0 in all others: exact
         processes.add(part)
-    distortions, rates, means = terms[0].cpu(), terms[1].cpu(), means.cpu()
-    kl_per_dim = kl.sum(0) / len(pixels)
+    kl_per_dim = (kl.sum(0) / len(pixels)).tolist()
     likelihoods = None
     if importance_samples is not None:
         likelihoods = estimate(
             model, pixels, importance_samples, seed, batch_size, progress, levels
         )
-    return Evaluation(distortions, rates, means, tuple(kl_per_dim.tolist()), likelihoods)
+    return Evaluation(terms[0].cpu(), terms[1].cpu(), means.cpu(), tuple(kl_per_dim), likelihoods)
 
 
 @inference()

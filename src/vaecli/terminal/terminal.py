@@ -140,8 +140,8 @@ class Terminal:
 
     def error(self, error: VaecliError) -> None:
         """Print an error: one paragraph on stderr, and with --json an object on stdout."""
-        paragraph = f"vaecli: {error.label}{error.message.rstrip('.')}."
-        self._say(f"{paragraph} {error.hint}".rstrip())
+        end = "" if error.message.endswith("?") else "."
+        self._say(f"vaecli: {error.label}{error.message.rstrip('.')}{end} {error.hint}".rstrip())
         if self.json:
             content = {"code": error.code, "message": error.message, "hint": error.hint}
             self.object({"error": content})
