@@ -107,22 +107,12 @@ class ModelConfig:
 
     def _conv_problems(self) -> Iterator[tuple[str, str]]:
         if len(self.hidden) != 1:
-            yield (
-                "hidden",
-                (
-                    "must be one number with --arch conv, the channels of its first stage,"
-                    f" not {len(self.hidden)}"
-                ),
-            )
+            what = "must be one number with --arch conv, the channels of its first stage"
+            yield "hidden", f"{what}, not {len(self.hidden)}"
         _, height, width = self.image_shape
         if min(height, width) < SMALLEST_CONVOLVED:
-            yield (
-                "arch",
-                (
-                    f"conv needs images of at least {SMALLEST_CONVOLVED}x{SMALLEST_CONVOLVED},"
-                    f" not {height}x{width}"
-                ),
-            )
+            least = f"{SMALLEST_CONVOLVED}x{SMALLEST_CONVOLVED}"
+            yield "arch", f"conv needs images of at least {least}, not {height}x{width}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +161,8 @@ class TrainConfig:
     @property
     def optimises_loss(self) -> bool:
         """Whether the objective is the loss itself."""
-        return (self.beta, self.warmup_epochs, self.free_bits, self.importance_samples) == (
-            1.0,
-            0,
-            0.0,
-            1,
-        )
+        weighted = self.beta != 1 or self.warmup_epochs or self.free_bits
+        return not weighted and self.importance_samples == 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, sentence) for everything that is wrong."""
@@ -184,13 +170,8 @@ class TrainConfig:
         if isinstance(self.lr, float) and not (math.isfinite(self.lr) and self.lr > 0):
             yield "lr", f"must be a finite number above 0, not {self.lr:g}"
         if self.free_bits and self.importance_samples != 1:
-            yield (
-                "free_bits",
-                (
-                    "contradicts --importance-samples: the importance-weighted bound has no rate"
-                    " per dimension"
-                ),
-            )
+            why = "the importance-weighted bound has no rate per dimension"
+            yield "free_bits", f"contradicts --importance-samples: {why}"
         if isinstance(self.init_from, str) and not re.fullmatch("[0-9a-f]{64}", self.init_from):
             yield "init_from", "must be a SHA-256 in hexadecimal"
 
@@ -260,12 +241,13 @@ class RunConfig:
         Raises:
             ValueError: it is not one that `to_json` writes.
         """
-        keys = CONFIG_KEYS
         if not isinstance(data, dict) or type(data.get("format")) is not int:
             raise ValueError("it is not a vaecli configuration")
         refuse_newer(data["format"])
-        if data.keys() != keys or not isinstance(data["environment"], dict):
-            raise ValueError(f"it must have the keys {', '.join(sorted(keys))}, and no others")
+        if data.keys() != CONFIG_KEYS or not isinstance(data["environment"], dict):
+            raise ValueError(
+                f"it must have the keys {', '.join(sorted(CONFIG_KEYS))}, and no others"
+            )
         _check_environment(data["environment"])
         return cls(
             model=from_json(ModelConfig, data["model"], where="model"),
@@ -304,13 +286,8 @@ def _check_environment(environment: dict[str, object]) -> None:
 def contradictions(model: ModelConfig, binarize: Binarize) -> Iterator[tuple[str, str]]:
     """Yield (field, sentence) for settings that are right by themselves but not together."""
     if binarize != "none" and model.likelihood != "bernoulli":
-        yield (
-            "binarize",
-            (
-                f"{binarize} contradicts --likelihood {model.likelihood}: black and white pixels"
-                " need bernoulli"
-            ),
-        )
+        why = "black and white pixels need bernoulli"
+        yield "binarize", f"{binarize} contradicts --likelihood {model.likelihood}: {why}"
 
 
 def option_name(field: str) -> str:

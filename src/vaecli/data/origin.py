@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 from vaecli.data.levels import Levels, MaxValue
 from vaecli.system.size_limits import MAX_ORIGIN_BYTES
 
-Kind = Literal["named", "folder", "array"]
 SetFit = Literal["crop", "pad", "stretch"]
 """How the pictures of a folder are brought to one shape."""
 

@@ -202,19 +202,11 @@ def is_free(path: Path) -> bool:
     return all(_is_leftover(entry) for entry in path.iterdir())
 
 
-def _is_leftover(path: Path) -> bool:
+def _is_leftover(path: Path, *others: str) -> bool:
     """Whether a run that died before its config.json was written may have left this."""
     if path.name == STATE and path.is_dir():
-        return all(_is_leftover_of_state(entry.name) for entry in path.iterdir())
-    return _is_leftover_name(path.name)
-
-
-def _is_leftover_of_state(name: str) -> bool:
-    return name == ORIGIN or _is_leftover_name(name)
-
-
-def _is_leftover_name(name: str) -> bool:
-    return name in locks.LOCK_FILES or name.startswith(files.TEMPORARY_PREFIX)
+        return all(_is_leftover(entry, ORIGIN) for entry in path.iterdir())
+    return path.name in (*locks.LOCK_FILES, *others) or path.name.startswith(files.TEMPORARY_PREFIX)
 
 
 def allocate(data: str, arch: str, root: Path = ROOT) -> Path:
