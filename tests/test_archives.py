@@ -83,7 +83,8 @@ def load(tmp_path: Path) -> Callable[[Path], Dataset]:
 
 
 def unpack(path: Path, cache: Path) -> tuple[Path, Counter[str]]:
-    return archives.unpack(path, Reading(cache))
+    found = archives.unpack(path, Reading(cache))
+    return found.folder, found.others
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -323,3 +324,29 @@ def test_an_archive_trains_and_is_found_again(vaecli: Vaecli, tmp_path: Path) ->
     assert sorted(paths) == [f"set/test/{'ab'[i % 2]}/{i}.PNG" for i in (12, 14, 13, 15)]
     (tmp_path / "x.zip").write_bytes(b"PK")
     assert vaecli("eval", "-m", "run", *common).code == ExitCode.DATA
+
+
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz", ".zip"])
+def test_a_web_dataset_says_the_class_of_each_sample_beside_it(
+    load: Callable[[Path], Dataset], tmp_path: Path, kind: str
+) -> None:
+    contents: dict[str, bytes] = {"paper.cls": b"x" * 5000, "odd.cls": b"9"}
+    for i in range(30):
+        label = f"{i % 3 * 5}".encode()
+        files_of_sample = [(f"./set/{i:03}.cls", label + b"\n"), (f"./set/{i:03}.seg.png", png(i))]
+        contents |= dict(files_of_sample if i % 2 else reversed(files_of_sample))
+    path = make(tmp_path / f"x{kind}", contents)
+    for _ in ("unpacked now", "from the cache"):
+        found = load(path)
+        whole = join([found.train, found.test])
+        assert whole.labels is not None
+        numbers = [int(name.removeprefix("set/").split(".")[0]) for name in whole.paths or ()]
+        assert sorted(numbers) == list(range(30))
+        assert whole.labels.tolist() == [i % 3 * 5 for i in numbers]
+    (labels,) = (tmp_path / "cache/vaecli/unpacked").glob("*/labels.json")
+    labels.write_bytes(labels.read_bytes().replace(b"5", b"6", 1))
+    assert load(path).fingerprint() == found.fingerprint()
+    for name in [name for name in contents if name.startswith("./") and name.endswith("cls")]:
+        del contents[name]
+    plain = load(make(tmp_path / f"plain{kind}", contents))
+    assert plain.train.labels is None

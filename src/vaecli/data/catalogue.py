@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from vaecli.config import option_name
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.named import cache, digits, downloads, sets
 from vaecli.data.origin import Options
-from vaecli.data.own import archive_members, arrays, prepare
+from vaecli.data.own import archive_members, arrays, hub_data, parquet, prepare
 from vaecli.data.own.sources import Preparation
 from vaecli.data.reading import Reading
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
@@ -45,7 +46,8 @@ def load(
         EnvironmentFailure: the set is not there and cannot be downloaded.
     """
     if is_path(name):
-        return prepare.load(Path(name), options or Options(), reading, preparation)
+        location = name if hub_data.is_address(name) else Path(name)
+        return prepare.load(location, options or Options(), reading, preparation)
     _refuse(name, options)
     if name == AUTO:
         return _auto(reading)
@@ -57,13 +59,15 @@ def load(
 def is_path(name: str) -> bool:
     """Whether `name` is the path of the user's own images, not the name of a set.
 
+    An address of the Hub counts as a path.
+
     Raises:
         UsageError: it is neither.
     """
     if name in (AUTO, *NAMES):
         return False
     path = Path(name)
-    if prepare.is_own(path):
+    if hub_data.is_address(name) or prepare.is_own(path):
         return True
     what = "no such data set, folder or file"
     if path.exists():
@@ -71,9 +75,20 @@ def is_path(name: str) -> bool:
     raise UsageError(
         f"--data {name}: {what}",
         f"Choose one of {', '.join((AUTO, *NAMES))}, or give the path of a folder or a"
-        f" {', '.join(archive_members.SUFFIXES)} of images, or of a"
-        f" {', '.join(arrays.SUFFIXES[:5])} or idx file of their pixels.",
+        f" {', '.join(archive_members.SUFFIXES)} of images, of a {parquet.SUFFIX} file, or of a"
+        f" {', '.join(arrays.SUFFIXES[:5])} or idx file of their pixels, or"
+        f" {hub_data.SCHEME}OWNER/NAME.",
     )
+
+
+def place_of(name: str) -> str:
+    """What is recorded of a path: the absolute one; an address of the Hub as it is."""
+    return name if hub_data.is_address(name) else os.path.abspath(name)
+
+
+def is_there(name: str) -> bool:
+    """Whether something is at a recorded place; the Hub will say so itself."""
+    return hub_data.is_address(name) or Path(name).exists()
 
 
 def _refuse(name: str, options: Options | None) -> None:
@@ -81,7 +96,10 @@ def _refuse(name: str, options: Options | None) -> None:
     default = Options()
     wrong = [
         option_name(field)
-        for field in ("image_size", "channels", "fit", "max_value", "test_fraction")
+        for field in (
+            *("image_size", "channels", "fit", "max_value", "test_fraction"),
+            *("image_column", "label_column"),
+        )
         if options is not None and getattr(options, field) != getattr(default, field)
     ]
     if wrong:

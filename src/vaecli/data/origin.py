@@ -31,6 +31,8 @@ class Options:
         max_value: what counts as white: `auto` (the set decides), `full` (the type's range), or a
             value.
         test_fraction: held-out share where the data has no test split.
+        image_column: of Parquet files; None: found by its type.
+        label_column: of Parquet files; None: found by its type or name.
         skip_bad: leave unreadable images out instead of refusing the set.
     """
 
@@ -39,6 +41,8 @@ class Options:
     fit: SetFit = "crop"
     max_value: MaxValue = "auto"
     test_fraction: float = DEFAULT_TEST_FRACTION
+    image_column: str | None = None
+    label_column: str | None = None
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
@@ -67,6 +71,9 @@ class Options:
             isinstance(self.max_value, int | float) and 0 < self.max_value < math.inf
         ):
             yield "max_value", f"must be auto, full or a number above 0, not {self.max_value}"
+        for name in ("image_column", "label_column"):
+            if not isinstance(getattr(self, name), str | None):
+                yield name, "must be the name of a column"
         if self.channels not in (None, 1, 3):
             yield "channels", f"must be 1 or 3, not {self.channels}"
         if not (math.isfinite(self.test_fraction) and 0 < self.test_fraction < 1):

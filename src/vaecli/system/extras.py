@@ -11,7 +11,7 @@ from vaecli.errors import EnvironmentFailure
 
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "hub": ("huggingface_hub",),
+    "hub": ("huggingface_hub", "pyarrow"),
     "gmm": ("sklearn",),
     "heic": ("pillow_heif",),
     "tensorboard": ("tensorboard",),

@@ -24,6 +24,8 @@ MAX_ARCHIVE_MEMBERS = 1000
 """Files in a `.npz`."""
 MAX_TABLE_ROW_BYTES = 2**26
 """Size of a line in a `.csv` of pixels; an image of 3 million values takes 12 to 70 MB."""
+MAX_PARQUET_FOOTER_BYTES = 2**26
+"""Size of the footer of a Parquet file, which lists its columns and groups of rows."""
 MAX_LATENTS_BYTES = 2**30
 """Size of a `.npy` file of latents."""
 MAX_LATENTS_CSV_BYTES = 2**28

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vaecli.config import ModelConfig
 from vaecli.data import catalogue, levels
@@ -76,7 +74,7 @@ class Provenance:
                     "Name it with --data.",
                 )
             name = origin.location
-            if not Path(name).exists():
+            if not catalogue.is_there(name):
                 raise DataError(
                     f"{self.run.path}: its images are no longer at {name}",
                     "Name the place where they are now with --data.",
@@ -92,7 +90,7 @@ class Provenance:
         """Whether `name` means the images the run was trained on; None always does."""
         if name is None or self.run.config.data.kind == "named":
             return name in (None, self.run.config.data.name)
-        return self.origin is not None and os.path.abspath(name) == self.origin.location
+        return self.origin is not None and catalogue.place_of(name) == self.origin.location
 
     def is_recorded(self, dataset: Dataset) -> bool:
         """Whether the run says of these images what it would say of them now."""

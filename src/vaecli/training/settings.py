@@ -127,6 +127,12 @@ class Settings:
         float | None,
         Setting("Share held out if the data has no test split.", DATA, "SHARE", "0.1"),
     ] = None
+    image_column: Annotated[
+        str | None, Setting("Parquet: column of the images.", DATA, "NAME", "found by type")
+    ] = None
+    label_column: Annotated[
+        str | None, Setting("Parquet: column of the classes.", DATA, "NAME", "found by type")
+    ] = None
     skip_bad: Annotated[bool | None, Setting(SKIP_BAD_HELP, DATA)] = None
     arch: Annotated[
         Arch | None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vaecli.data import formats
@@ -27,23 +28,44 @@ from vaecli.system.size_limits import (
 )
 from vaecli.system.strict_json import canonical_json, parse_json
 
-FORMAT = "vaecli-unpacked-1"
+FORMAT = "vaecli-unpacked-2"
 INDEX = "index.json"
+LABELS = "labels.json"
+CLASS_SUFFIX = ".cls"
 _INDEX_LIMIT = 2**16
+_LABELS_LIMIT = 2**30
+_CLASS_LIMIT = 256
 _PIECE = 2**20
 
 
-def unpack(path: Path, reading: Reading) -> tuple[Path, Counter[str]]:
+@dataclass(frozen=True)
+class Unpacked:
+    """What was in an archive.
+
+    Attributes:
+        folder: holds the images under their paths in the archive.
+        others: the number of files left out, by suffix.
+        labels: the class of each sample by its key, from the `.cls` files of a WebDataset.
+    """
+
+    folder: Path
+    others: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def sample_key(path: str) -> str:
+    """What the files of one sample of a WebDataset have in common: `set/000` of `set/000.jpg`."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{name.split('.')[0]}"
+
+
+def unpack(path: Path, reading: Reading) -> Unpacked:
     """The images of an archive in a folder of the cache; unpacked only if the archive is new.
 
     Args:
         path: the archive.
         reading: where its images are kept; told before waiting for another process, and of the
             bytes done and in all.
-
-    Returns:
-        The folder that holds the images under their paths in the archive, and the number of files
-        left out, by suffix.
 
     Raises:
         DataError: it is damaged, encrypted or hostile, or cannot be read.
@@ -60,21 +82,21 @@ def unpack(path: Path, reading: Reading) -> tuple[Path, Counter[str]]:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name)[:40]
     slot = reading.folder / "vaecli" / "unpacked" / f"{stem}-{store.key_of(os.fspath(path))[:12]}"
     folder = slot / f"images-{key[:16]}"
-    if (others := _unpacked(slot, folder, key)) is not None:
-        return folder, others
+    if (found := _unpacked(slot, folder, key)) is not None:
+        return found
     files.make_folder(slot)
     with store.turn(slot, reading.report):
-        others = _unpacked(slot, folder, key)  # by the process we waited for
-        if others is None:
+        found = _unpacked(slot, folder, key)  # by the process we waited for
+        if found is None:
             for old in slot.glob("images-*"):
                 files.remove_tree(old)
-            others = _unpack(path, folder, status.st_size, reading.progress)
-            _commit(slot, folder, key, others)
-    return folder, others
+            found = _unpack(path, folder, status.st_size, reading.progress)
+            _commit(slot, key, found)
+    return found
 
 
-def _unpacked(slot: Path, folder: Path, key: str) -> Counter[str] | None:
-    """Counts of what was left out, if all images of the archive `key` are there; else None."""
+def _unpacked(slot: Path, folder: Path, key: str) -> Unpacked | None:
+    """What was unpacked, if all images of the archive `key` are there; else None."""
     try:
         index = parse_json(files.read_capped(slot / INDEX, _INDEX_LIMIT))
         if (index["format"], index["key"]) != (FORMAT, key):
@@ -82,14 +104,29 @@ def _unpacked(slot: Path, folder: Path, key: str) -> Counter[str] | None:
         # sizes: a power loss may leave empty files
         if [index["files"], index["bytes"]] != list(_size_of(folder)):
             return None
-        return Counter(index["others"])
+        labels = b"{}"
+        if index["labels"] is not None:
+            labels = files.read_capped(slot / LABELS, _LABELS_LIMIT)
+            if files.sha256(labels) != index["labels"]:
+                return None
+        return Unpacked(folder, Counter(index["others"]), parse_json(labels))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _commit(slot: Path, folder: Path, key: str, others: Counter[str]) -> None:
-    count, size = _size_of(folder)
-    index = {"format": FORMAT, "key": key, "files": count, "bytes": size, "others": dict(others)}
+def _commit(slot: Path, key: str, found: Unpacked) -> None:
+    count, size = _size_of(found.folder)
+    labels = canonical_json(found.labels).encode() if found.labels else None
+    if labels is not None:
+        files.atomic_write(slot / LABELS, labels)
+    index = {
+        "format": FORMAT,
+        "key": key,
+        "files": count,
+        "bytes": size,
+        "others": dict(found.others),
+        "labels": None if labels is None else files.sha256(labels),
+    }
     files.atomic_write(slot / INDEX, canonical_json(index).encode())
 
 
@@ -103,9 +140,10 @@ def _size_of(folder: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _unpack(path: Path, folder: Path, size: int, progress: Progress) -> Counter[str]:
-    """Write the images of the archive into the new `folder`; returns what was left out."""
-    others = Counter[str]()
+def _unpack(path: Path, folder: Path, size: int, progress: Progress) -> Unpacked:
+    """Write the images of the archive into the new `folder`."""
+    result = Unpacked(folder)
+    others = result.others
     allowed = max(MIN_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * size)
     suffixes = formats.suffixes()
     spelled: dict[str, str] = {}
@@ -121,6 +159,9 @@ def _unpack(path: Path, folder: Path, size: int, progress: Progress) -> Counter[
                 if count >= MAX_ARCHIVE_IMAGES:
                     raise ValueError(f"it holds more than {MAX_ARCHIVE_IMAGES:,} files")
                 parts = path_parts(member.name)
+                if parts and _names_class(parts, member):
+                    result.labels[sample_key("/".join(parts))] = _class(member)
+                    continue
                 if not parts or not _is_wanted(parts, suffixes, others):
                     continue
                 if member.refusal:
@@ -141,7 +182,18 @@ def _unpack(path: Path, folder: Path, size: int, progress: Progress) -> Counter[
     except BaseException:
         files.remove_tree(folder)
         raise
-    return others
+    return result
+
+
+def _names_class(parts: tuple[str, ...], member: Member) -> bool:
+    """Whether a file says the class of a sample, as in a WebDataset."""
+    short = member.size <= _CLASS_LIMIT and member.refusal is None
+    return short and parts[-1].endswith(CLASS_SUFFIX)
+
+
+def _class(member: Member) -> str:
+    with member.open() as source:
+        return str(source.read(_CLASS_LIMIT).decode("utf-8", "replace").strip())
 
 
 def _is_wanted(parts: tuple[str, ...], suffixes: frozenset[str], others: Counter[str]) -> bool:

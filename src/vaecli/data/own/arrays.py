@@ -79,8 +79,8 @@ def is_arrays(path: Path) -> bool:
 
 
 def stem_of(path: Path) -> str:
-    """The name of an array file without its suffixes."""
-    return re.sub(r"(\.(npy|npz|csv|tsv|amat|gz))+$", "", path.name, flags=re.IGNORECASE)
+    """The name of an array or Parquet file without its suffixes."""
+    return re.sub(r"(\.(npy|npz|csv|tsv|amat|gz|parquet))+$", "", path.name, flags=re.IGNORECASE)
 
 
 def _open(path: Path, memory: int, notes: list[str], left_out: dict[str, int]) -> list[Part]:

@@ -51,6 +51,7 @@ class StartAgainError(Exception):
 
 def decode_all(
     root: Path,
+    content: Callable[[str], Path | bytes],
     entries: Sequence[Entry],
     rule: ShapeRule,
     fitting: Fitting,
@@ -61,7 +62,8 @@ def decode_all(
     """Decode files in order, a batch at a time.
 
     Args:
-        root: the folder.
+        root: the folder, for pages of its files.
+        content: the file of an entry's path: where it is, or what is in it.
         entries: images in it.
         rule: gives the shape, and learns from the images.
         fitting: how they are brought to it.
@@ -77,7 +79,7 @@ def decode_all(
         batches = [range(i, min(i + _BATCH, len(entries))) for i in range(0, len(entries), _BATCH)]
 
         def work(places: range) -> Decoded:
-            return _decode_batch(root, entries, places, decoder)
+            return _decode_batch(root, content, entries, places, decoder)
 
         for places, decoded in _in_order(work, batches):
             if rule.shape != decoder.shape:
@@ -112,11 +114,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_batch(root: Path, entries: Sequence[Entry], places: range, decoder: Decoder) -> Decoded:
+def _decode_batch(
+    root: Path,
+    content: Callable[[str], Path | bytes],
+    entries: Sequence[Entry],
+    places: range,
+    decoder: Decoder,
+) -> Decoded:
     pixels = np.empty((len(places), *decoder.shape), np.uint8)
     bad: dict[int, str] = {}
     seen = Seen()
-    for place, result in _results(root, entries, places, decoder, seen):
+    for place, result in _results(root, content, entries, places, decoder, seen):
         if isinstance(result, DataError):
             name = entries[place].path
             bad[place] = result.message.removeprefix(f"cannot read the image: {name}: ")
@@ -132,7 +140,12 @@ def _decode_batch(root: Path, entries: Sequence[Entry], places: range, decoder: 
 
 
 def _results(
-    root: Path, entries: Sequence[Entry], places: range, decoder: Decoder, seen: Seen
+    root: Path,
+    content: Callable[[str], Path | bytes],
+    entries: Sequence[Entry],
+    places: range,
+    decoder: Decoder,
+    seen: Seen,
 ) -> Iterator[tuple[int, Pixels | DataError]]:
     """Pixels of each place, or why there are none; pages of one file are read together."""
     for stack, group in itertools.groupby(places, lambda place: entries[place].stack):
@@ -149,6 +162,6 @@ def _results(
         for place in together:
             name = entries[place].path
             try:
-                yield place, decoder.read(root / name, name, seen)
+                yield place, decoder.read(content(name), name, seen)
             except DataError as error:
                 yield place, error

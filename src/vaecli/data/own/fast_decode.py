@@ -119,14 +119,14 @@ class Decoder:
     fitting: Fitting
     ranges: Ranges
 
-    def read(self, path: Path, name: str, seen: Seen) -> Pixels:
+    def read(self, source: Path | bytes, name: str, seen: Seen) -> Pixels:
         """Read an image file as (C, H, W).
 
         Most photos take a short way that hardly differs; everything else, and everything that
         fails on it, is left to `image_file.read_image` with its checks and to `picture_fit`.
 
         Args:
-            path: of the file.
+            source: path of the file, or its content.
             name: what messages call it.
             seen: takes note of what is found in it.
 
@@ -134,9 +134,11 @@ class Decoder:
             DataError: as `read_image` and `picture_fit.prepare`.
         """
         try:
-            data = files.read_capped(path, MAX_IMAGE_BYTES)
+            data = (
+                source if isinstance(source, bytes) else files.read_capped(source, MAX_IMAGE_BYTES)
+            )
         except (OSError, ValueError):
-            image_file.read_image(path, name=name)  # says why
+            image_file.read_image(source, name=name)  # says why
             raise
         if (way := self.fitting.way) is not None:
             try:

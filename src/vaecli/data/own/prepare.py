@@ -6,6 +6,7 @@ import math
 import os
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,17 @@ from vaecli.config import as_options
 from vaecli.data import levels, splits_and_classes
 from vaecli.data.dataset import Dataset, Images, count_shared, shared_note
 from vaecli.data.origin import Options, Origin
-from vaecli.data.own import archive_members, arrays, fast_decode, folder, sources, store
+from vaecli.data.own import (
+    archive_members,
+    arrays,
+    fast_decode,
+    folder,
+    hub_data,
+    listing,
+    parquet,
+    sources,
+    store,
+)
 from vaecli.data.own.folder import Entry
 from vaecli.data.own.sources import Preparation
 from vaecli.data.reading import Reading
@@ -35,10 +46,13 @@ WINDOW_SHARE = 4
 """A shuffle window uses a quarter of the image memory."""
 
 
-def name_of(location: Path) -> str:
+def name_of(location: Path | str) -> str:
     """The name of a set made from `location`: its last part, in safe characters."""
-    suffix = archive_members.suffix_of(location)
-    base = arrays.stem_of(Path(location.name[: -len(suffix)] if suffix else location.name))
+    if isinstance(location, str):
+        base = hub_data.name_of(location)
+    else:
+        suffix = archive_members.suffix_of(location)
+        base = arrays.stem_of(Path(location.name[: -len(suffix)] if suffix else location.name))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.")[:40] or "images"
 
 
@@ -46,11 +60,12 @@ def is_own(path: Path) -> bool:
     """Whether a path holds the user's own images: a folder, an archive or an array file."""
     if path.is_dir():
         return True
-    return path.exists() and (bool(archive_members.suffix_of(path)) or arrays.is_arrays(path))
+    packed = bool(archive_members.suffix_of(path)) or path.name.lower().endswith(parquet.SUFFIX)
+    return path.exists() and (packed or arrays.is_arrays(path))
 
 
 def load(
-    location: Path,
+    location: Path | str,
     options: Options,
     reading: Reading,
     preparation: Preparation | None = None,
@@ -58,7 +73,7 @@ def load(
     """The images at `location`, from the cache if they were prepared before.
 
     Args:
-        location: a folder, an archive, or an array file.
+        location: a folder, an archive, an array or Parquet file, or an address on the Hub.
         options: size, channels and the like, as the user asked.
         reading: where prepared images are kept, how much of them in memory, whom to tell.
         preparation: the shape and so on of a model; None for a shape that suits the images.
@@ -70,7 +85,8 @@ def load(
     """
     if problems := list(options.problems()):
         raise UsageError(as_options(problems))
-    location = Path(os.path.abspath(location))
+    if isinstance(location, Path):
+        location = Path(os.path.abspath(location))
     source = _source(location, options, reading, preparation)
     whole = preparation is not None and preparation.whole
     if not whole and {entry.split for entry in source.entries} <= {"test", "validation"}:
@@ -78,8 +94,7 @@ def load(
             f"--data {location}: it has a test and a validation split, and no images to train on",
             "Give one of them as --data, or name the folder or array of training images train.",
         )
-    listing = tuple((entry.path, entry.size, entry.time) for entry in source.entries)
-    slot, key = _slot_and_key(source, location, reading.folder, listing)
+    slot, key = _slot_and_key(source, location, reading.folder)
     with store.write_errors("prepared images", slot):
         contents, dataset = _prepared(slot, key, name_of(location), reading, source)
     _refuse_bad(location, contents, options.skip_bad, reading.report)
@@ -88,7 +103,7 @@ def load(
         kind=source.kind,
         location=os.fspath(location),
         options=options,
-        files=listing if source.kind == "folder" else listing[:1],
+        files=source.listed,
         skipped=len(contents.bad),
         window=_window(contents, reading.memory_limit),
         levels=contents.levels,
@@ -98,11 +113,20 @@ def load(
 
 
 def _source(
-    location: Path,
+    location: Path | str,
     options: Options,
     reading: Reading,
     preparation: Preparation | None,
 ) -> Source:
+    found = _parquet_files(location, reading)
+    if found is not None:
+        return sources.from_parquet(location, found, options, reading, preparation)
+    assert isinstance(location, Path)
+    if options.image_column is not None or options.label_column is not None:
+        raise UsageError(
+            f"--data {location}: --image-column and --label-column only work on Parquet files",
+            "Leave these options out.",
+        )
     if location.is_dir():
         return sources.FolderSource(location, options, preparation, reading.progress)
     if archive_members.suffix_of(location):
@@ -111,9 +135,21 @@ def _source(
     return sources.ArraySource(location, file, options, preparation)
 
 
-def _slot_and_key(
-    source: Source, location: Path, data_dir: Path, listing: tuple[tuple[str, int, int], ...]
-) -> tuple[Path, str]:
+def _parquet_files(location: Path | str, reading: Reading) -> hub_data.Fetched | None:
+    """The Parquet files at `location`: those of a folder only if it holds no picture files."""
+    if isinstance(location, str):
+        return hub_data.fetch(location, reading)
+    if not location.is_dir():
+        single = location.name.lower().endswith(parquet.SUFFIX)
+        return hub_data.Fetched({location.name: location}, None) if single else None
+    if next(listing.walk(location, Counter()), None) is not None:
+        return None
+    found = sorted(path for path in location.rglob(f"*{parquet.SUFFIX}") if path.is_file())
+    names = {path.relative_to(location).as_posix(): path for path in found}
+    return hub_data.Fetched(names, None) if names else None
+
+
+def _slot_and_key(source: Source, location: Path | str, data_dir: Path) -> tuple[Path, str]:
     """The cache folder of this location and these options, and the key of its present content."""
     settings = {**asdict(source.options), "skip_bad": None}
     settings["version"] = fast_decode.VERSION, splits_and_classes.VERSION
@@ -121,7 +157,8 @@ def _slot_and_key(
     identities = [(entry.identity, entry.label, entry.split) for entry in source.entries]
     place = store.key_of(os.fspath(location), settings)[:12]
     slot = data_dir / "vaecli" / "own" / f"{name_of(location)}-{place}"
-    return slot, store.key_of(listing, identities, settings)
+    files_and_rows = [(entry.path, entry.size, entry.time) for entry in source.entries]
+    return slot, store.key_of(files_and_rows, identities, settings)
 
 
 def _account(
@@ -272,7 +309,7 @@ def _labels(entries: list[Entry], classes: Mapping[str, int]) -> tuple[int, ...]
     )
 
 
-def _refuse_bad(location: Path, contents: store.Contents, skip: bool, report: Report) -> None:
+def _refuse_bad(location: Path | str, contents: store.Contents, skip: bool, report: Report) -> None:
     """DataError if images cannot be read, unless they are few and `skip` is set."""
     bad = contents.bad
     if not bad:

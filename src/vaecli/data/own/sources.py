@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from array import array
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,6 +20,8 @@ from vaecli.data.own import archives, decode_threads, folder, store
 from vaecli.data.own.array_pixels import ArrayFile
 from vaecli.data.own.fast_decode import Decoder, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
+from vaecli.data.own.hub_data import Fetched
+from vaecli.data.own.parquet import Listing, ParquetSet, open_parquet
 from vaecli.data.picture_fit import WHITE, Fitting
 from vaecli.data.reading import Reading
 from vaecli.errors import DataError, UsageError
@@ -63,17 +66,13 @@ class FolderSource:
     preparation: Preparation | None
     progress: Progress
     archive: Path | None = None
-    left_out: Counter[str] = field(default_factory=Counter)
+    unpacked: archives.Unpacked | None = None
+    where: str = ""
     kind: ClassVar[Literal["folder"]] = "folder"
 
     def __post_init__(self) -> None:
         fixed = self.preparation
-        found = folder.list_entries(
-            self.location,
-            fixed.classes if fixed else (),
-            archive=self.archive,
-            left_out=self.left_out,
-        )
+        found = self._find(fixed.classes if fixed else ())
         self.entries, self.account = found.entries, found.account
         self.rule = ShapeRule(self.options.size, self.options.channels)
         if fixed is not None:
@@ -82,6 +81,28 @@ class FolderSource:
         self.seen, self.hashes = Seen(), array("q")
         if fixed is not None and fixed.whole:  # so that the first few are a fair sample
             self.entries.sort(key=lambda entry: entry.share)
+
+    def _find(self, known_classes: Sequence[str]) -> folder.Found:
+        if self.unpacked is None:
+            return folder.list_entries(self.location, known_classes)
+        others, labels = self.unpacked.others, self.unpacked.labels
+        found = folder.list_entries(
+            self.location, known_classes, archive=self.archive, left_out=others
+        )
+        named = [
+            replace(entry, label=labels.get(archives.sample_key(entry.path)))
+            for entry in found.entries
+        ]
+        return replace(found, entries=named) if any(entry.label for entry in named) else found
+
+    def _opened(self, slot: Path) -> AbstractContextManager[Callable[[str], Path | bytes]]:
+        """The file of an entry's path; `slot` is where temporary files may be."""
+        return contextlib.nullcontext(self.location.joinpath)
+
+    @property
+    def listed(self) -> Listing:
+        """Path, bytes and modification time of each file."""
+        return tuple((entry.path, entry.size, entry.time) for entry in self.entries)
 
     def images(self) -> list[Entry]:
         """One entry for each image: pages of a TIFF are images of their own."""
@@ -94,7 +115,13 @@ class FolderSource:
 
     def write(self, order: list[Entry], path: Path) -> dict[int, str]:
         """Write the pixels of `order`; returns the images that cannot be read: place and reason."""
-        first = self._see_one(order)
+        with self._opened(path.parent) as content:
+            return self._write(order, path, content)
+
+    def _write(
+        self, order: list[Entry], path: Path, content: Callable[[str], Path | bytes]
+    ) -> dict[int, str]:
+        first = self._see_one(order, content)
         known = {} if self.preparation is None else self.preparation.ranges
         ranges = {**FULL, **levels.asked(self.options.max_value), **known}
         while True:
@@ -104,13 +131,20 @@ class FolderSource:
             try:
                 with files.atomic_stream(path) as write:
                     for decoded in decode_threads.decode_all(
-                        self.location, order, self.rule, self.fitting, ranges, progress=self._tell
+                        self.location,
+                        content,
+                        order,
+                        self.rule,
+                        self.fitting,
+                        ranges,
+                        progress=self._tell,
                     ):
                         bad |= decoded.bad
                         self.seen.add(decoded.seen)
                         self.hashes.extend(decoded.hashes)
                         write(decoded.pixels.data.cast("B") if decoded.pixels.size else b"")
-                    decided = _decide(self.location, self.seen.levels, self.options, known)
+                    where = self.where or self.location
+                    decided = _decide(where, self.seen.levels, self.options, known)
                     if any(found.range != decided[found.samples] for found in self.seen.levels):
                         ranges = {**ranges, **decided}
                         raise decode_threads.StartAgainError
@@ -118,16 +152,16 @@ class FolderSource:
             except decode_threads.StartAgainError:
                 continue
 
-    def _see_one(self, order: list[Entry]) -> list[Levels]:
+    def _see_one(self, order: list[Entry], content: Callable[[str], Path | bytes]) -> list[Levels]:
         """Read the first image for its shape; returns its levels if it has 8 bits and is bright.
 
         After a bright 8-bit image, the values of others are not examined before resizing.
         """
         decoder = Decoder(self.rule.shape, self.rule, self.fitting, FULL)
         for entry in order[:100]:
-            path, seen = self.location / (entry.stack or entry.path), Seen()
+            seen = Seen()
             with contextlib.suppress(DataError):
-                decoder.read(path, entry.path, seen)
+                decoder.read(content(entry.stack or entry.path), entry.path, seen)
                 bright = [f for f in seen.levels if f.samples == "8-bit" and not f.dark]
                 self.rule.bright = bool(bright)
                 return [replace(found, values=0) for found in bright]
@@ -135,6 +169,50 @@ class FolderSource:
 
     def _tell(self, done: int, total: int) -> None:
         self.progress("preparing images", done, total)
+
+
+@dataclass
+class ParquetSource(FolderSource):
+    """The rows of Parquet files, and the pixels of the image files in them."""
+
+    parquet: ParquetSet = field(kw_only=True)
+    kind: ClassVar[Literal["array"]] = "array"  # type: ignore[assignment]
+
+    def _find(self, known_classes: Sequence[str]) -> folder.Found:
+        return folder.Found(self.parquet.entries, self.parquet.account)
+
+    def _opened(self, slot: Path) -> AbstractContextManager[Callable[[str], Path | bytes]]:
+        return self.parquet.images(slot / f"{files.TEMPORARY_PREFIX}{os.getpid()}-rows")
+
+    @property
+    def listed(self) -> Listing:
+        """Name, bytes and modification time of each file."""
+        return self.parquet.listed
+
+    def images(self) -> list[Entry]:
+        """One entry for each row."""
+        return self.entries
+
+
+def from_parquet(
+    location: Path | str,
+    found: Fetched,
+    options: Options,
+    reading: Reading,
+    preparation: Preparation | None,
+) -> ParquetSource:
+    """The rows of Parquet files at `location`."""
+    rows = open_parquet(
+        str(location),
+        found.files,
+        options.image_column,
+        options.label_column,
+        splits=found.splits,
+        local=isinstance(location, Path),
+    )
+    return ParquetSource(
+        Path(location), options, preparation, reading.progress, parquet=rows, where=str(location)
+    )
 
 
 def from_archive(
@@ -145,8 +223,8 @@ def from_archive(
 ) -> FolderSource:
     """The folder of the cache that an archive was unpacked into."""
     with store.write_errors(f"images of {archive.name}", reading.folder):
-        folder, others = archives.unpack(archive, reading)
-    return FolderSource(folder, options, preparation, reading.progress, archive, others)
+        found = archives.unpack(archive, reading)
+    return FolderSource(found.folder, options, preparation, reading.progress, archive, found)
 
 
 @dataclass
@@ -176,6 +254,11 @@ class ArraySource:
                 f"--data {self.location}: its images have more than {MAX_PIXELS:,} values"
             )
 
+    @property
+    def listed(self) -> Listing:
+        """What the file is called, its bytes and modification time."""
+        return tuple((entry.path, entry.size, entry.time) for entry in self.entries[:1])
+
     def images(self) -> list[Entry]:
         """One entry for each image."""
         return self.entries
@@ -203,7 +286,7 @@ class ArraySource:
 
 
 def _decide(
-    location: Path, all_levels: Sequence[Levels], options: Options, known: Ranges
+    location: Path | str, all_levels: Sequence[Levels], options: Options, known: Ranges
 ) -> dict[SampleType, Range]:
     """Decide what counts as black and white in each sample type of a set."""
     try:
