@@ -27,6 +27,7 @@ from pages import PAGES, blocks, other_blocks, prose
 from vaecli.cli import commands as cli
 from vaecli.data import catalogue
 from vaecli.data.dataset import Dataset, Images
+from vaecli.data.own import hub_data
 from vaecli.errors import ModelError
 from vaecli.model import precision
 from vaecli.runs import directory, load
@@ -144,6 +145,8 @@ def mistake_of_pytest(arguments: list[str]) -> str | None:
 
 def small(name: str, *_: Any) -> Dataset:
     """What stands for any set: four images of its shape."""
+    if hub_data.is_address(name):
+        name = hub_data.name_of(name)
     assert name in (catalogue.AUTO, *catalogue.NAMES, *ANYONES), f"--data {name}"
     shape = (3, 32, 32) if name in {"cifar10", *ANYONES} else (1, 28, 28)
     pixels = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)

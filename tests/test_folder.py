@@ -429,7 +429,7 @@ def test_an_interruption_leaves_nothing_half_valid(
     decode_batch = decode_threads._decode_batch
 
     def interrupted(*arguments: object) -> object:
-        if arguments[2].start:  # type: ignore[attr-defined]
+        if arguments[-2].start:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
         return decode_batch(*arguments)  # type: ignore[arg-type]
 

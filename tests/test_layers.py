@@ -96,7 +96,8 @@ def test_the_files_that_make_a_folder_a_package_are_empty() -> None:
         ("sklearn", ("evaluation.mixture",)),
         ("torchvision", ()),
         ("onnxruntime", ("export.onnx",)),
-        ("huggingface_hub", ("runs.hub", "tracking.trackio")),
+        ("huggingface_hub", ("runs.hub", "system.hub", "data.own.hub_data", "tracking.trackio")),
+        ("pyarrow", ("data.own.parquet",)),
         ("click", ()),
         ("tensorboard", ()),
         ("mlflow", ("tracking.mlflow",)),
@@ -132,7 +133,7 @@ def modules_after(code: str) -> set[str]:
 HEAVY = {
     *("torch", "numpy", "PIL", "safetensors", "platformdirs", "filelock", "matplotlib", "scipy"),
     *("torchvision", "sklearn", "onnx", "onnxruntime", "torch._dynamo", "torch._inductor"),
-    *("tensorboard", "mlflow", "wandb", "trackio", "huggingface_hub"),
+    *("tensorboard", "mlflow", "wandb", "trackio", "huggingface_hub", "pyarrow"),
 }
 TORCH = {"torch", "numpy"}
 """Importing torch imports numpy."""

@@ -131,6 +131,10 @@ def test_the_names_of_files_say_the_split(
         files = {path.rpartition(".parquet[")[0] for path in images.paths or ()}
         assert files == set(expected), split
         assert len(images) == 10 * len(expected)
+        for pixels, path in zip(images.pixels[:], images.paths or (), strict=True):
+            name, _, row = path[:-1].rpartition(".parquet[")
+            own = decoded(png(10 * names.index(name) + int(row)))
+            np.testing.assert_array_equal(np.asarray(pixels)[0], own)
     assert len(found.splits) == len({*splits} - {None})
     if None in splits:
         assert "unsupervised.parquet" in " ".join(found.account.left_out_texts)

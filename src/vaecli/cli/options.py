@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 OUTPUT, MACHINE = "Output and messages", "Machine"
 
 
-OWN_IMAGES = "a folder, .zip or .tar of images, or an .npy, .npz, .csv or idx file"
+OWN_IMAGES = (
+    "a folder, .zip or .tar of images, an .npy, .npz, .csv, .parquet or idx file, or"
+    " hf://datasets/OWNER/NAME"
+)
 
 
 def home_text(text: str) -> str:
