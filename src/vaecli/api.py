@@ -10,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecli.data.dataset import as_float
+from vaecli import philox
 from vaecli.data.reading import Reading
 from vaecli.errors import DataError, UsageError
-from vaecli.evaluation.generation import mean_image
 from vaecli.model.precision import tf32
-from vaecli.model.vae import VAE, reparameterize
-from vaecli.noise import NormalNoise
+from vaecli.model.vae import VAE, as_float, reparameterize
 from vaecli.runs.load import load_model
 from vaecli.system import device as devices
 from vaecli.tracking import names
@@ -69,7 +67,7 @@ class Model:
         latents = torch.as_tensor(latents, dtype=torch.float32).to(self._device)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise DataError(f"latents: {tuple(latents.shape)} is not (N, {self.latent_dim})")
-        return mean_image(self.vae, latents)
+        return self.vae.mean_image(latents)
 
     def reconstruct(self, images: Tensor | NDArray[Any], *, sample: bool = False) -> Tensor:
         """Encode and decode: (N, C, H, W) in [0, 1].
@@ -80,21 +78,23 @@ class Model:
         """
         latents, log_variance = self.encode(images)
         if sample:
-            noise = self._noise("evaluation", self.seed).rows(0, len(latents))
+            noise = self._noise(len(latents), "evaluation", self.seed)
             latents = reparameterize(latents, log_variance, noise)
         return self.decode(latents)
 
     def sample(self, count: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:
         """Decode `count` draws of the prior N(0, temperature^2): (count, C, H, W) in [0, 1]."""
-        noise = self._noise("samples", self.seed if seed is None else seed)
-        return self.decode(temperature * noise.rows(0, count))
+        noise = self._noise(count, "samples", self.seed if seed is None else seed)
+        return self.decode(temperature * noise)
 
     @property
     def _device(self) -> torch.device:
         return self.vae.device
 
-    def _noise(self, purpose: str, seed: int) -> NormalNoise:
-        return NormalNoise(self.latent_dim, seed=seed, purpose=purpose, device=self._device)
+    def _noise(self, count: int, purpose: str, seed: int) -> Tensor:
+        """As `vaecli sample` and `vaecli reconstruct` draw it: (count, L)."""
+        draws = philox.normal(self.latent_dim, 0, count, seed=seed, purpose=purpose)
+        return torch.from_numpy(draws).to(self._device)
 
     def _images(self, images: Tensor | NDArray[Any]) -> Tensor:
         images = torch.as_tensor(images)

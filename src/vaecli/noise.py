@@ -7,12 +7,13 @@ batch size, nor on where a run was stopped, nor on the number of processes.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+
+from vaecli.philox import derive_seed
 
 CHUNK_ROWS = 4096
 WINDOW_BLOCKS = 16
@@ -25,12 +26,6 @@ _LEVEL_CHUNK = 1 << 20
 
 
 Device = torch.device | str
-
-
-def derive_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """A 63-bit seed for one purpose, independent of the seeds of all others."""
-    text = ":".join(map(str, (seed, purpose, *numbers))).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, purpose: str, *numbers: int, device: Device = "cpu") -> torch.Generator:

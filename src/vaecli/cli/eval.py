@@ -92,19 +92,20 @@ def evaluate(
     if plot is not None:
         require_new_file("--plot", plot, ".png", force=common.force)
 
-    from vaecli.cli.inputs import load_images, load_model
+    from vaecli.cli.inputs import in_torch, load_images, load_model
     from vaecli.evaluation import evaluate as evaluation
 
     loaded = load_model(common, model)
     if binarize is None:
         binarize = "none" if loaded.run is None else loaded.run.config.training.binarize
-    for name, sentence in contradictions(loaded.model.config, binarize):
+    for name, sentence in contradictions(loaded.config, binarize):
         raise UsageError(f"--{name} {sentence}", "Leave --binarize out for this model.")
     images, source = load_images(common, loaded, data, split, limit, binarize, bool(skip_bad))
+    network = in_torch(common, loaded)
     with common.terminal.working() as work:
         result = evaluation.evaluate(
-            loaded.model,
-            images,
+            network,
+            images.to(network.device),
             seed=loaded.seed(seed),
             batch_size=batch_size,
             redraw=binarize == "dynamic",
@@ -112,8 +113,8 @@ def evaluate(
             progress=work,
         )
     value = _measured(result)
-    value |= _meaning(loaded.model.config, images, binarize, result)
-    value["protocol"] = _protocol(loaded.model.config, binarize, source, importance_samples)
+    value |= _meaning(loaded.config, images, binarize, result)
+    value["protocol"] = _protocol(loaded.config, binarize, source, importance_samples)
     if per_image is not None:
         _write_scores(common, result, images, per_image, latents)
     if plot is not None:

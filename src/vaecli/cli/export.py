@@ -197,7 +197,7 @@ def _safetensors(loaded: LoadedModel, path: Path, half: bool) -> Written:
     if half:
         model = rounding.round_to_half(model)
         about["difference"] = rounding.half_difference(loaded.model, model)
-    data = weights.encode_model(model.config, model.state_dict(), half=half)
+    data = weights.encode_model(model.config, model.weights(), half=half)
     usage = f"vaecli reconstruct IMAGE.png -m {path}"
     return Written(path, data, {**about, "usage": usage})
 

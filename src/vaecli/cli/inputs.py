@@ -9,31 +9,48 @@ from vaecli.cli.options import Common
 from vaecli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vaecli.config import Binarize
-    from vaecli.data.dataset import Dataset, Images
+    from vaecli.data.dataset import Bytes, Dataset, Images
     from vaecli.data.digit_fit import Invert
     from vaecli.data.picture_fit import Fit
     from vaecli.data.splits_and_classes import Split
-    from vaecli.noise import LevelNoise
+    from vaecli.evaluation.generation import Runner
+    from vaecli.model.vae import VAE
     from vaecli.runs.load import LoadedModel
 
 
 def load_model(common: Common, spec: str | None) -> LoadedModel:
-    """The model named by --model on the device of --device; says which one `latest` is."""
+    """The model named by --model; says which one `latest` is."""
     from vaecli.runs.load import LATEST
     from vaecli.runs.load import load_model as load
-    from vaecli.system import device
 
     loaded = load(spec or LATEST, download=common.download)
     if spec in (None, LATEST):
         common.terminal.note(f"model: {loaded.path}")
+    common.terminal.detail(f"{loaded.path}: {loaded.config}")
+    return loaded
+
+
+def in_torch(common: Common, loaded: LoadedModel) -> VAE:
+    """The model in torch, on the device of --device."""
+    from vaecli.system import device
+
     common.use_threads(None if loaded.run is None else loaded.run.config.threads)
     where = device.resolve(common.device)
-    loaded.model.to(where)
-    common.terminal.detail(f"{loaded.path}: {loaded.model.config} on {where}")
-    return loaded
+    common.terminal.detail(f"computed in torch on {where}")
+    return loaded.model.to(where)
+
+
+def runner(common: Common, loaded: LoadedModel) -> Runner:
+    """The model to make pictures with: numpy, which starts at once, unless a GPU is asked for."""
+    if common.device in ("auto", "cpu"):
+        from vaecli.model.numpy_vae import NumpyVAE
+
+        common.check_threads()
+        return NumpyVAE(loaded.config, loaded.weights)
+    from vaecli.model.vae import TorchRunner
+
+    return TorchRunner(in_torch(common, loaded))
 
 
 def load_images(
@@ -45,14 +62,14 @@ def load_images(
     binarize: Binarize = "none",
     skip_bad: bool = False,
 ) -> tuple[Images, str]:
-    """Images of the model's shape, and what to call them; on its device where they fit.
+    """Images of the model's shape, and what to call them.
 
     Only static binarization is done here: it belongs to a place in the whole set.
     """
     from vaecli.data.dataset import static_binarized
 
     dataset, own = _dataset(common, loaded, data, split, skip_bad)
-    shape = loaded.model.config.image_shape
+    shape = loaded.config.image_shape
     if dataset.image_shape != shape:
         raise DataError(
             f"--data {dataset.name}: its images are {_by(dataset.image_shape)},"
@@ -63,8 +80,7 @@ def load_images(
         dataset = static_binarized(dataset)
     split = split or ("test" if own else "all")
     images = _part(dataset, split, loaded if own else None).first(limit)
-    device = loaded.model.device
-    return images.to(device), f"{dataset.name}, {split} split"
+    return images, f"{dataset.name}, {split} split"
 
 
 def _part(dataset: Dataset, split: Split | Literal["all"], own: LoadedModel | None) -> Images:
@@ -74,7 +90,6 @@ def _part(dataset: Dataset, split: Split | Literal["all"], own: LoadedModel | No
         DataError: there is no such split.
     """
     from vaecli.data.dataset import join
-    from vaecli.training.patience import watched_split
 
     if split == "all":
         return join(list(dataset.splits.values()))
@@ -82,6 +97,8 @@ def _part(dataset: Dataset, split: Split | Literal["all"], own: LoadedModel | No
         return dataset.splits[split]
     run = None if own is None else own.run
     if run is not None and run.config.training.patience:
+        from vaecli.training.patience import watched_split
+
         return watched_split(dataset, run.config.training)[1]
     raise DataError(
         f"--split {split}: {dataset.name} has no {split} split",
@@ -115,7 +132,7 @@ def _dataset(
             assert data is not None
             preparation = None
             if catalogue.is_path(data):
-                preparation = provenance.preparation(loaded.model.config, run, whole=split is None)
+                preparation = provenance.preparation(loaded.config, run, whole=split is None)
             options = Options(skip_bad=skip_bad)
             dataset = catalogue.load(data, reading, options, preparation)
             for warning in dataset.account.warnings:
@@ -125,8 +142,8 @@ def _dataset(
         name, options = known.whereabouts()
         options = replace(options, skip_bad=options.skip_bad or skip_bad)
         dataset = catalogue.load(name, reading, options)
-        if not provenance.is_prepared_for(loaded.model.config, dataset):
-            preparation = provenance.preparation(loaded.model.config, run, whole=False)
+        if not provenance.is_prepared_for(loaded.config, dataset):
+            preparation = provenance.preparation(loaded.config, run, whole=False)
             dataset = catalogue.load(name, reading, options, preparation)
         dataset = dataset.limited(run.config.training.limit)
     for text in dataset.account.left_out_texts:
@@ -141,30 +158,18 @@ def trained_binarize(loaded: LoadedModel) -> Binarize:
     return "none" if loaded.run is None else loaded.run.config.training.binarize
 
 
-def trained_levels(loaded: LoadedModel, seed: int) -> LevelNoise | None:
-    """What makes images look as a model saw them that was trained with dynamic binarization."""
-    from vaecli.noise import LevelNoise
-
-    if trained_binarize(loaded) != "dynamic":
-        return None
-    device = loaded.model.device
-    shape = loaded.model.config.image_shape
-    return LevelNoise(shape, seed=seed, purpose="aggregate-posterior", device=device)
-
-
-def load_picture(
-    common: Common,
+def read_picture(
     loaded: LoadedModel,
     source: Path | bytes,
     *,
     fit: Fit = "auto",
     invert: Invert = "auto",
     name: str,
-) -> Tensor:
-    """An image file, or its bytes, at the model's shape; each change made is noted.
+) -> tuple[Bytes, tuple[str, ...]]:
+    """An image file, or its bytes, at the model's shape.
 
     Returns:
-        (1, C, H, W) uint8 on the model's device.
+        (C, H, W) uint8, and a note on each change that was made.
 
     Raises:
         DataError: it cannot be read.
@@ -173,7 +178,7 @@ def load_picture(
     from vaecli.data.image_file import read_image
     from vaecli.data.picture_fit import prepare
 
-    config = loaded.model.config
+    config = loaded.config
     picture = read_image(source, name=name, ranges=levels.of_model(config))
     if picture.levels is not None:
         levels.refuse([picture.levels], f"cannot read the image: {name}", black_too=False)
@@ -187,9 +192,7 @@ def load_picture(
         invert=invert,
         name=name,
     )
-    for note in notes:
-        common.terminal.note(f"{name}: {note}")
-    return pixels[None].to(loaded.model.device)
+    return pixels, tuple(f"{name}: {note}" for note in notes)
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -91,19 +91,20 @@ class Watch:
         return last
 
     def _start(self, event: Started) -> TrainingPreview:
+        from vaecli.model.vae import TorchRunner
         from vaecli.terminal.preview import ACROSS, TrainingPreview
 
         if self._animate is not None:
             from vaecli.pictures.animation import Animation
 
-            self._film = Animation(event.model, seed=self._plan.config.training.seed)
+            self._film = Animation(TorchRunner(event.model), seed=self._plan.config.training.seed)
             self._add_frame(event.epoch, None)
             if event.epoch:
                 self._common.terminal.warning(
                     f"{self._animate} starts at epoch {event.epoch}, where this run was continued"
                 )
-        shown = self._plan.dataset.test.pixels[:ACROSS].to(self._device)
-        return TrainingPreview(self._common.terminal, event.model, shown)
+        shown = next(self._plan.dataset.test.first(ACROSS).parts())
+        return TrainingPreview(self._common.terminal, TorchRunner(event.model), shown)
 
     def _add_frame(self, epoch: int, loss: float | None) -> None:
         if self._film is not None:

@@ -273,10 +273,14 @@ class Common:
         """Set torch's thread count to what was asked for, else to what a run recorded."""
         import torch
 
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise UsageError(f"--threads must be 1 to 1024, not {self.threads}")
+        self.check_threads()
         if count := self.threads or recorded:
             torch.set_num_threads(count)
+
+    def check_threads(self) -> None:
+        """UsageError for a number of threads that makes no sense."""
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise UsageError(f"--threads must be 1 to 1024, not {self.threads}")
 
 
 def require_at_least(option: str, value: float | None, least: float) -> None:

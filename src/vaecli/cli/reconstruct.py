@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import typer
 
 from vaecli.cli import options, outputs
@@ -17,12 +18,13 @@ from vaecli.system import files, shell
 from vaecli.system.size_limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from vaecli.data.dataset import Bytes
     from vaecli.runs.load import LoadedModel
 
 Fit = Literal["auto", "crop", "pad", "stretch", "digit"]
 STDIN = "-"
+BATCH = 32
+"""Inputs that a thread takes at a time."""
 TEST_IMAGES = 32
 TEST_COLUMNS = 16
 
@@ -136,6 +138,27 @@ def reconstruct(
         raise DataError(f"{count}: {'; '.join(work.failures[:10])}", hint)
 
 
+@dataclass(frozen=True)
+class Done:
+    """What became of one input.
+
+    Attributes:
+        notes: what was changed to fit the model.
+        original: (C, H, W) uint8, at the model's shape; None where it cannot be read.
+        reconstruction: the same shape.
+        scores: loss, distortion and rate, where they are asked for.
+        png: the picture for stdout, where it goes there.
+        error: why it cannot be read.
+    """
+
+    notes: tuple[str, ...] = ()
+    original: Bytes | None = None
+    reconstruction: Bytes | None = None
+    scores: dict[str, float] | None = None
+    png: bytes = b""
+    error: DataError | None = None
+
+
 class _Work:
     """What happens to each input, and what is kept for the grid."""
 
@@ -149,107 +172,140 @@ class _Work:
         sample: bool,
         seed: int,
     ) -> None:
-        from vaecli.noise import NormalNoise
+        from vaecli.cli.inputs import runner
 
-        self.common, self.loaded = common, loaded
+        self.common, self.loaded, self.runner = common, loaded, runner(common, loaded)
         self.fit = fit
         self.invert: Literal["auto", "yes", "no"] = invert
-        self.compare, self.sample = compare, sample
+        self.compare, self.sample, self.seed = compare, sample, seed
         self.failures: list[str] = []
-        self.originals: list[Tensor] = []
-        self.reconstructions: list[Tensor] = []
-        self.device = loaded.model.device
-        latent_dim = loaded.model.config.latent_dim
-        self.noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=self.device)
+        self.originals: list[Bytes] = []
+        self.reconstructions: list[Bytes] = []
 
     def run(self, jobs: list[Job], to_stdout: bool, *, keep: int) -> None:
-        """Every input in turn; one that fails does not stop the others.
+        """Every input, in batches in threads; one that fails does not stop the others.
 
         Args:
             jobs: what to do.
             to_stdout: write the one picture to stdout.
             keep: how many to remember the pixels of, for a grid or the terminal.
         """
-        for index, job in enumerate(jobs):
-            try:
-                original = self.read(job.source)
-            except DataError as error:
-                if len(jobs) == 1:
-                    raise
-                self.failures.append(error.message)
-                continue
-            result = self.one(index, job, original, to_stdout)
-            if len(self.originals) < keep:
-                self.originals.append(original)
-                self.reconstructions.append(result)
+        from vaecli.system import threads
 
-    def read(self, source: str) -> Tensor:
-        """One input at the model's shape, (1, C, H, W) uint8; each change made is noted."""
-        from vaecli.cli.inputs import load_picture
+        batches = [range(i, min(i + BATCH, len(jobs))) for i in range(0, len(jobs), BATCH)]
+        with self.common.terminal.working() as work:
+            for places, results in threads.in_order(
+                lambda places: self.batch(jobs, places, to_stdout), batches
+            ):
+                for job, done in zip(jobs[places.start : places.stop], results, strict=True):
+                    self.tell(job, done, alone=len(jobs) == 1)
+                    if done.original is not None and len(self.originals) < keep:
+                        assert done.reconstruction is not None
+                        self.originals.append(done.original)
+                        self.reconstructions.append(done.reconstruction)
+                if len(batches) > 1:
+                    work("reconstructing", places.stop, len(jobs))
 
-        from_stdin = source == STDIN
-        return load_picture(
-            self.common,
-            self.loaded,
-            _stdin() if from_stdin else Path(source),
-            fit=self.fit,
-            invert=self.invert,
-            name="stdin" if from_stdin else source,
-        )
-
-    def one(self, index: int, job: Job, original: Tensor, to_stdout: bool) -> Tensor:
-        """Reconstruct one image, write it and tell."""
-        import torch
-
-        from vaecli.evaluation.generation import reconstruct, score
+    def batch(self, jobs: list[Job], places: range, to_stdout: bool) -> list[Done]:
+        """Read, reconstruct and write the inputs at these places; nothing is printed."""
+        from vaecli.evaluation import generation
         from vaecli.pictures.grid import encode_png
 
-        noise = self.noise.rows(index, index + 1)
-        result = reconstruct(self.loaded.model, original, noise=noise if self.sample else None)
-        picture = torch.cat([original, result], dim=3) if self.compare else result
-        if to_stdout:
-            self.common.terminal.bytes(encode_png(picture[0]))
-        elif job.output is not None:
-            files.save(job.output, encode_png(picture[0]))
+        read = [self.read(jobs[place].source) for place in places]
+        good = [index for index, done in enumerate(read) if done.original is not None]
+        if not good:
+            return read
+        originals = np.stack([original for done in read if (original := done.original) is not None])
+        noise = generation.noise(
+            self.runner, places.start, places.stop, seed=self.seed, purpose="evaluation"
+        )[good]
+        results = generation.reconstruct(
+            self.runner, originals, noise=noise if self.sample else None
+        )
+        scores: list[dict[str, float]] | list[None] = [None] * len(good)
         if self.common.terminal.json:
-            scores = score(self.loaded.model, original, noise)
+            scores = generation.score(self.runner, originals, noise)
+        for index, result, values in zip(good, results, scores, strict=True):
+            original, output = read[index].original, jobs[places[index]].output
+            assert original is not None
+            png = b""
+            if to_stdout or output is not None:
+                pair = [original, result] if self.compare else [result]
+                png = encode_png(np.concatenate(pair, axis=2))
+            if output is not None:
+                files.save(output, png)
+            read[index] = replace(
+                read[index],
+                reconstruction=result,
+                scores=values,
+                png=png if to_stdout else b"",
+            )
+        return read
+
+    def read(self, source: str) -> Done:
+        """One input at the model's shape."""
+        from vaecli.cli.inputs import read_picture
+
+        try:
+            pixels, notes = read_picture(
+                self.loaded,
+                _stdin() if source == STDIN else Path(source),
+                fit=self.fit,
+                invert=self.invert,
+                name="stdin" if source == STDIN else source,
+            )
+        except DataError as error:
+            return Done(error=error)
+        return Done(notes, pixels)
+
+    def tell(self, job: Job, done: Done, *, alone: bool) -> None:
+        """Print what became of an input; raise its error if it is the only one."""
+        if done.error is not None:
+            if alone:
+                raise done.error
+            self.failures.append(done.error.message)
+            return
+        for note in done.notes:
+            self.common.terminal.note(note)
+        if done.png:
+            self.common.terminal.bytes(done.png)
+        if self.common.terminal.json:
             output = None if job.output is None else str(job.output)
+            scores = done.scores or {}
             self.common.terminal.object({"input": job.source, "output": output, **scores})
         elif job.output is not None:
             self.common.terminal.data(str(job.output))
-        return result
 
     def test_images(self) -> None:
         """The first test images of the run's data, for the grid."""
         from vaecli.cli.inputs import load_images
-        from vaecli.evaluation.generation import reconstruct
+        from vaecli.evaluation import generation
 
         images, _ = load_images(self.common, self.loaded, None, "test", TEST_IMAGES)
-        noise = self.noise.rows(0, len(images)) if self.sample else None
-        pixels = images.pixels[:].to(self.device)
-        self.originals = [pixels]
-        self.reconstructions = [reconstruct(self.loaded.model, pixels, noise=noise)]
+        originals = next(images.parts())
+        noise = None
+        if self.sample:
+            noise = generation.noise(
+                self.runner, 0, len(originals), seed=self.seed, purpose="evaluation"
+            )
+        self.originals = [*originals]
+        self.reconstructions = [*generation.reconstruct(self.runner, originals, noise=noise)]
 
     def show(self) -> None:
         """The first originals and reconstructions in the terminal, where it shows pictures."""
-        import torch
-
         from vaecli.terminal.preview import show_pairs
 
         if self.originals:
-            show_pairs(
-                self.common.terminal, torch.cat(self.originals), torch.cat(self.reconstructions)
-            )
+            originals, reconstructions = np.stack(self.originals), np.stack(self.reconstructions)
+            show_pairs(self.common.terminal, originals, reconstructions)
 
     def write_grid(self, path: Path | None) -> None:
         """Originals above reconstructions in one picture at `path`, None for stdout."""
-        import torch
-
         from vaecli.pictures.grid import encode_png, make_pairs
 
         if not self.originals:
             return
-        originals, reconstructions = torch.cat(self.originals), torch.cat(self.reconstructions)
+        originals, reconstructions = np.stack(self.originals), np.stack(self.reconstructions)
         data = encode_png(make_pairs(originals, reconstructions, columns=TEST_COLUMNS))
         if path is None:
             self.common.terminal.bytes(data)

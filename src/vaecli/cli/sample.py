@@ -13,9 +13,12 @@ from vaecli.errors import UsageError
 from vaecli.system import extras, files
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
     from vaecli.cli.walks import Images2D
+    from vaecli.data.dataset import Bytes
+    from vaecli.evaluation.generation import Runner
     from vaecli.runs.load import LoadedModel
 
 DEFAULT_NAME = "samples.png"
@@ -147,11 +150,12 @@ def sample(
     if asked.prior == "gmm":
         extras.require("gmm", "--prior gmm")
 
-    from vaecli.cli.inputs import load_model
+    from vaecli.cli.inputs import load_model, runner
     from vaecli.cli.walks import Walker
 
     loaded = load_model(common, model)
-    walker = Walker(common, loaded, asked.data)
+    computed = runner(common, loaded)
+    walker = Walker(common, loaded, computed, asked.data)
     if asked.interpolate is not None:
         start, end = map(options.home_text, asked.interpolate)
         result = walker.interpolate(
@@ -162,13 +166,15 @@ def sample(
     elif asked.manifold:
         result = walker.manifold(side=asked.steps)
     else:
-        latents = _latents(common, loaded, asked, loaded.seed(seed))
-        result = _grid(loaded, latents, asked.columns)
+        latents = _latents(common, loaded, computed, asked, loaded.seed(seed))
+        result = _grid(computed, latents, asked.columns)
     _write(common, result, asked.output)
     _preview(common, result)
 
 
-def _latents(common: options.Common, loaded: LoadedModel, asked: Asked, seed: int) -> Tensor:
+def _latents(
+    common: options.Common, loaded: LoadedModel, runner: Runner, asked: Asked, seed: int
+) -> NDArray[np.float32]:
     """The latents (N, L) to decode: read from a file, or drawn from a prior."""
     from vaecli.evaluation import generation
 
@@ -176,15 +182,15 @@ def _latents(common: options.Common, loaded: LoadedModel, asked: Asked, seed: in
     if asked.latents is not None:
         from vaecli.data.latents_file import read_latents
 
-        return read_latents(asked.latents, loaded.model.config.latent_dim)
+        return read_latents(asked.latents, loaded.config.latent_dim)
     if asked.prior == "normal":
-        return generation.draw(loaded.model, count, seed=seed, temperature=asked.temperature)
-    from vaecli.cli.inputs import load_images, trained_binarize, trained_levels
+        return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
+    from vaecli.cli.inputs import load_images, trained_binarize
     from vaecli.evaluation import latent_space, mixture
 
     binarize = trained_binarize(loaded)
     images, source = load_images(common, loaded, asked.data, "train", None, binarize)
-    embedding = latent_space.embed(loaded.model, images.pixels, trained_levels(loaded, seed))
+    embedding = latent_space.embed(runner, images, seed if binarize == "dynamic" else None)
     fitted = mixture.fit(embedding, seed=seed)
     common.terminal.note(
         f"prior: {len(fitted.weights)} Gaussians fitted to {len(images):,} latents of {source}"
@@ -194,13 +200,12 @@ def _latents(common: options.Common, loaded: LoadedModel, asked: Asked, seed: in
     return fitted.sample(count, seed=seed, temperature=asked.temperature)
 
 
-def _grid(loaded: LoadedModel, latents: Tensor, columns: int | None) -> Images2D:
+def _grid(runner: Runner, latents: NDArray[np.float32], columns: int | None) -> Images2D:
     from vaecli.cli.walks import Images2D
     from vaecli.evaluation import generation
     from vaecli.pictures import grid
 
-    device = loaded.model.device
-    pixels = generation.decode(loaded.model, latents.to(device)).cpu()
+    pixels = generation.decode(runner, latents)
     columns = columns or grid.square(len(pixels))
     return Images2D(pixels, grid.make_grid(pixels, columns=columns), columns)
 
@@ -284,7 +289,7 @@ def _encoded(result: Images2D, suffix: str) -> bytes:
     return grid.encode_png(result.picture)
 
 
-def _animation(pixels: Tensor) -> bytes:
+def _animation(pixels: Bytes) -> bytes:
     """There and back, staying a while at either end."""
     from vaecli.pictures import animation, grid
 
@@ -303,7 +308,7 @@ def _preview(common: options.Common, result: Images2D) -> None:
     preview.show_grid(common.terminal, result.pixels, result.columns)
 
 
-def _write_folder(common: options.Common, images: Tensor, folder: Path) -> None:
+def _write_folder(common: options.Common, images: Bytes, folder: Path) -> None:
     from vaecli.pictures.grid import encode_png
 
     digits = max(3, len(str(len(images) - 1)))

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vaecli.cli.inputs import load_images, load_picture, trained_binarize
+import numpy as np
+
+from vaecli.cli.inputs import load_images, read_picture, trained_binarize
 from vaecli.cli.options import Common
 from vaecli.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vaecli.data.dataset import Images
+    from vaecli.data.dataset import Bytes, Images
+    from vaecli.evaluation.generation import Runner
     from vaecli.evaluation.latent_space import Dimensions
     from vaecli.runs.load import LoadedModel
 
@@ -33,8 +34,8 @@ class Images2D:
         columns: images in a row of it.
     """
 
-    pixels: Tensor
-    picture: Tensor
+    pixels: Bytes
+    picture: Bytes
     columns: int
 
 
@@ -45,11 +46,13 @@ class Walker:
     Attributes:
         common: options.
         loaded: the model.
+        runner: computes it.
         data: the name of another set than the run's own, or None.
     """
 
     common: Common
     loaded: LoadedModel
+    runner: Runner
     data: str | None
 
     def interpolate(
@@ -62,33 +65,31 @@ class Walker:
         columns: int | None,
     ) -> Images2D:
         """From the image `start` to the image `end`, each a file or a test index."""
-        import torch
-
+        from vaecli.data.dataset import Images
         from vaecli.evaluation import generation, latent_space
         from vaecli.pictures import sheets
 
-        ends = torch.cat([self._image(name, "--interpolate") for name in (start, end)])
-        means = latent_space.embed(self.loaded.model, ends).mean.cpu()  # angles need float64
+        ends = np.concatenate([self._image(name, "--interpolate") for name in (start, end)])
+        means = latent_space.embed(self.runner, Images(ends)).mean
         latents = latent_space.interpolate(means[0], means[1], steps or STEPS, path)
-        pixels = generation.decode(self.loaded.model, latents.to(self.loaded.model.device))
+        pixels = generation.decode(self.runner, latents)
         columns = columns or min(len(pixels), WIDEST)
         return Images2D(pixels, sheets.interpolation(pixels, ends, columns), columns)
 
     def traverse(self, *, around: str | None, steps: int | None) -> Images2D:
         """A row per latent dimension, that of the largest KL first."""
-        import torch
-
+        from vaecli.data.dataset import Images
         from vaecli.evaluation import generation, latent_space
         from vaecli.pictures import sheets
 
         steps = steps or TRAVERSAL_STEPS
         dimensions = self._dimensions()
-        centre = torch.zeros(len(dimensions.kl), device=self.loaded.model.device)
+        centre = np.zeros(len(dimensions.kl), np.float32)
         if around is not None:
             image = self._image(around, "--around")
-            centre = latent_space.embed(self.loaded.model, image).mean[0]
+            centre = latent_space.embed(self.runner, Images(image)).mean[0]
         latents = latent_space.traverse(centre, dimensions.by_kl, steps)
-        pixels = generation.decode(self.loaded.model, latents)
+        pixels = generation.decode(self.runner, latents)
         return Images2D(pixels, sheets.traversal(pixels, dimensions, steps), steps)
 
     def manifold(self, *, side: int | None) -> Images2D:
@@ -96,7 +97,7 @@ class Walker:
         from vaecli.evaluation import generation, latent_space
         from vaecli.pictures import sheets
 
-        side, latent_dim = side or MANIFOLD_SIDE, self.loaded.model.config.latent_dim
+        side, latent_dim = side or MANIFOLD_SIDE, self.loaded.config.latent_dim
         if latent_dim <= 2:
             axes, names = list(range(latent_dim)), [f"z{axis}" for axis in range(latent_dim)]
         else:
@@ -105,34 +106,32 @@ class Walker:
             names = [f"z{axis} (KL {dimensions.kl[axis]:.2f} nats)" for axis in axes]
         vertical = axes[1] if len(axes) > 1 else None
         latents = latent_space.manifold(latent_dim, axes[0], vertical, side)
-        device = self.loaded.model.device
-        pixels = generation.decode(self.loaded.model, latents.to(device))
+        pixels = generation.decode(self.runner, latents)
         title = names[1] if len(names) > 1 else None
         return Images2D(pixels, sheets.manifold(pixels, side, names[0], title), side)
 
     def _dimensions(self) -> Dimensions:
-        """As `vaecli eval` finds them."""
-        from vaecli.evaluation import evaluate, latent_space
+        """As `vaecli eval` finds them, but for the draws of dynamic binarization."""
+        from vaecli.evaluation import latent_space
 
-        found = evaluate.evaluate(
-            self.loaded.model,
-            self._test_images(),
-            seed=self.loaded.seed(None),
-            redraw=trained_binarize(self.loaded) == "dynamic",
-        )
-        return latent_space.Dimensions.of(found)
+        seed = self.loaded.seed(None) if trained_binarize(self.loaded) == "dynamic" else None
+        embedding = latent_space.embed(self.runner, self._test_images(), seed)
+        return latent_space.dimensions(embedding)
 
-    def _image(self, name: str, option: str) -> Tensor:
-        """An image file, or the test image of that index; (1, C, H, W) uint8 on the device."""
+    def _image(self, name: str, option: str) -> Bytes:
+        """An image file, or the test image of that index; (1, C, H, W) uint8."""
         if not name.isdecimal() or Path(name).exists():
-            return load_picture(self.common, self.loaded, Path(name), name=name)
+            pixels, notes = read_picture(self.loaded, Path(name), name=name)
+            for note in notes:
+                self.common.terminal.note(note)
+            return pixels[None]
         images, index = self._test_images(), int(name)
         if index >= len(images):
             raise UsageError(
                 f"{option} {name}: there are {len(images):,} test images, counted from 0",
                 "Give a smaller index, or an image file.",
             )
-        return images.pixels[index : index + 1].to(self.loaded.model.device)
+        return next(images[index : index + 1].parts())
 
     def _test_images(self) -> Images:
         binarize = trained_binarize(self.loaded)

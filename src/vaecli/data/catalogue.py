@@ -7,7 +7,6 @@ import os
 from functools import partial
 from pathlib import Path
 
-import torch
 
 from vaecli.config import option_name
 from vaecli.data.dataset import Dataset, Images
@@ -137,7 +136,7 @@ def _built_in(reading: Reading) -> Dataset:
     for split in ("train", "test"):
         tell = partial(reading.progress, f"drawing {split} digits")
         pixels, labels = digits.draw_digits(split, progress=tell)
-        splits.append(Images(torch.from_numpy(pixels), torch.from_numpy(labels)))
+        splits.append(Images(pixels, labels))
     dataset = Dataset(BUILT_IN, splits[0], splits[1])
     with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, no more
         cache.write_cache(path, dataset)

@@ -1,4 +1,4 @@
-"""Images of a data set: one uint8 tensor per split."""
+"""Images of a data set: one uint8 array per split."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
 from vaecli.data.splits_and_classes import Account, Split, Values, is_known
-from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window, permutation
-from vaecli.system import device as devices
-from vaecli.system.processes import ONE_PROCESS, Processes
 from vaecli.system.size_limits import MAX_CLASS_NAMES_BYTES
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from vaecli.system.processes import Processes
+
+Bytes = NDArray[np.uint8]
 
 _HELD_OUT_SEED = 1
 _PART = 8 * 2**20  # bytes looked at together in passes over a whole set
@@ -31,14 +35,15 @@ class Images:
     """Images in memory, or in a file that is read in parts.
 
     Attributes:
-        pixels: (N, C, H, W) uint8.
+        pixels: (N, C, H, W) uint8: an array, or a file; a tensor once they are moved `to` where
+            torch computes.
         labels: (N,) uint8 or int64 class numbers, or None.
         paths: where each image came from, relative to its folder, or None.
         classes: names of the classes, by label; a label without one is called by its number.
     """
 
-    pixels: Tensor | Mapped
-    labels: Tensor | None = None
+    pixels: Bytes | Mapped | Tensor
+    labels: NDArray[Any] | None = None
     paths: tuple[str, ...] | None = None
     classes: Mapping[int, str] = field(default_factory=dict)
 
@@ -65,14 +70,16 @@ class Images:
 
     def pixels_at(self, places: Tensor) -> Tensor:
         """The pixels of the images at `places` (n,) int64, as (n, C, H, W) uint8."""
-        if isinstance(self.pixels, Mapped):
-            return self.pixels[places]
-        return self.pixels.index_select(0, places)  # a tenth of the time of indexing
+        import torch
 
-    def take(self, places: Tensor) -> Images:
+        if isinstance(self.pixels, torch.Tensor):
+            return self.pixels.index_select(0, places)  # a tenth of the time of indexing
+        return torch.from_numpy(self.pixels[places.numpy()])
+
+    def take(self, places: NDArray[np.int64]) -> Images:
         """The images at `places`, (n,) int64."""
         return Images(
-            self.pixels_at(places),
+            self.pixels[places],
             None if self.labels is None else self.labels[places],
             None if self.paths is None else tuple(self.paths[place] for place in places.tolist()),
             self.classes,
@@ -85,39 +92,43 @@ class Images:
         """
         if self.paths is not None:  # in the order of a hash, and perhaps larger than memory
             return self[:count], self[count:]
-        order = permutation(len(self), seed=_HELD_OUT_SEED, epoch=0)
-        return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
+        from vaecli.noise import permutation
+
+        order = permutation(len(self), seed=_HELD_OUT_SEED, epoch=0).numpy()
+        return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
 
     def to(self, device: torch.device) -> Images:
         """The same with its pixels on `device`, unless it is mapped or too large for its memory."""
-        if isinstance(self.pixels, Mapped) or self.pixels.nbytes > devices.memory_for_images(
-            device
-        ):
-            return self
-        return replace(self, pixels=self.pixels.to(device))
+        import torch
 
-    def parts(self) -> Iterator[Tensor]:
-        """All pixels in order, in parts of bounded size."""
+        from vaecli.system.device import memory_for_images
+
+        if isinstance(self.pixels, Mapped) or self.pixels.nbytes > memory_for_images(device):
+            return self
+        return replace(self, pixels=torch.as_tensor(self.pixels).to(device))
+
+    def parts(self) -> Iterator[Bytes]:
+        """All pixels in order, in parts of bounded size, in the memory of this machine."""
         step = max(1, _PART // max(1, math.prod(self.pixels.shape[1:])))
         for start in range(0, len(self), step):
-            yield self.pixels[start : start + step]
+            part = self.pixels[start : start + step]
+            yield part if isinstance(part, np.ndarray) else part.cpu().numpy()
 
-    def mean_image(self, processes: Processes = ONE_PROCESS) -> Tensor:
+    def mean_image(self, processes: Processes | None = None) -> NDArray[np.float64]:
         """Mean over the images in [0, 1], exact: (C, H, W) float64.
 
         Args:
-            processes: those that hold the same set, of which each reads a share.
+            processes: those that hold the same set, of which each reads a share; None for one.
         """
-        total = torch.zeros(self.pixels.shape[1:], dtype=torch.int64)
-        for part in self[processes.share(len(self))]._small_parts():
-            total += part.sum(0, dtype=torch.int64).cpu()
-        processes.add(total)
-        return total.double() / (255 * len(self))
+        total = np.zeros(self.pixels.shape[1:], np.int64)
+        mine = self if processes is None else self[processes.share(len(self))]
+        for part in mine.parts():
+            total += part.sum(0, dtype=np.int64)
+        if processes is not None:
+            import torch
 
-    def _small_parts(self) -> Iterator[Tensor]:
-        # a sum of uint8 is made from a copy in int64, eight times as large
-        for part in self.parts():
-            yield from part.split(max(1, len(part) // 16))
+            processes.add(torch.from_numpy(total))
+        return total / (255 * len(self))
 
 
 def join(parts: Sequence[Images]) -> Images:
@@ -129,21 +140,21 @@ def join(parts: Sequence[Images]) -> Images:
     paths = [images.paths for images in filled if images.paths is not None]
     return Images(
         _joined([images.pixels for images in filled]),
-        torch.cat(labels) if len(labels) == len(filled) else None,
+        np.concatenate(labels) if len(labels) == len(filled) else None,
         tuple(path for part in paths for path in part) if len(paths) == len(filled) else None,
         filled[0].classes,
     )
 
 
-def _part(pixels: Tensor | Mapped, chosen: slice) -> Tensor | Mapped:
+def _part(pixels: Bytes | Mapped | Tensor, chosen: slice) -> Bytes | Mapped | Tensor:
     return pixels.part(chosen) if isinstance(pixels, Mapped) else pixels[chosen]
 
 
-def _joined(parts: Sequence[Tensor | Mapped]) -> Tensor | Mapped:
+def _joined(parts: Sequence[Bytes | Mapped | Tensor]) -> Bytes | Mapped:
     mapped = [pixels for pixels in parts if isinstance(pixels, Mapped)]
     if mapped:  # the splits of one file
         return functools.reduce(Mapped.joined, mapped)
-    return torch.cat([pixels for pixels in parts if isinstance(pixels, Tensor)])
+    return np.concatenate([np.asarray(pixels) for pixels in parts])
 
 
 @dataclass(frozen=True)
@@ -198,10 +209,11 @@ class Dataset:
         for images in self.splits.values():
             _describe(digest, images.pixels)
             for part in images.parts():
-                digest.update(part.flatten().numpy().data)
+                digest.update(np.ascontiguousarray(part).data)
             if images.labels is not None:
-                _describe(digest, images.labels)
-                digest.update(images.labels.numpy().data)
+                labels = np.ascontiguousarray(images.labels)
+                _describe(digest, labels)
+                digest.update(labels.data)
         return digest.hexdigest()
 
     @property
@@ -229,7 +241,7 @@ class Dataset:
         ]
         lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
         test, train = (
-            [value for part in images.parts() for value in image_hashes(part.numpy())]
+            [value for part in images.parts() for value in image_hashes(part)]
             for images in (self.test, self.train)
         )
         shared = shared_note(count_shared(test, train), len(test), "test")
@@ -241,13 +253,15 @@ class Dataset:
 
     def border(self) -> int:
         """Median grey level (0-255) along the border of the first 1,000 training images."""
-        pixels = self.train.pixels[:1000]
+        pixels = np.asarray(self.train.pixels[:1000])
         edges = (pixels[..., 0, :], pixels[..., -1, :], pixels[..., :, 0], pixels[..., :, -1])
-        return int(torch.cat([edge.flatten() for edge in edges]).median())
+        levels = np.sort(np.concatenate([edge.ravel() for edge in edges]))
+        return int(levels[(len(levels) - 1) // 2])
 
 
-def _describe(digest: hashlib._Hash, tensor: Tensor | Mapped) -> None:
-    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+def _describe(digest: hashlib._Hash, array: NDArray[Any] | Mapped | Tensor) -> None:
+    kind = str(array.dtype).removeprefix("torch.")
+    digest.update(f"torch.{kind}{tuple(array.shape)}".encode())
 
 
 def image_hashes(pixels: NDArray[np.uint8]) -> Iterator[int]:
@@ -273,6 +287,10 @@ def static_binarized(dataset: Dataset) -> Dataset:
     The draw of an image depends on its place in its split.  A mapped set stays where it is, and is
     drawn where it is read.
     """
+    import torch
+
+    from vaecli.noise import STATIC_SEED, LevelNoise, chunks_of_window
+
     shape = dataset.image_shape
     window = 0 if dataset.origin is None else dataset.origin.window
 
@@ -281,7 +299,7 @@ def static_binarized(dataset: Dataset) -> Dataset:
         levels = LevelNoise(shape, seed=STATIC_SEED, purpose=f"static {split}", keep=keep)
         if isinstance(images.pixels, Mapped):
             return replace(images, pixels=images.pixels.binarized(levels))
-        return replace(images, pixels=levels.binarize(images.pixels, 0))
+        return replace(images, pixels=levels.binarize(torch.as_tensor(images.pixels), 0).numpy())
 
     drawn = {split: draw(images, split) for split, images in dataset.splits.items()}
     return replace(
@@ -289,11 +307,12 @@ def static_binarized(dataset: Dataset) -> Dataset:
     )
 
 
-def as_float(pixels: Tensor) -> Tensor:
+def as_float(pixels: Bytes) -> NDArray[np.float32]:
     """Pixels uint8 0..255 as float32 in [0, 1], same shape."""
-    return pixels.to(torch.float32).div_(255)
+    return pixels.astype(np.float32) / np.float32(255)
 
 
-def to_uint8(images: Tensor) -> Tensor:
+def to_uint8(images: NDArray[np.floating[Any]]) -> Bytes:
     """Round images from [0, 1] to 0-255 of the same shape; NaN becomes 0."""
-    return images.nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
+    levels: Bytes = np.rint(255 * np.nan_to_num(images, nan=0).clip(0, 1)).astype(np.uint8)
+    return levels

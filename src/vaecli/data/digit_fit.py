@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
@@ -168,13 +167,25 @@ def _main_parts(depth: Floats, strong: float, share: float) -> NDArray[np.bool_]
 
 def _label(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Number the connected parts of a mask from 1, gaps of four pixels bridged; 0 is outside."""
-    pool = torch.nn.functional.max_pool2d
-    inside = pool(torch.from_numpy(mask).float()[None, None], 5, 1, 2)
-    labels = torch.arange(1, mask.size + 1, dtype=torch.float32).view(inside.shape) * inside
-    while not torch.equal(grown := pool(labels, 3, 1, 1) * inside, labels):
+    inside = _largest_around(mask.astype(np.int32), 2)
+    labels = np.arange(1, mask.size + 1, dtype=np.int32).reshape(mask.shape) * inside
+    while not np.array_equal(grown := _largest_around(labels, 1) * inside, labels):
         labels = grown
-    _, numbers = torch.unique(labels, return_inverse=True)
-    return np.asarray(numbers[0, 0] + int(inside.min()), np.int64)
+    _, numbers = np.unique(labels, return_inverse=True)
+    result: NDArray[np.int64] = numbers.reshape(mask.shape).astype(np.int64) + inside.min()
+    return result
+
+
+def _largest_around(values: NDArray[np.int32], radius: int) -> NDArray[np.int32]:
+    """The largest value at most `radius` rows and columns away; values are 0 or more."""
+    for _ in range(2):  # along the rows, then along the columns
+        height = len(values)
+        padded = np.pad(values, ((radius, radius), (0, 0)))
+        largest = padded[:height]
+        for shift in range(1, 2 * radius + 1):
+            largest = np.maximum(largest, padded[shift : shift + height])
+        values = largest.T
+    return values
 
 
 def _thickness(ink: Floats) -> float:

@@ -8,8 +8,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from vaecli.data import npy
 from vaecli.errors import DataError
@@ -17,7 +16,7 @@ from vaecli.system import files
 from vaecli.system.size_limits import MAX_LATENTS_BYTES, MAX_LATENTS_CSV_BYTES
 
 
-def read_latents(path: Path, latent_dim: int) -> Tensor:
+def read_latents(path: Path, latent_dim: int) -> NDArray[np.float32]:
     """Read latents (N, L) as float32.
 
     Args:
@@ -52,7 +51,7 @@ def read_latents(path: Path, latent_dim: int) -> Tensor:
             f"--latents {path}: it holds numbers that are NaN, infinite or beyond float32",
             "Use latents of this very model.",
         )
-    return torch.from_numpy(values)
+    return values
 
 
 def _read_npy(data: bytes) -> np.ndarray:

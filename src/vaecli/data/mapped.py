@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from vaecli.noise import LevelNoise
+if TYPE_CHECKING:
+    from vaecli.noise import LevelNoise
+
+Bytes = NDArray[np.uint8]
 
 PIECE = 64
 """Images read before the memory of their pages is given back; the system maps neighbours too."""
@@ -23,38 +26,41 @@ class _Stretch(NamedTuple):
         levels: of static binarization, addressed by that place; or None.
     """
 
-    pixels: Tensor
+    pixels: Bytes
     first: int
     levels: LevelNoise | None
 
-    def read(self, places: Tensor) -> Tensor:
+    def read(self, places: NDArray[np.int64]) -> Bytes:
         """A copy of the images at `places`, (b, C, H, W)."""
         pixels = self.pixels[places]
         if self.levels is None:
             return pixels
-        return (self.levels.at(places + self.first) < pixels).to(torch.uint8).mul_(255)
+        import torch
+
+        levels = self.levels.at(torch.from_numpy(places + self.first)).numpy()
+        return (levels < pixels).astype(np.uint8) * np.uint8(255)
 
 
 class Mapped:
     """N images in a mapped file; indexing reads a copy and keeps nothing else in memory.
 
-    Takes the place of a tensor (N, C, H, W) where that is indexed by a slice or by places.
+    Takes the place of an array (N, C, H, W) where that is indexed by a slice or by places.
 
     Args:
         stretches: what it consists of, one after the other; at least one.
         unmap: gives the memory of the pages read so far back.
     """
 
-    device, dtype = torch.device("cpu"), torch.uint8
+    dtype = np.dtype(np.uint8)
 
     def __init__(self, stretches: tuple[_Stretch, ...], unmap: Callable[[], None]) -> None:
         self._stretches = stretches
         self._unmap = unmap
         self._count = sum(len(part.pixels) for part in stretches)
-        self.shape = torch.Size((self._count, *stretches[0].pixels.shape[1:]))
+        self.shape = (self._count, *stretches[0].pixels.shape[1:])
 
     @classmethod
-    def of(cls, pixels: Tensor, unmap: Callable[[], None]) -> Mapped:
+    def of(cls, pixels: Bytes, unmap: Callable[[], None]) -> Mapped:
         """All images of a mapping: (N, C, H, W) uint8."""
         return cls((_Stretch(pixels, 0, None),), unmap)
 
@@ -62,13 +68,13 @@ class Mapped:
         """Number of images N."""
         return self._count
 
-    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
+    def __getitem__(self, chosen: slice | NDArray[np.int64]) -> Bytes:
         """The images of a slice or at places (n,) int64, as (n, C, H, W)."""
         if isinstance(chosen, slice):
-            return self[torch.arange(*chosen.indices(len(self)))]
-        places = chosen
-        found = torch.empty((len(places), *self.shape[1:]), dtype=torch.uint8)
-        for piece, into in zip(places.split(PIECE), found.split(PIECE), strict=True):
+            return self[np.arange(*chosen.indices(len(self)))]
+        found = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for first in range(0, len(chosen), PIECE):
+            piece, into = chosen[first : first + PIECE], found[first : first + PIECE]
             for start, part in self._starts():
                 inside = (piece >= start) & (piece < start + len(part.pixels))
                 into[inside] = part.read(piece[inside] - start)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from vaecli.data.digit_fit import Invert, digit_ink, edge_of
 from vaecli.data.image_file import Bytes, Picture
@@ -47,7 +45,7 @@ def prepare(
     set_fit: SetFit = "crop",
     invert: Invert = "auto",
     name: str,
-) -> tuple[Tensor, tuple[str, ...]]:
+) -> tuple[Bytes, tuple[str, ...]]:
     """Bring a picture to a model's channels, size and polarity.
 
     A picture that already has the model's shape and polarity is not changed.
@@ -100,7 +98,7 @@ def prepare(
             image, changed = fitted(image, (width, height), set_fit if fit == "auto" else fit)
             notes.append(f"{changed}resized: {size}")
     pixels = np.array(image).reshape(height, width, channels)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), tuple(notes)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), tuple(notes)
 
 
 def fitted(image: Image.Image, size: tuple[int, int], fit: SetFit) -> tuple[Image.Image, str]:

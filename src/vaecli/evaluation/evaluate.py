@@ -6,23 +6,26 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecli.data.dataset import Images, as_float
+from vaecli.data.dataset import Images
 from vaecli.data.mapped import Mapped
+from vaecli.evaluation.latent_space import ACTIVE_VARIANCE
 from vaecli.model.bounds import ImportanceWeights, elbo_terms, log_likelihood
 from vaecli.model.precision import inference
 from vaecli.model.prior import kl_to_prior, log_prior_ratio
-from vaecli.model.vae import VAE, reparameterize
+from vaecli.model.vae import VAE, as_float, reparameterize
 from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
 from vaecli.system.callbacks import Progress, no_progress
 from vaecli.system.device import float64_home, in_float64
 from vaecli.system.processes import ONE_PROCESS, Processes
 
+Pixels = NDArray[np.uint8] | Mapped | Tensor
+
 BATCH_SIZE = 256
-ACTIVE_VARIANCE = 0.01
-"""A latent is active where Var_x[mean(x)] exceeds this (Burda et al. 2016, section 5)."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def evaluate(
             before_batch()  # as often in every process
         if number % processes.count != processes.rank:
             continue
-        batch = pixels[start : start + batch_size].to(device)
+        batch = torch.as_tensor(pixels[start : start + batch_size]).to(device)
         x = as_float(batch if levels is None else levels.binarize(batch, start)).to(dtype)
         stop = start + len(x)
         parameters, mean, log_variance = model(x, noise.rows(start, stop).to(dtype))
@@ -177,7 +180,7 @@ def evaluate(
 @inference()
 def estimate(
     model: VAE,
-    pixels: Tensor | Mapped,
+    pixels: Pixels,
     samples: int,
     seed: int,
     batch_size: int = BATCH_SIZE,
@@ -236,7 +239,7 @@ def log_weights(
 
 
 def floats(
-    pixels: Tensor | Mapped,
+    pixels: Pixels,
     batch_size: int,
     device: torch.device,
     levels: LevelNoise | None = None,
@@ -257,7 +260,7 @@ def floats(
         yield start, as_float(batch if levels is None else levels.binarize(batch, start))
 
 
-def batches(pixels: Tensor | Mapped, batch_size: int) -> Iterator[tuple[int, Tensor]]:
+def batches(pixels: Pixels, batch_size: int) -> Iterator[tuple[int, Tensor]]:
     """Pairs of a start index and the images from there on, in order, the short last one too."""
     for start in range(0, len(pixels), batch_size):
-        yield start, pixels[start : start + batch_size]
+        yield start, torch.as_tensor(pixels[start : start + batch_size])

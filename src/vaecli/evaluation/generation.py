@@ -2,68 +2,100 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Protocol
 
-from vaecli.data.dataset import as_float, to_uint8
-from vaecli.model.bounds import elbo_terms
-from vaecli.model.likelihoods import LIKELIHOODS
-from vaecli.model.precision import inference
-from vaecli.model.vae import VAE, reparameterize
-from vaecli.noise import NormalNoise
+import numpy as np
+from numpy.typing import NDArray
 
+from vaecli import philox
+from vaecli.config import ModelConfig
+from vaecli.data.dataset import Bytes, as_float, to_uint8
+from vaecli.model.numpy_likelihoods import PIXELS, kl_to_prior
 
-def mean_image(model: VAE, latents: Tensor) -> Tensor:
-    """E[x|z] for latents (N, L), as (N, C, H, W) in [0, 1]."""
-    return mean_pixels(model, model.decoder(latents))
+Floats = NDArray[np.float32]
 
-
-def mean_pixels(model: VAE, output: Tensor) -> Tensor:
-    """E[x|z] of each pixel for decoder output of any shape, in [0, 1]."""
-    name, log_scale = model.likelihood
-    return LIKELIHOODS[name].mean(output, log_scale).clamp(0, 1)
+BATCH_SIZE = 256
 
 
-@inference()
-def decode(model: VAE, latents: Tensor) -> Tensor:
+class Runner(Protocol):
+    """A trained model that takes and gives arrays: `NumpyVAE`, or torch behind `TorchRunner`.
+
+    Attributes:
+        config: of the model.
+    """
+
+    config: ModelConfig
+
+    @property
+    def log_scale(self) -> float | None:
+        """The learned log scale of p(x|z), for a likelihood that has one."""
+        ...
+
+    def encode(self, images: Floats) -> tuple[Floats, Floats]:
+        """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
+        ...
+
+    def decode(self, latents: Floats) -> Floats:
+        """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
+        ...
+
+
+def decode(runner: Runner, latents: Floats) -> Bytes:
     """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8."""
-    return to_uint8(mean_image(model, latents))
+    latents = np.ascontiguousarray(latents, np.float32)
+    found = np.empty((len(latents), *runner.config.image_shape), np.uint8)
+    mean = PIXELS[runner.config.likelihood].mean
+    for start in range(0, len(latents), BATCH_SIZE):
+        output = runner.decode(latents[start : start + BATCH_SIZE])
+        found[start : start + BATCH_SIZE] = to_uint8(mean(output, runner.log_scale))
+    return found
 
 
-@inference()
-def reconstruct(model: VAE, pixels: Tensor, *, noise: Tensor | None = None) -> Tensor:
+def draw_latents(mean: Floats, log_variance: Floats, noise: Floats) -> Floats:
+    """Z = mean + std noise of q(z|x), all (N, L)."""
+    latents: Floats = mean + np.exp(np.float32(0.5) * log_variance) * noise
+    return latents
+
+
+def reconstruct(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -> Bytes:
     """Encode and decode images (N, C, H, W) uint8; returns the same shape and type.
 
     Args:
-        model: the model, on the device of `pixels`.
+        runner: the model.
         pixels: images of the model's shape.
         noise: (N, L) to draw the latent from q(z|x) instead of taking its mean.
     """
-    latents, log_variance = model.encoder(as_float(pixels))
+    latents, log_variance = runner.encode(as_float(pixels))
     if noise is not None:
-        latents = reparameterize(latents, log_variance, noise)
-    return decode(model, latents)
+        latents = draw_latents(latents, log_variance, noise)
+    return decode(runner, latents)
 
 
-@inference()
-def score(model: VAE, pixels: Tensor, noise: Tensor) -> dict[str, float]:
-    """Loss, distortion and rate of one image (1, C, H, W) uint8 at one latent, in nats."""
+def score(runner: Runner, pixels: Bytes, noise: Floats) -> list[dict[str, float]]:
+    """Loss, distortion and rate of images (N, C, H, W) uint8, each at one latent, in nats."""
     images = as_float(pixels)
-    parameters, mean, log_variance = model(images, noise)
-    terms = elbo_terms(images, parameters, mean, log_variance, *model.likelihood)
-    return {
-        "loss": float(terms.loss),
-        "distortion": float(terms.distortion),
-        "rate": float(terms.rate),
-    }
+    mean, log_variance = runner.encode(images)
+    parameters = runner.decode(draw_latents(mean, log_variance, noise))
+    log_prob = PIXELS[runner.config.likelihood].log_prob(images, parameters, runner.log_scale)
+    distortions = -log_prob.sum((1, 2, 3), dtype=np.float64)
+    rates = kl_to_prior(mean, log_variance).sum(1, dtype=np.float64)
+    return [
+        {"loss": distortion + rate, "distortion": distortion, "rate": rate}
+        for distortion, rate in zip(distortions.tolist(), rates.tolist(), strict=True)
+    ]
 
 
-def draw(model: VAE, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
-    """Draw latents (count, L) from the prior N(0, temperature^2), on the model's device."""
-    device = model.device
-    noise = NormalNoise(model.config.latent_dim, seed=seed, purpose="samples", device=device)
-    return temperature * noise.rows(0, count)
+def noise(runner: Runner, start: int, stop: int, *, seed: int, purpose: str) -> Floats:
+    """Standard normal rows (stop - start, L) of these places."""
+    width: int = runner.config.latent_dim
+    return philox.normal(width, start, stop, seed=seed, purpose=purpose)
 
 
-def sample(model: VAE, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
+def draw(runner: Runner, count: int, *, seed: int, temperature: float = 1.0) -> Floats:
+    """Draw latents (count, L) from the prior N(0, temperature^2)."""
+    return np.float32(temperature) * noise(runner, 0, count, seed=seed, purpose="samples")
+
+
+def sample(runner: Runner, count: int, *, seed: int, temperature: float = 1.0) -> Bytes:
     """Decode `count` draws from the prior N(0, temperature^2); (count, C, H, W) uint8."""
-    return decode(model, draw(model, count, seed=seed, temperature=temperature))
+    return decode(runner, draw(runner, count, seed=seed, temperature=temperature))

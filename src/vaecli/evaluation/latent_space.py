@@ -5,21 +5,25 @@ N images, L latent dimensions, S steps.  These functions return latents; generat
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from vaecli.data.mapped import Mapped
-from vaecli.evaluation.evaluate import ACTIVE_VARIANCE, BATCH_SIZE, Evaluation, floats
-from vaecli.model.precision import inference
-from vaecli.model.vae import VAE
-from vaecli.noise import LevelNoise
+from vaecli import philox
+from vaecli.data.dataset import Images, as_float
+from vaecli.evaluation.generation import BATCH_SIZE, Runner
+from vaecli.model.numpy_likelihoods import kl_to_prior
 
 Path = Literal["spherical", "linear"]
+Floats = NDArray[np.float32]
 REACH = 3.0
 """A traversal goes from -3 to 3 standard deviations of the prior."""
+ACTIVE_VARIANCE = 0.01
+"""A latent is active where Var_x[mean(x)] exceeds this (Burda et al. 2016, section 5)."""
 
 
 class Embedding(NamedTuple):
@@ -30,8 +34,8 @@ class Embedding(NamedTuple):
         log_variance: (N, L).
     """
 
-    mean: Tensor
-    log_variance: Tensor
+    mean: Floats
+    log_variance: Floats
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,15 @@ class Dimensions:
     active: tuple[bool, ...]
 
     @classmethod
-    def of(cls, evaluation: Evaluation) -> Dimensions:
-        """The dimensions of an evaluated model."""
-        variance = evaluation.means.double().var(0, correction=0)
-        return cls(evaluation.kl_per_dim, tuple((variance > ACTIVE_VARIANCE).tolist()))
+    def of(cls, means: NDArray[np.floating[Any]], kl: Sequence[float]) -> Dimensions:
+        """The dimensions of a model.
+
+        Args:
+            means: (N, L), of q(z|x).
+            kl: L numbers, averaged over the same images.
+        """
+        variance = means.astype(np.float64).var(0)
+        return cls(tuple(kl), tuple((variance > ACTIVE_VARIANCE).tolist()))
 
     @property
     def by_kl(self) -> list[int]:
@@ -67,21 +76,38 @@ class Plane(NamedTuple):
         title: how the points were computed.
     """
 
-    points: Tensor
+    points: Floats
     names: tuple[str, ...]
     title: str
 
 
-@inference()
-def embed(model: VAE, pixels: Tensor | Mapped, levels: LevelNoise | None = None) -> Embedding:
-    """Encode images (N, C, H, W) uint8, binarized first if `levels` is given."""
-    device = model.device
-    parts = [model.encoder(x) for _, x in floats(pixels, BATCH_SIZE, device, levels)]
-    means, log_variances = zip(*parts, strict=True)
-    return Embedding(torch.cat(means), torch.cat(log_variances))
+def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Embedding:
+    """Encode images.
+
+    Args:
+        runner: the model.
+        images: of the model's shape.
+        redraw_seed: draw each pixel black or white first, with its grey level's probability, as a
+            model trained with dynamic binarization saw it.
+    """
+    latent_dim: int = runner.config.latent_dim
+    found = Embedding(*(np.empty((len(images), latent_dim), np.float32) for _ in range(2)))
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = next(images[start : start + BATCH_SIZE].parts())
+        if redraw_seed is not None:
+            batch = philox.binarize(batch, start, seed=redraw_seed, purpose="aggregate-posterior")
+        for whole, part in zip(found, runner.encode(as_float(batch)), strict=True):
+            whole[start : start + len(batch)] = part
+    return found
 
 
-def plane(mean: Tensor) -> Plane:
+def dimensions(embedding: Embedding) -> Dimensions:
+    """KL and activity of each latent dimension over embedded images."""
+    kl = kl_to_prior(*embedding).mean(0, dtype=np.float64)
+    return Dimensions.of(embedding.mean, kl.tolist())
+
+
+def plane(mean: Floats) -> Plane:
     """Reduce latents (N, L) to two dimensions: unchanged for L up to 2, else by PCA."""
     dimension = mean.shape[1]
     if dimension <= 2:
@@ -92,27 +118,30 @@ def plane(mean: Tensor) -> Plane:
         f"PC {number} ({100 * share:.0f} % of variance)"
         for number, share in enumerate(shares.tolist(), start=1)
     )
-    return Plane(points, names, f"PCA of {dimension} latents")
+    return Plane(points.astype(np.float32), names, f"PCA of {dimension} latents")
 
 
-def principal_components(values: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def principal_components(
+    values: NDArray[np.floating[Any]], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Project (N, L) on its first principal components.
 
     Returns:
         Points (N, count), the share of the total variance of each component, (count,), and their
-        directions from the mean of `values` as columns, (L, count), both in float64.
+        directions from the mean of `values` as columns, (L, count).
         The largest loading of a component is positive, so that its sign is not arbitrary.
     """
-    centred = values.double() - values.double().mean(0)
-    variances, directions = torch.linalg.eigh(centred.T @ centred)
-    variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)[:, :count]
-    largest = directions.abs().argmax(0)
-    directions = directions * directions[largest, torch.arange(count)].sign()
-    shares = variances[:count] / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return (centred @ directions).to(values.dtype), shares, directions
+    centred = values.astype(np.float64)
+    centred -= centred.mean(0)
+    variances, directions = np.linalg.eigh(centred.T @ centred)
+    variances, directions = variances[::-1].clip(min=0), directions[:, ::-1][:, :count]
+    largest = np.abs(directions).argmax(0)
+    directions = directions * np.sign(directions[largest, np.arange(count)])
+    shares = variances[:count] / max(variances.sum(), np.finfo(np.float64).tiny)
+    return centred @ directions, shares, directions
 
 
-def interpolate(start: Tensor, end: Tensor, steps: int, path: Path) -> Tensor:
+def interpolate(start: Floats, end: Floats, steps: int, path: Path) -> Floats:
     """Latents from `start` to `end`, both included.
 
     `spherical` is slerp (Shoemake 1985; White 2016, arXiv:1609.04468): it turns at a constant
@@ -129,18 +158,17 @@ def interpolate(start: Tensor, end: Tensor, steps: int, path: Path) -> Tensor:
     Returns:
         (S, L).
     """
-    t = torch.linspace(0, 1, steps, dtype=torch.float64, device=start.device)[:, None]
-    a, b = start.double(), end.double()
-    lengths = a.norm() * b.norm()
-    angle = torch.arccos((torch.dot(a, b) / lengths).clamp(-1, 1))
-    # the angle is NaN where an end is the origin
-    if path == "linear" or not float(angle.sin()) >= 1e-6:
-        return ((1 - t) * a + t * b).to(start.dtype)
-    weights = torch.sin((1 - t) * angle), torch.sin(t * angle)
-    return ((weights[0] * a + weights[1] * b) / torch.sin(angle)).to(start.dtype)
+    t = np.linspace(0, 1, steps)[:, None]
+    a, b = start.astype(np.float64), end.astype(np.float64)
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    angle = math.acos(min(1.0, max(-1.0, float(a @ b) / lengths))) if lengths else 0.0
+    if path == "linear" or math.sin(angle) < 1e-6:
+        return ((1 - t) * a + t * b).astype(np.float32)
+    weights = np.sin((1 - t) * angle), np.sin(t * angle)
+    return ((weights[0] * a + weights[1] * b) / math.sin(angle)).astype(np.float32)
 
 
-def traverse(centre: Tensor, dimensions: list[int], steps: int) -> Tensor:
+def traverse(centre: Floats, dimensions: list[int], steps: int) -> Floats:
     """Move one dimension at a time from -3 to 3, the others staying at `centre`.
 
     Args:
@@ -151,21 +179,18 @@ def traverse(centre: Tensor, dimensions: list[int], steps: int) -> Tensor:
     Returns:
         (len(dimensions) * S, L), the steps of one dimension after each other.
     """
-    latents = centre.repeat(len(dimensions), steps, 1)
-    values = torch.linspace(-REACH, REACH, steps, dtype=centre.dtype, device=centre.device)
+    latents = np.tile(centre, (len(dimensions), steps, 1))
     for row, dimension in enumerate(dimensions):
-        latents[row, :, dimension] = values
-    return latents.flatten(0, 1)
+        latents[row, :, dimension] = np.linspace(-REACH, REACH, steps)
+    return latents.reshape(-1, len(centre))
 
 
-def quantiles(side: int) -> Tensor:
+def quantiles(side: int) -> Floats:
     """Normal quantiles at (i + 1/2) / side, (side,): equal shares of the prior lie between."""
-    places = (torch.arange(side, dtype=torch.float64) + 0.5) / side
-    values: Tensor = torch.special.ndtri(places)
-    return values.float()
+    return philox.quantile((np.arange(side) + 0.5) / side).astype(np.float32)
 
 
-def manifold(latent_dim: int, horizontal: int, vertical: int | None, side: int) -> Tensor:
+def manifold(latent_dim: int, horizontal: int, vertical: int | None, side: int) -> Floats:
     """A grid of latents through two dimensions at normal quantiles, the others being 0.
 
     Args:
@@ -178,9 +203,8 @@ def manifold(latent_dim: int, horizontal: int, vertical: int | None, side: int) 
         (side * side, L), or (side, L), the top row first.
     """
     values = quantiles(side)
-    rows = 1 if vertical is None else side
-    latents = torch.zeros(rows, side, latent_dim)
+    latents = np.zeros((1 if vertical is None else side, side, latent_dim), np.float32)
     latents[..., horizontal] = values
     if vertical is not None:
-        latents[..., vertical] = values.flip(0)[:, None]
-    return latents.flatten(0, 1)
+        latents[..., vertical] = values[::-1, None]
+    return latents.reshape(-1, latent_dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from vaecli.config import Binarize, ModelConfig
@@ -20,7 +21,7 @@ def entropy_floor(images: Images) -> float:
     """Entropy of the grey levels in nats per image: the lowest possible grey-scale BCE."""
     counts = torch.zeros(256, dtype=torch.float64)
     for part in images.parts():
-        counts += torch.bincount(part.flatten().cpu(), minlength=256)
+        counts += torch.from_numpy(np.bincount(part.ravel(), minlength=256))
     probability = torch.arange(256, dtype=torch.float64) / 255
     entropy = -torch.special.xlogy(probability, probability)
     entropy -= torch.special.xlogy(1 - probability, 1 - probability)

@@ -7,7 +7,6 @@ import copy
 import torch
 
 from vaecli.errors import VaecliError
-from vaecli.evaluation.generation import mean_image
 from vaecli.model.precision import inference
 from vaecli.model.vae import VAE
 
@@ -34,5 +33,5 @@ def half_difference(model: VAE, rounded: VAE, count: int = 256) -> float:
     """The largest change of a decoded pixel, in [0, 1], over `count` draws of the prior."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(count, model.config.latent_dim, generator=generator)
-    exact = mean_image(copy.deepcopy(model).cpu(), latents)
-    return float((exact - mean_image(rounded, latents)).abs().max())
+    exact = copy.deepcopy(model).cpu().mean_image(latents)
+    return float((exact - rounded.mean_image(latents)).abs().max())

@@ -11,23 +11,22 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from vaecli._version import __version__
 from vaecli.data.dataset import Images
 from vaecli.evaluation import latent_space
-from vaecli.evaluation.generation import mean_image, mean_pixels
 from vaecli.export.half import half_difference, round_to_half
-from vaecli.model import convolution
-from vaecli.model.precision import inference
-from vaecli.model.prior import kl_to_prior
-from vaecli.model.vae import ACTIVATIONS, VAE
+from vaecli.model import network
+from vaecli.model.network import placed
+from vaecli.model.numpy_likelihoods import PIXELS
+from vaecli.model.vae import VAE, TorchRunner
 
 TABLE_SIZE = 4097
 TABLE_REACH = 9.0
@@ -37,6 +36,7 @@ MAP_POINTS = 2000
 EXAMPLES = 12
 
 Operation = dict[str, Any]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Embedding:
         names: what the labels are called.
     """
 
-    means: Tensor
-    kl_per_dim: Tensor
-    labels: Tensor | None
+    means: Floats
+    kl_per_dim: Floats
+    labels: NDArray[np.int64] | None
     names: Sequence[str] = ()
 
 
@@ -80,14 +80,14 @@ class Page:
 
 def embed(model: VAE, images: Images) -> Embedding:
     """Encode a set of images on the device of the model."""
-    mean, log_variance = (part.cpu() for part in latent_space.embed(model, images.pixels))
-    kl_per_dim = kl_to_prior(mean, log_variance).double().mean(0)
+    found = latent_space.embed(TorchRunner(model), images)
     names: list[str] = []
     labels = None
     if images.labels is not None:
-        classes, labels = images.labels.cpu().unique(return_inverse=True)
+        classes, labels = np.unique(images.labels, return_inverse=True)
         names = [str(value) for value in classes.tolist()]
-    return Embedding(mean, kl_per_dim, labels, names)
+    kl_per_dim = np.array(latent_space.dimensions(found).kl)
+    return Embedding(found.mean, kl_per_dim, labels, names)
 
 
 def render(
@@ -130,67 +130,70 @@ def render(
     return Page(_fill(content), found)
 
 
-def _program(model: VAE) -> tuple[list[Operation], Tensor]:
+def _program(model: VAE) -> tuple[list[Operation], list[Floats]]:
     """The decoder as a list of operations, and their weights in order."""
-    decoder = model.decoder
-    steps = [*_steps(decoder.hidden), *_steps([decoder.output])]
-    operations = [step for step, _ in steps]
-    return [*operations, _mean_table(model)], torch.cat([values for _, values in steps])
+    net, weights = network.of(model.config), model.weights()
+    layers = [*placed("decoder.hidden", net.decoder), ("decoder.output", net.output)]
+    steps = [step for name, layer in layers for step in _steps(name, layer, weights)]
+    operations = [operation for operation, _ in steps]
+    return [*operations, _mean_table(model)], [part for _, parts in steps for part in parts]
 
 
-def _steps(layers: Iterable[nn.Module]) -> Iterator[tuple[Operation, Tensor]]:
-    """The operations of consecutive layers, and the weights of each."""
-    activations = {kind: name for name, kind in ACTIVATIONS.items()}
-    nothing = torch.empty(0)
-    for layer in layers:
-        match layer:
-            case nn.Linear():
-                step = {"kind": "linear", "inputs": layer.in_features}
-                values = torch.cat([layer.weight.flatten(), layer.bias])
-                yield {**step, "outputs": layer.out_features}, values
-            case nn.Conv2d():
-                bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias
-                step = {"kind": "convolution", "inputs": layer.in_channels}
-                values = torch.cat([layer.weight.flatten(), bias])
-                yield {**step, "outputs": layer.out_channels}, values
-            case convolution.Residual():
-                inner = list(_steps(layer.branch))
-                steps = [step for step, _ in inner]
-                yield {"kind": "residual", "steps": steps}, torch.cat([v for _, v in inner])
-            case convolution.Enlarge():
-                yield {"kind": "enlarge", "height": layer.size[0], "width": layer.size[1]}, nothing
-            case convolution.Output():
-                yield from _steps([layer.convolution])
-                yield {"kind": "add", "count": layer.bias.numel()}, layer.bias
-            case nn.Unflatten():
-                _, height, width = layer.unflattened_size
-                yield {"kind": "positions", "height": height, "width": width}, nothing
-            case convolution.ChannelsLast():  # the page has its own layout
-                pass
-            case _:
-                yield {"kind": activations[type(layer)]}, nothing
+def _steps(
+    name: str, layer: network.Operation, weights: Mapping[str, Floats]
+) -> Iterator[tuple[Operation, list[Floats]]]:
+    """What the page does for one operation, and the weights of each step."""
+    match layer:
+        case network.Linear(inputs, outputs):
+            step = {"kind": "linear", "inputs": inputs, "outputs": outputs}
+            yield step, [weights[f"{name}.weight"], weights[f"{name}.bias"]]
+        case network.Convolution(inputs, outputs, 1, has_bias):
+            bias = weights[f"{name}.bias"] if has_bias else np.zeros(outputs, np.float32)
+            step = {"kind": "convolution", "inputs": inputs, "outputs": outputs}
+            yield step, [weights[f"{name}.weight"], bias]
+        case network.Residual():
+            inner = [
+                step
+                for place, operation in placed(f"{name}.branch", layer.branch)
+                for step in _steps(place, operation, weights)
+            ]
+            values = [part for _, parts in inner for part in parts]
+            yield {"kind": "residual", "steps": [step for step, _ in inner]}, values
+        case network.Enlarge(height, width):
+            yield {"kind": "enlarge", "height": height, "width": width}, []
+        case network.Output():
+            yield from _steps(f"{name}.convolution", layer.convolution, weights)
+            bias = weights[f"{name}.bias"]
+            yield {"kind": "add", "count": bias.size}, [bias]
+        case network.Unflatten((_, height, width)):
+            yield {"kind": "positions", "height": height, "width": width}, []
+        case network.Nonlinearity(activation):
+            yield {"kind": activation}, []
+        case network.ChannelsLast():  # the page has its own layout
+            pass
+        case _:
+            raise AssertionError(f"the page has no {layer}")
 
 
 def _mean_table(model: VAE) -> Operation:
     """E[x|z] of a pixel as a function of the decoder's output, read by interpolation."""
-    points = torch.sinh(torch.linspace(-TABLE_REACH, TABLE_REACH, TABLE_SIZE))
-    return {
-        "kind": "table",
-        "reach": TABLE_REACH,
-        "values": _base64(mean_pixels(model, points), "<f4"),
-    }
+    points = np.sinh(np.linspace(-TABLE_REACH, TABLE_REACH, TABLE_SIZE)).astype(np.float32)
+    scale = TorchRunner(model).log_scale
+    mean = PIXELS[model.config.likelihood].mean(points, scale).clip(0, 1)
+    return {"kind": "table", "reach": TABLE_REACH, "values": _base64([mean], "<f4")}
 
 
-@inference()
 def _order(model: VAE, embedding: Embedding | None) -> dict[str, Any]:
     """The latents, most active first: by KL where known, else by what they change in the image."""
     if embedding is not None:
         by, weight = "kl", embedding.kl_per_dim
     else:
-        steps = 2 * torch.eye(model.config.latent_dim)
-        change = mean_image(model, steps) - mean_image(model, -steps)
-        by, weight = "effect", change.abs().flatten(1).mean(1)
-    order = weight.argsort(descending=True, stable=True).tolist()
+        runner = TorchRunner(model)
+        steps = 2 * np.eye(model.config.latent_dim, dtype=np.float32)
+        mean, scale = PIXELS[model.config.likelihood].mean, runner.log_scale
+        high, low = (mean(runner.decode(way), scale).clip(0, 1) for way in (steps, -steps))
+        by, weight = "effect", np.abs(high - low).mean((1, 2, 3))
+    order = np.argsort(-weight, kind="stable").tolist()
     return {"by": by, "sliders": [{"latent": i, "weight": _short(weight[i])} for i in order]}
 
 
@@ -200,12 +203,12 @@ def _map(embedding: Embedding) -> dict[str, Any] | None:
     Two latents are the plane themselves; more are cut by the plane of the two principal
     components.  A point (u, v) of the map stands for the latent centre + u*axes[0] + v*axes[1].
     """
-    means = embedding.means.double()
+    means = embedding.means.astype(np.float64)
     latent_dim = means.shape[1]
     if latent_dim < 2:
         return None
     if latent_dim == 2:
-        centre, axes, points, share = torch.zeros(2), torch.eye(2), means, None
+        centre, axes, points, share = np.zeros(2), np.eye(2), means, None
     else:
         points, shares, directions = latent_space.principal_components(means, 2)
         centre, axes = means.mean(0), directions.T
@@ -216,7 +219,7 @@ def _map(embedding: Embedding) -> dict[str, Any] | None:
         "share": share,
         "centre": _shorts(centre),
         "axes": [_shorts(axis) for axis in axes],
-        "points": _shorts(points[:MAP_POINTS].flatten()),
+        "points": _shorts(points[:MAP_POINTS].ravel()),
         "labels": labels,
         "names": list(embedding.names),
     }
@@ -225,8 +228,8 @@ def _map(embedding: Embedding) -> dict[str, Any] | None:
 def _examples(embedding: Embedding) -> list[dict[str, Any]]:
     """Images to start from: the first of every label in turn, or simply the first."""
     count = len(embedding.means)
-    labels = torch.zeros(count) if embedding.labels is None else embedding.labels
-    places = [torch.nonzero(labels == label).flatten().tolist() for label in labels.unique()]
+    labels = np.zeros(count) if embedding.labels is None else embedding.labels
+    places = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
     rounds = range(max(map(len, places), default=0))
     chosen = [place[turn] for turn in rounds for place in places if turn < len(place)][:EXAMPLES]
     return [
@@ -249,13 +252,13 @@ def _fill(content: dict[str, Any]) -> str:
     return template.replace("{{script-hash}}", digest, 1).replace("{{data}}", data, 1)
 
 
-def _base64(values: Tensor, dtype: str) -> str:
-    return base64.b64encode(values.detach().numpy().astype(dtype).tobytes()).decode()
+def _base64(values: Sequence[Floats], dtype: str) -> str:
+    return base64.b64encode(b"".join(part.astype(dtype).tobytes() for part in values)).decode()
 
 
-def _short(value: Tensor) -> float:
+def _short(value: float) -> float:
     return float(f"{float(value):.4g}")
 
 
-def _shorts(values: Tensor) -> list[float]:
+def _shorts(values: Floats) -> list[float]:
     return [_short(value) for value in values]

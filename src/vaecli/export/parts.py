@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from vaecli._version import __version__
-from vaecli.evaluation.generation import mean_image
 from vaecli.model.vae import VAE
 from vaecli.system.strict_json import canonical_json
 from vaecli.system.typed_json import to_json
@@ -27,7 +26,7 @@ class MeanDecoder(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Map latents (B, L) to images (B, C, H, W) in [0, 1]."""
-        return mean_image(self.model, latent)
+        return self.model.mean_image(latent)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,12 @@
-"""The prior p(z) = N(0, I): its KL divergence and log ratio; and a fitted mixture in its place.
+"""The prior p(z) = N(0, I): its KL divergence and log ratio.
 
-Axes: B batch, K importance samples, L latent dimension, N draws.  Everything is in nats.
+Axes: B batch, K importance samples, L latent dimension.  Everything is in nats.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-
-from vaecli.noise import NormalNoise
 
 
 def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -67,57 +62,3 @@ def log_prior_ratio(latents: Tensor, noise: Tensor, log_variance: Tensor) -> Ten
     """
     noise = noise.to(latents.dtype)  # or its square is rounded before it meets float64
     return 0.5 * (noise.square() + log_variance.unsqueeze(1) - latents.square()).sum(-1)
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """A mixture of J Gaussians that takes the prior's place when sampling.
-
-    Its density is::
-
-        p(z) = sum over j of weights[j] N(z; means[j], factors[j] factors[j]^T)
-
-    Source: Ghosh et al. 2020, section 4, https://arxiv.org/abs/1903.12436
-
-    Attributes:
-        weights: (J,), summing to 1.
-        means: (J, L).
-        factors: (J, L, L), lower Cholesky factors of the covariances.
-        converged: whether the fit converged.
-
-    Example:
-        >>> mixture = Mixture(
-        ...     weights=torch.tensor([0.5, 0.5]),
-        ...     means=torch.tensor([[-3.0], [3.0]]),
-        ...     factors=torch.zeros(2, 1, 1),
-        ... )
-        >>> sorted(set(mixture.sample(20, seed=0).flatten().tolist()))
-        [-3.0, 3.0]
-    """
-
-    weights: Tensor
-    means: Tensor
-    factors: Tensor
-    converged: bool = True
-
-    def sample(self, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
-        """Draw latents; the first draws do not depend on `count`.
-
-        A component j is drawn from the weights and e from N(0, I), then, at temperature t::
-
-            z = means[j] + t factors[j] e
-
-        Args:
-            count: number of draws N.
-            seed: seed of the draws.
-            temperature: t; 0 gives the means of the components.
-
-        Returns:
-            (N, L).
-        """
-        noise = NormalNoise(self.means.shape[1] + 1, seed=seed, purpose="mixture").rows(0, count)
-        uniform = 0.5 * (1 + torch.erf(noise[:, 0].double() / math.sqrt(2)))
-        edges = self.weights.double().cumsum(0)[:-1]
-        chosen = torch.searchsorted(edges, uniform, right=True)
-        spread = torch.einsum("nij,nj->ni", self.factors[chosen], noise[:, 1:])
-        return self.means[chosen] + temperature * spread

@@ -5,21 +5,18 @@ Axes: B batch, C channels, H height, W width, D = C*H*W pixels, L latent dimensi
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaecli.config import SCALED_LIKELIHOODS, Likelihood, ModelConfig
-from vaecli.model import convolution
-
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
+from vaecli.config import Likelihood, ModelConfig
+from vaecli.model import layers, network
+from vaecli.model.likelihoods import LIKELIHOODS
+from vaecli.model.numpy_vae import Floats
+from vaecli.model.precision import inference
 
 
 class Encoder(nn.Module):
@@ -27,16 +24,11 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.flat = config.arch == "mlp"
-        activation = ACTIVATIONS[config.activation]
-        if config.arch == "conv":
-            self.hidden = convolution.contraction(config, activation)
-            width = convolution.dense_width(config)
-        else:
-            widths = (config.pixels, *config.hidden)
-            self.hidden, width = nn.Sequential(*_mlp(widths, activation)), widths[-1]
-        self.mean = nn.Linear(width, config.latent_dim)
-        self.log_variance = nn.Linear(width, config.latent_dim)
+        net = network.of(config)
+        self.flat = isinstance(net.encoder[0], network.Linear)
+        self.hidden = layers.build_all(net.encoder)
+        self.mean = nn.Linear(net.heads.inputs, net.heads.outputs)
+        self.log_variance = nn.Linear(net.heads.inputs, net.heads.outputs)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, C, H, W) in [0, 1] to mean (B, L) and log variance (B, L)."""
@@ -55,19 +47,14 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        net = network.of(config)
         self.image_shape = config.image_shape
-        activation = ACTIVATIONS[config.activation]
-        self.hidden: nn.Sequential
-        self.output: nn.Linear | convolution.Output
-        if config.arch == "conv":
-            self.hidden = convolution.expansion(config, activation)
-            self.output = convolution.Output(convolution.last_channels(config), self.image_shape)
-        else:
-            widths = (config.latent_dim, *reversed(config.hidden))
-            self.hidden = nn.Sequential(*_mlp(widths, activation))
-            self.output = nn.Linear(widths[-1], config.pixels)
-        scaled = config.likelihood in SCALED_LIKELIHOODS
-        self.register_parameter("log_scale", nn.Parameter(torch.zeros(())) if scaled else None)
+        self.hidden = layers.build_all(net.decoder)
+        output = layers.build(net.output)
+        assert isinstance(output, nn.Linear | layers.Output)
+        self.output = output
+        scale = nn.Parameter(torch.zeros(())) if net.scaled else None
+        self.register_parameter("log_scale", scale)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Map latents (B, L) to pixel parameters (B, C, H, W)."""
@@ -92,7 +79,20 @@ class VAE(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of its weights."""
-        return self.encoder.mean.weight.device
+        return next(self.parameters()).device
+
+    def mean_pixels(self, output: Tensor) -> Tensor:
+        """E[x|z] of each pixel for decoder output of any shape, in [0, 1]."""
+        name, log_scale = self.likelihood
+        return LIKELIHOODS[name].mean(output, log_scale).clamp(0, 1)
+
+    def mean_image(self, latents: Tensor) -> Tensor:
+        """E[x|z] for latents (B, L), as (B, C, H, W) in [0, 1]."""
+        return self.mean_pixels(self.decoder(latents))
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Its parameters by name, on the host; of the model itself where it lies there."""
+        return arrays(self.state_dict())
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode, draw one latent per image or K of them, decode.
@@ -125,17 +125,66 @@ def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     return mean + torch.exp(0.5 * log_variance) * noise
 
 
+def as_float(pixels: Tensor) -> Tensor:
+    """Pixels uint8 0..255 as float32 in [0, 1], same shape."""
+    return pixels.to(torch.float32).div_(255)
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Tensors by name as numpy arrays, on the host."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def with_weights(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> VAE:
+    """A model of trained weights, on the CPU and in evaluation mode."""
+    with torch.device("meta"):
+        model = VAE(config)
+    tensors = {name: torch.from_numpy(values) for name, values in weights.items()}
+    model.load_state_dict(tensors, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+class TorchRunner:
+    """A model as the pictures need it, arrays in and out; see `NumpyVAE`, which it stands beside.
+
+    Args:
+        model: on any device.
+    """
+
+    def __init__(self, model: VAE) -> None:
+        self.config, self._model = model.config, model
+
+    @property
+    def log_scale(self) -> float | None:
+        """The learned log scale of p(x|z), for a likelihood that has one."""
+        scale = self._model.decoder.log_scale
+        return None if scale is None else float(scale)
+
+    @inference()
+    def encode(self, images: Floats) -> tuple[Floats, Floats]:
+        """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
+        mean, log_variance = self._model.encoder(self._tensor(images))
+        return _array(mean), _array(log_variance)
+
+    @inference()
+    def decode(self, latents: Floats) -> Floats:
+        """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
+        return _array(self._model.decoder(self._tensor(latents)))
+
+    def _tensor(self, values: Floats) -> Tensor:
+        parameter = next(self._model.parameters())
+        return torch.from_numpy(values).to(parameter.device, parameter.dtype)
+
+
+def _array(tensor: Tensor) -> Floats:
+    return tensor.float().cpu().numpy()
+
+
 def build(config: ModelConfig, *, seed: int) -> VAE:
     """A newly initialised model; the global random state is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VAE(config)
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Number of parameters, without allocating them."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in VAE(config).parameters())
 
 
 def count_activations(config: ModelConfig) -> int:
@@ -155,9 +204,3 @@ def count_activations(config: ModelConfig) -> int:
         return sum(kept)
 
     return values(2) - values(1)  # the difference leaves out the weights, which are kept once
-
-
-def _mlp(widths: Iterable[int], activation: type[nn.Module]) -> Iterator[nn.Module]:
-    for width_in, width_out in itertools.pairwise(widths):
-        yield nn.Linear(width_in, width_out)
-        yield activation()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from vaecli.evaluation.generation import decode, draw
-from vaecli.model.vae import VAE
-from vaecli.pictures.grid import as_image, make_grid
+from vaecli.evaluation.generation import Runner, decode, draw
+from vaecli.pictures.grid import Bytes, as_image, make_grid
 from vaecli.pictures.sheets import captioned
 
 GIF_GREYS = 32
@@ -23,20 +21,20 @@ class Animation:
     """Frames of a model in training; the latents are the first of those of `samples.png`.
 
     Args:
-        model: looked at whenever a frame is added.
+        runner: of the model, looked at whenever a frame is added.
         seed: the run's.
         rows: rows of `COLUMNS` images each.
     """
 
-    def __init__(self, model: VAE, *, seed: int, rows: int = 4) -> None:
-        self._model = model
-        self._latents = draw(model, rows * COLUMNS, seed=seed)
-        self._frames: list[Tensor] = []
+    def __init__(self, runner: Runner, *, seed: int, rows: int = 4) -> None:
+        self._runner = runner
+        self._latents = draw(runner, rows * COLUMNS, seed=seed)
+        self._frames: list[Bytes] = []
 
     def add(self, caption: str) -> None:
         """Decode the latents as the model is now."""
-        grid = make_grid(decode(self._model, self._latents), columns=COLUMNS)
-        self._frames.append(captioned(grid.cpu(), caption))
+        grid = make_grid(decode(self._runner, self._latents), columns=COLUMNS)
+        self._frames.append(captioned(grid, caption))
 
     def encode(self) -> bytes:
         """The GIF of all frames so far; the last one stays for two seconds."""
@@ -44,7 +42,7 @@ class Animation:
 
 
 def encode_gif(
-    frames: Sequence[Tensor], *, milliseconds: int, hold: int = 0, there_and_back: bool = False
+    frames: Sequence[Bytes], *, milliseconds: int, hold: int = 0, there_and_back: bool = False
 ) -> bytes:
     """An animated GIF that loops.
 
@@ -67,6 +65,7 @@ def encode_gif(
     return file.getvalue()
 
 
-def _coarse(pixels: Tensor) -> Tensor:
+def _coarse(pixels: Bytes) -> Bytes:
     steps = GIF_GREYS - 1
-    return (pixels.float() * steps / 255).round().mul(255 / steps).round().to(torch.uint8)
+    kept: Bytes = np.rint(np.rint(pixels * (steps / 255)) * (255 / steps)).astype(np.uint8)
+    return kept

@@ -6,22 +6,23 @@ import io
 import math
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+
+Bytes = NDArray[np.uint8]
 
 BACKGROUND = 96
 """Grey of gaps and empty places, unlike black and white grounds."""
 
 
 def make_grid(
-    pixels: Tensor,
+    pixels: Bytes,
     *,
     columns: int,
     scale: int | None = None,
     gap: int | None = None,
     background: int = BACKGROUND,
-) -> Tensor:
+) -> Bytes:
     """Lay images out in rows.
 
     Args:
@@ -40,23 +41,24 @@ def make_grid(
     columns = max(1, min(columns, count))
     rows = math.ceil(count / columns)
     height, width = height * scale, width * scale
-    tiles = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    tiles = torch.nn.functional.pad(tiles, (0, gap, 0, gap), value=background)
-    sheet = tiles.new_full((rows * columns, *tiles.shape[1:]), background)
-    sheet[:count] = tiles
-    sheet = sheet.view(rows, columns, channels, height + gap, width + gap).permute(2, 0, 3, 1, 4)
-    sheet = sheet.reshape(channels, rows * (height + gap), columns * (width + gap))
-    return torch.nn.functional.pad(sheet, (gap, 0, gap, 0), value=background)
+    tiles = pixels.repeat(scale, 2).repeat(scale, 3)
+    size = gap + rows * (height + gap), gap + columns * (width + gap)
+    sheet = np.full((channels, *size), background, np.uint8)
+    for place, tile in enumerate(tiles):
+        row, column = divmod(place, columns)
+        top, left = gap + row * (height + gap), gap + column * (width + gap)
+        sheet[:, top : top + height, left : left + width] = tile
+    return sheet
 
 
-def encode_png(pixels: Tensor) -> bytes:
-    """PNG file of a (C, H, W) uint8 tensor, C 1 or 3; the same bytes for the same pixels."""
+def encode_png(pixels: Bytes) -> bytes:
+    """PNG file of (C, H, W) uint8, C 1 or 3; the same bytes for the same pixels."""
     file = io.BytesIO()
     as_image(pixels).save(file, "PNG")
     return file.getvalue()
 
 
-def make_pairs(originals: Tensor, reconstructions: Tensor, *, columns: int) -> Tensor:
+def make_pairs(originals: Bytes, reconstructions: Bytes, *, columns: int) -> Bytes:
     """A grid of rows of originals, each above the row of their reconstructions.
 
     Args:
@@ -69,14 +71,15 @@ def make_pairs(originals: Tensor, reconstructions: Tensor, *, columns: int) -> T
     """
     columns = min(columns, len(originals))
     rows = [
-        part
-        for pair in zip(originals.split(columns), reconstructions.split(columns), strict=True)
-        for part in pair
+        images[start : start + columns]
+        for start in range(0, len(originals), columns)
+        for images in (originals, reconstructions)
     ]
     # a short last row must not let its reconstructions move up beside the originals
-    blank = originals.new_full((columns - len(rows[-1]), *originals.shape[1:]), BACKGROUND)
-    filled = [torch.cat([row, blank]) if len(row) < columns else row for row in rows]
-    return make_grid(torch.cat(filled), columns=columns)
+    missing = columns - len(rows[-1])
+    blank = np.full((missing, *originals.shape[1:]), BACKGROUND, np.uint8)
+    filled = [np.concatenate([row, blank]) if len(row) < columns else row for row in rows]
+    return make_grid(np.concatenate(filled), columns=columns)
 
 
 def square(count: int) -> int:
@@ -84,30 +87,30 @@ def square(count: int) -> int:
     return math.ceil(math.sqrt(count))
 
 
-def encode_npy(pixels: Tensor) -> bytes:
+def encode_npy(pixels: Bytes) -> bytes:
     """Pixels (N, C, H, W) uint8 as the bytes of a `.npy` file."""
     buffer = io.BytesIO()
-    np.save(buffer, pixels.cpu().numpy(), allow_pickle=False)
+    np.save(buffer, pixels, allow_pickle=False)
     return buffer.getvalue()
 
 
-def as_image(pixels: Tensor) -> Image.Image:
+def as_image(pixels: Bytes) -> Image.Image:
     """Pixels (C, H, W) uint8 as Pillow takes them."""
-    values = pixels.cpu().permute(1, 2, 0).contiguous().numpy()
+    values = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
 
 
-def small(pixels: Tensor, height: int, width: int) -> np.ndarray:
+def small(pixels: Bytes, height: int, width: int) -> Bytes:
     """Images (N, C, H, W) uint8 as (N, height, width, 3), smoothly reduced where they are larger.
 
-    For the terminal: an array that needs no torch to look at.
+    For the terminal.
     """
-    pixels = pixels.cpu()  # not every device can shrink smoothly
-    if tuple(pixels.shape[2:]) != (height, width):
-        # in floating point: the reduction of uint8 is not the same on every device
-        shrunk = torch.nn.functional.interpolate(
-            pixels.float(), (height, width), mode="bilinear", antialias=True
-        )
-        pixels = shrunk.round().clamp(0, 255).to(torch.uint8)
-    colours = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
-    return colours.permute(0, 2, 3, 1).numpy()
+    size = width, height
+    images = (as_image(image).convert("RGB") for image in pixels)
+    bilinear = Image.Resampling.BILINEAR
+    return np.stack(
+        [
+            np.asarray(image if image.size == size else image.resize(size, bilinear))
+            for image in images
+        ]
+    )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vaecli.evaluation.evaluate import Evaluation
 from vaecli.evaluation.latent_space import Dimensions, Plane, plane
@@ -58,7 +57,7 @@ def curves(rows: Sequence[EpochMetrics]) -> bytes:
     return _png(figure)
 
 
-def latents(evaluation: Evaluation, labels: Tensor | None, *, source: str) -> bytes:
+def latents(evaluation: Evaluation, labels: NDArray[Any] | None, *, source: str) -> bytes:
     """Where images lie in the latent space, and the KL of each dimension, as PNG bytes.
 
     Args:
@@ -68,21 +67,20 @@ def latents(evaluation: Evaluation, labels: Tensor | None, *, source: str) -> by
     """
     figure = _figure(11, 5.4)
     left, right = figure.subplots(1, 2, width_ratios=(5.7, 4.7))
-    seen = plane(evaluation.means)
-    classes = None if labels is None else labels.cpu().numpy()
+    seen, classes = plane(evaluation.means.numpy()), labels
     if classes is not None and len(np.unique(classes)) > len(LABEL_COLOURS):
         classes = None
     _scatter(left, seen, classes)
     left.set_title(
         f"{evaluation.n_images:,} images ({source})\nmean of q(z|x): {seen.title}", fontsize=FONT
     )
-    _bars(right, Dimensions.of(evaluation))
+    _bars(right, Dimensions.of(evaluation.means.numpy(), evaluation.kl_per_dim))
     return _png(figure)
 
 
 def _scatter(axes: Axes, seen: Plane, classes: NDArray[Any] | None) -> None:
     """Points coloured by class, in a mixed order so that none lies on top, each class named."""
-    points = seen.points.numpy()
+    points = seen.points
     across = points[:, 0]
     if points.shape[1] == 1:
         shift = np.random.Generator(np.random.PCG64(0)).uniform(-0.35, 0.35, len(points))

@@ -6,12 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from vaecli.evaluation.latent_space import REACH, Dimensions, quantiles
-from vaecli.pictures.grid import BACKGROUND, make_grid
+from vaecli.pictures.grid import BACKGROUND, Bytes, as_image, make_grid
 
 PAPER, INK, FAINT = (255, 255, 255), (32, 32, 32), (96, 96, 96)
 ALARM = (176, 58, 0)
@@ -20,7 +18,7 @@ TILE = 56
 PAD = 8
 
 
-def traversal(pixels: Tensor, dimensions: Dimensions, steps: int) -> Tensor:
+def traversal(pixels: Bytes, dimensions: Dimensions, steps: int) -> Bytes:
     """One row per latent dimension, labelled with it and its KL; collapsed ones are marked.
 
     Args:
@@ -47,10 +45,10 @@ def traversal(pixels: Tensor, dimensions: Dimensions, steps: int) -> Tensor:
         _text(draw, (left - 10, y - 9), f"z{dimension}", INK if active else ALARM, 15, "rm")
         detail = f"KL {dimensions.kl[dimension]:.2f} nats" if active else "collapsed"
         _text(draw, (left - 10, y + 9), detail, FAINT if active else ALARM, 12, "rm")
-    return _tensor(sheet)
+    return _pixels(sheet)
 
 
-def interpolation(pixels: Tensor, ends: Tensor, columns: int) -> Tensor:
+def interpolation(pixels: Bytes, ends: Bytes, columns: int) -> Bytes:
     """A path from one image to another, between the two originals.
 
     Args:
@@ -81,10 +79,10 @@ def interpolation(pixels: Tensor, ends: Tensor, columns: int) -> Tensor:
             _text(draw, (x, middle), f"{column / (columns - 1):.2f}".lstrip("0"), FAINT, 12, "mm")
         _text(draw, (left + grid.width - gap - width / 2, middle), "decoded", FAINT, 12, "mm")
         _text(draw, (right + last.width / 2, middle), "original", FAINT, 12, "mm")
-    return _tensor(sheet)
+    return _pixels(sheet)
 
 
-def manifold(pixels: Tensor, side: int, horizontal: str, vertical: str | None) -> Tensor:
+def manifold(pixels: Bytes, side: int, horizontal: str, vertical: str | None) -> Bytes:
     """A grid without gaps through a plane of the latents, with its two axes.
 
     Args:
@@ -114,10 +112,10 @@ def manifold(pixels: Tensor, side: int, horizontal: str, vertical: str | None) -
         _text(pen, (grid.height, 22), high, FAINT, 12, "rs")
         _text(pen, (grid.height / 2, 22), vertical, INK, 14, "ms")
         sheet.paste(strip.transpose(Image.Transpose.ROTATE_90), (8, PAD))
-    return _tensor(sheet)
+    return _pixels(sheet)
 
 
-def captioned(picture: Tensor, text: str) -> Tensor:
+def captioned(picture: Bytes, text: str) -> Bytes:
     """A picture (C, H, W) uint8 with a line of text below, as (1 or 3, H', W')."""
     image = _rgb(picture)
     ground = (BACKGROUND // 2,) * 3
@@ -125,15 +123,16 @@ def captioned(picture: Tensor, text: str) -> Tensor:
     sheet.paste(image, (0, 0))
     draw = ImageDraw.Draw(sheet)
     _text(draw, (image.width / 2, image.height + 11), text, PAPER, 14, "mm")
-    captured = _tensor(sheet)
+    captured = _pixels(sheet)
     return captured[:1] if picture.shape[0] == 1 else captured
 
 
-def _scale(pixels: Tensor) -> int:
-    return max(1, math.ceil(TILE / max(pixels.shape[2:])))
+def _scale(pixels: Bytes) -> int:
+    larger: int = max(pixels.shape[2:])
+    return max(1, math.ceil(TILE / larger))
 
 
-def _cell(pixels: Tensor) -> tuple[int, int, int]:
+def _cell(pixels: Bytes) -> tuple[int, int, int]:
     """Gap, height and width of an image in a grid, in pixels, as `make_grid` lays them out."""
     scale = _scale(pixels)
     return max(2, scale), pixels.shape[2] * scale, pixels.shape[3] * scale
@@ -161,10 +160,9 @@ def _text(
     draw.text(place, text, fill=tuple(colour), font=font, anchor=anchor)
 
 
-def _rgb(pixels: Tensor) -> Image.Image:
-    values = pixels.expand(3, -1, -1) if pixels.shape[0] == 1 else pixels
-    return Image.fromarray(values.cpu().permute(1, 2, 0).contiguous().numpy())
+def _rgb(pixels: Bytes) -> Image.Image:
+    return as_image(pixels).convert("RGB")
 
 
-def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+def _pixels(image: Image.Image) -> Bytes:
+    return np.asarray(image).transpose(2, 0, 1)

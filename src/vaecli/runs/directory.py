@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaecli.config import CONFIG_KEYS, RunConfig
+from vaecli.config import CONFIG_KEYS, ModelConfig, RunConfig
 from vaecli.errors import ModelError, UsageError
-from vaecli.model.vae import VAE
 from vaecli.runs import metrics, weights
 from vaecli.runs.metrics import EpochMetrics
 from vaecli.system import files, locks
@@ -80,9 +79,9 @@ class Run:
         text = json.dumps(self.config.to_json(), indent=2) + "\n"
         files.atomic_write(self.path / CONFIG, text.encode())
 
-    def write_weights(self, model: VAE) -> None:
+    def write_weights(self, config: ModelConfig, tensors: weights.Arrays) -> None:
         """Write model.safetensors."""
-        data = weights.encode_model(model.config, model.state_dict())
+        data = weights.encode_model(config, tensors)
         files.atomic_write(self.path / WEIGHTS, data)
 
     def write_metrics(self, rows: Sequence[EpochMetrics]) -> None:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vaecli.config import ModelConfig
 from vaecli.errors import ModelError
-from vaecli.model.vae import VAE
 from vaecli.runs import hub, weights
 from vaecli.runs.directory import CONFIG, WEIGHTS, Run, latest, open_run
 from vaecli.system import shell
+
+if TYPE_CHECKING:
+    from vaecli.model.vae import VAE
 
 LATEST = "latest"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode, and the place it was loaded from.
+    """A trained model, and the place it was loaded from.
 
     Attributes:
-        model: on the CPU.
+        config: of the model.
+        weights: its parameters by name, float32.
         path: the run directory or the weights file.
         run: the run, or None for a loose weights file.
         name: used in messages and in the names of output files.
     """
 
-    model: VAE
+    config: ModelConfig
+    weights: weights.Arrays
     path: Path
     run: Run | None
     name: str
+
+    @functools.cached_property
+    def model(self) -> VAE:
+        """The model in torch, on the CPU and in evaluation mode."""
+        from vaecli.model.vae import with_weights
+
+        return with_weights(self.config, self.weights)
 
     def seed(self, given: int | None) -> int:
         """The seed for draws: `given` if not None, else the run's own, else 0."""
@@ -54,15 +68,15 @@ def load_model(spec: str, *, download: bool = True) -> LoadedModel:
             f"no model at {path}", "Train one with `vaecli train`, or name another with -m."
         )
     if not path.is_dir():
-        return LoadedModel(weights.read_model(path), path, None, name)
+        return LoadedModel(*weights.read_model(path), path, None, name)
     run = open_run(path)
     if not run.committed:
         command = shell.join(["vaecli", "train", "--resume", str(path)])
         raise ModelError(f"the run {path} has no weights yet", f"Continue it with `{command}`.")
-    model = weights.read_model(path / WEIGHTS)
-    if model.config != run.config.model:
+    config, tensors = weights.read_model(path / WEIGHTS)
+    if config != run.config.model:
         raise ModelError(
             f"{path}: {CONFIG} and {WEIGHTS} describe different models",
             f"Load {path / WEIGHTS} by itself if you trust it.",
         )
-    return LoadedModel(model, path, run, name)
+    return LoadedModel(config, tensors, path, run, name)

@@ -18,13 +18,13 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors.torch
-import torch
-from torch import Tensor
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
 
 from vaecli.config import FORMAT, ModelConfig, refuse_newer
 from vaecli.errors import ModelError
-from vaecli.model.vae import VAE
+from vaecli.model import network
 from vaecli.system.files import open_regular
 from vaecli.system.size_limits import MAX_HEADER_BYTES, MAX_PARAMETERS
 from vaecli.system.strict_json import canonical_json, parse_json
@@ -33,9 +33,11 @@ from vaecli.system.typed_json import from_json, to_json
 METADATA_KEY = "vaecli"
 HALF = "half"
 """Key of the info that says the tensors are stored as fp16."""
-DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
 
-Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name of the type, such as float32, and shape of each tensor."""
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,27 @@ class Header:
     sha256: str
 
 
-def encode(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> bytes:
+def encode(tensors: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
     """The bytes of a file that holds `tensors` and the JSON object `info`."""
-    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    # the library writes an array's memory as it lies
+    plain = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    plain = {name: array.reshape(tensors[name].shape) for name, array in plain.items()}
     about = {"format": FORMAT, "info": info, "sha256": digest(plain)}
-    return safetensors.torch.save(plain, {METADATA_KEY: canonical_json(about)})
+    return safetensors.numpy.save(plain, {METADATA_KEY: canonical_json(about)})
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
     result = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        result.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        result.update(tensor.numpy().tobytes())
+        tensor = tensors[name]
+        result.update(f"{name}:torch.{tensor.dtype}:{tensor.shape};".encode())
+        result.update(np.ascontiguousarray(tensor).data)
     return result.hexdigest()
 
 
 def encode_model(
-    config: ModelConfig, tensors: Mapping[str, Tensor], *, half: bool = False
+    config: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, half: bool = False
 ) -> bytes:
     """The bytes of a loose weights file: the model's tensors and its configuration.
 
@@ -81,13 +85,13 @@ def encode_model(
         half: store them as fp16, which `read_model` widens again.
     """
     if half:
-        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+        tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     info = {"model": to_json(config)}
     return encode(tensors, {**info, HALF: True} if half else info)
 
 
-def read_model(path: Path) -> VAE:
-    """The model in a weights file, on the CPU.
+def read_model(path: Path) -> tuple[ModelConfig, Arrays]:
+    """The model in a weights file: its configuration, and its parameters as float32.
 
     Raises:
         ModelError: anything about the file is not as `encode_model` writes it.
@@ -97,21 +101,15 @@ def read_model(path: Path) -> VAE:
         try:
             header = read_header(file)
             config = from_json(ModelConfig, header.info.get("model"), where="model")
-            half = header.info.get(HALF) is True
-            with torch.device("meta"):
-                model = VAE(config)
+            stored = "float16" if header.info.get(HALF) is True else "float32"
             expected = {
-                name: (torch.float16 if half else tensor.dtype, tuple(tensor.shape))
-                for name, tensor in model.state_dict().items()
+                name: (stored, shape) for name, shape in network.of(config).shapes().items()
             }
             _check_count(expected)
             tensors = read_tensors(file, header, expected)
         except ValueError as error:
             raise ModelError(f"{path}: {error}", _REMEDY) from None
-    if half:
-        tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    model.load_state_dict(tensors, assign=True)
-    return model.requires_grad_(True).eval()
+    return config, {name: tensor.astype("f4", copy=False) for name, tensor in tensors.items()}
 
 
 def open_weights(path: Path) -> BinaryIO:
@@ -125,7 +123,9 @@ def open_weights(path: Path) -> BinaryIO:
 def largest_file(shapes: Shapes) -> int:
     """Upper limit of the size of a file with these tensors, in bytes."""
     return (
-        8 + MAX_HEADER_BYTES + sum(dtype.itemsize * prod(size) for dtype, size in shapes.values())
+        8
+        + MAX_HEADER_BYTES
+        + sum(np.dtype(dtype).itemsize * prod(size) for dtype, size in shapes.values())
     )
 
 
@@ -150,7 +150,7 @@ def read_header(file: BinaryIO) -> Header:
     return Header(info, {name: _shape(name, entry) for name, entry in header.items()}, sha256)
 
 
-def read_tensors(file: BinaryIO, header: Header, expected: Shapes) -> dict[str, Tensor]:
+def read_tensors(file: BinaryIO, header: Header, expected: Shapes) -> Arrays:
     """Read the tensors of a checked header.
 
     Raises:
@@ -171,13 +171,13 @@ def read_tensors(file: BinaryIO, header: Header, expected: Shapes) -> dict[str, 
         raise ValueError(f"{len(differing)} tensors do not fit its configuration: {described}")
     file.seek(0)
     try:
-        tensors = safetensors.torch.load(file.read(largest_file(expected) + 1))
+        tensors: Arrays = safetensors.numpy.load(file.read(largest_file(expected) + 1))
     except safetensors.SafetensorError as error:
         raise ValueError(f"it is damaged: {error}") from None
     if digest(tensors) != header.sha256:
         raise ValueError("it is damaged: its tensors do not match their recorded SHA-256")
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not np.isfinite(tensor).all():
             raise ValueError(f"tensor {name!r} holds NaN or infinite numbers")
     return tensors
 
@@ -196,7 +196,7 @@ def _about(metadata: object) -> tuple[dict[str, Any], str]:
     return info, sha256
 
 
-def _shape(name: str, entry: object) -> tuple[torch.dtype, tuple[int, ...]]:
+def _shape(name: str, entry: object) -> tuple[str, tuple[int, ...]]:
     match entry:
         case {"dtype": str(dtype), "shape": [*shape]} if dtype in DTYPES:
             return DTYPES[dtype], tuple(shape)
@@ -209,11 +209,11 @@ def _check_count(shapes: Shapes) -> None:
         raise ValueError(f"it asks for {count:,} parameters, more than {MAX_PARAMETERS:,}")
 
 
-def _describe(entry: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
+def _describe(entry: tuple[str, tuple[int, ...]] | None) -> str:
     if entry is None:
         return "absent"
     shape = "x".join(map(repr, entry[1]))[:80] or "a number"
-    return f"{shape} {str(entry[0]).removeprefix('torch.')}"
+    return f"{shape} {entry[0]}"
 
 
 _REMEDY = "Use another run, or train again."

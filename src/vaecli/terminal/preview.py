@@ -6,13 +6,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vaecli.terminal.terminal import Terminal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vaecli.model.vae import VAE
+    from vaecli.evaluation.generation import Runner
     from vaecli.terminal.half_blocks import HalfBlocks
+
+Bytes = NDArray[np.uint8]
 
 LARGEST = 32
 """Pixels along the longer side of an image; a cell shows one across and two down."""
@@ -69,7 +72,7 @@ def fit(shape: tuple[int, int], across: int, down: int, columns: int, rows: int)
     return tiles
 
 
-def show_grid(terminal: Terminal, pixels: Tensor, columns: int) -> None:
+def show_grid(terminal: Terminal, pixels: Bytes, columns: int) -> None:
     """Draw a grid of images (N, C, H, W) uint8; if not all fit, evenly spaced ones."""
     if not terminal.draws:
         return
@@ -85,16 +88,14 @@ def show_grid(terminal: Terminal, pixels: Tensor, columns: int) -> None:
     terminal.pictures([_small(row, tiles) for row in rows])
 
 
-def show_pairs(terminal: Terminal, originals: Tensor, reconstructions: Tensor) -> None:
+def show_pairs(terminal: Terminal, originals: Bytes, reconstructions: Bytes) -> None:
     """Draw originals above their reconstructions; a single one beside its reconstruction."""
-    import torch
-
     if not terminal.draws:
         return
     wide, high = terminal.size
     if len(originals) == 1:
         tiles = fit(_size(originals), 2, 1, wide, high - 2)
-        rows = [torch.cat([originals, reconstructions])]
+        rows = [np.concatenate([originals, reconstructions])]
     else:
         tiles = fit(_size(originals), min(len(originals), ACROSS), 2, wide, high - 2)
         rows = [originals, reconstructions]
@@ -106,12 +107,12 @@ class TrainingPreview:
 
     Args:
         terminal: where to draw.
-        model: the model in training; computes reconstructions only when they are drawn.
-        pixels: (N, C, H, W) uint8, on the device of the model.
+        runner: of the model in training; computes reconstructions only when they are drawn.
+        pixels: (N, C, H, W) uint8.
     """
 
-    def __init__(self, terminal: Terminal, model: VAE, pixels: Tensor) -> None:
-        self._terminal, self._model, self._pixels = terminal, model, pixels
+    def __init__(self, terminal: Terminal, runner: Runner, pixels: Bytes) -> None:
+        self._terminal, self._runner, self._pixels = terminal, runner, pixels
         self._picture: HalfBlocks | None = None
         self._due = 0.0
 
@@ -142,7 +143,7 @@ class TrainingPreview:
         across = max(1, min(len(self._pixels), wide // (half[1] + 1)))
         tiles = fit(half, across, min(2, 2 * (high - STATUS_LINES) // half[0]), wide - 1, high)
         originals = self._pixels[: tiles.across]
-        rows = [originals, reconstruct(self._model, originals)]
+        rows = [originals, reconstruct(self._runner, originals)]
         # if only one row fits, the reconstructions
         shown = [_small(row, tiles) for row in rows[2 - tiles.down :]]
         return self._terminal.half_blocks(shown) if tiles.down else None
@@ -155,11 +156,11 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [round(place * (count - 1) / max(1, wanted - 1)) for place in range(wanted)]
 
 
-def _size(pixels: Tensor) -> tuple[int, int]:
+def _size(pixels: Bytes) -> tuple[int, int]:
     return pixels.shape[2], pixels.shape[3]
 
 
-def _small(pixels: Tensor, tiles: Tiles):  # type: ignore[no-untyped-def]
+def _small(pixels: Bytes, tiles: Tiles) -> Bytes:
     from vaecli.pictures.grid import small
 
     return small(pixels, tiles.height, tiles.width)

@@ -36,7 +36,8 @@ def introduction(plan: Plan, path: Path, event: Started, device: torch.device) -
 
 def show_plan(terminal: Terminal, plan: Plan) -> None:
     """Print the plan of --dry-run."""
-    from vaecli.model.vae import count_activations, count_parameters
+    from vaecli.model.network import count_parameters
+    from vaecli.model.vae import count_activations
 
     model, training, data = plan.config.model, plan.config.training, plan.config.data
     parameters = count_parameters(model)
@@ -121,7 +122,7 @@ def _class_names(dataset: Dataset) -> list[str]:
         label
         for images in dataset.splits.values()
         if images.labels is not None
-        for label in images.labels.unique().tolist()
+        for label in {*images.labels.tolist()}
     }
     return [name for label in sorted(labels) if (name := dataset.train.class_name(label))]
 
@@ -151,7 +152,7 @@ def _objective(training: TrainConfig) -> str:
 
 def _widths(model: ModelConfig) -> str:
     if model.arch == "conv":
-        from vaecli.model.convolution import stages
+        from vaecli.model.network import stages
 
         sizes = ["x".join(map(str, shape)) for shape in (model.image_shape, *stages(model))]
         return "-".join([*sizes, str(model.latent_dim), *reversed(sizes)])

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from vaecli.config import FORMAT, refuse_newer
 from vaecli.errors import EnvironmentFailure, ModelError
@@ -36,7 +33,7 @@ _NAME = re.compile(r"generation-(\d{6,12})\.safetensors")
 class Checkpoint:
     """One committed state: tensors, and progress as plain JSON values."""
 
-    tensors: dict[str, Tensor]
+    tensors: weights.Arrays
     info: dict[str, Any]
 
 
@@ -96,7 +93,7 @@ class Checkpoints:
                 "Free some space, or write elsewhere with -o.",
             )
 
-    def commit(self, tensors: Mapping[str, Tensor], info: dict[str, Any]) -> None:
+    def commit(self, tensors: weights.Arrays, info: dict[str, Any]) -> None:
         """Make this state the newest, durably."""
         data = weights.encode(tensors, info)
         name = f"generation-{self._number + 1:06d}.safetensors"

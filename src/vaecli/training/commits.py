@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaecli.model.vae import arrays
 from vaecli.runs.directory import Run
 from vaecli.runs.metrics import EpochMetrics
-from vaecli.runs.weights import Shapes
 from vaecli.system.callbacks import Report
 from vaecli.system.processes import Processes
 from vaecli.training.checkpoint import Checkpoints
@@ -80,12 +80,14 @@ class Commits:
         info = None
         with self._processes.agreed():
             if self.checkpoints is not None:
-                shapes: Shapes = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+                shapes = {
+                    name: (array.dtype.name, array.shape) for name, array in arrays(tensors).items()
+                }
                 checkpoint = self.checkpoints.newest(shapes, warn)
                 if checkpoint is not None:
                     info = checkpoint.info
                     for name, tensor in tensors.items():
-                        tensor.copy_(checkpoint.tensors[name])
+                        tensor.copy_(torch.from_numpy(checkpoint.tensors[name]))
                     derive(State.from_info(info))
                     self.checkpoints.remove_leftovers()
         info = self._processes.share_value(info)
@@ -112,7 +114,7 @@ class Commits:
         began = time.perf_counter()
         with self._processes.agreed():
             if self.checkpoints is not None:
-                self.checkpoints.commit(tensors, state.info())
+                self.checkpoints.commit(arrays(tensors), state.info())
                 derive(state)
         self._place = state.place
         self._made = time.perf_counter()

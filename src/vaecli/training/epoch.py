@@ -60,9 +60,9 @@ class Passes:
         """Run what is left of an epoch, and count its steps in `state`."""
         training = self._config.training
         window = self._config.data.shuffle_window
-        order = permutation(
-            len(self.images), seed=training.seed, epoch=state.epoch, window=window
-        ).to(self.images.pixels.device)
+        order = permutation(len(self.images), seed=training.seed, epoch=state.epoch, window=window)
+        if isinstance(self.images.pixels, torch.Tensor):
+            order = order.to(self.images.pixels.device)
         draws = Draws(self._model.config, training, state.epoch, self._device)
         self._began = time.perf_counter() - state.seconds
         total = training.epochs * self.steps_per_epoch

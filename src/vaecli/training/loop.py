@@ -21,7 +21,7 @@ from vaecli.errors import DivergedError, ModelError
 from vaecli.evaluation.evaluate import Evaluation, evaluate
 from vaecli.model.likelihoods import LIKELIHOODS
 from vaecli.model.vae import VAE, build
-from vaecli.noise import derive_seed
+from vaecli.philox import derive_seed
 from vaecli.runs.directory import Run
 from vaecli.runs.metrics import EpochMetrics
 from vaecli.system.processes import ONE_PROCESS, Processes
@@ -278,7 +278,8 @@ class _Loop:
         return drawn
 
     def _derive(self, state: State) -> None:
-        self.run.write_weights(self._result(state))
+        result = self._result(state)
+        self.run.write_weights(result.config, result.weights())
         self.run.write_metrics(state.rows)
 
     def _result(self, state: State) -> VAE:
@@ -318,7 +319,7 @@ def initial_model(config: RunConfig, images: Images, processes: Processes = ONE_
     model = build(config.model, seed=derive_seed(config.training.seed, "weights"))
     distribution = LIKELIHOODS[config.model.likelihood]
     if config.training.output_bias == "mean":
-        mean = images.mean_image(processes).flatten()
+        mean = torch.from_numpy(images.mean_image(processes)).flatten()
         bias = distribution.output_bias(mean, len(images))
     else:
         bias = torch.zeros(config.model.pixels)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from vaecli.config import ModelConfig, TrainConfig
-from vaecli.data.dataset import as_float
 from vaecli.model.bounds import beta_objective, importance_objective, log_likelihood
 from vaecli.model.prior import kl_to_prior, log_prior_ratio
-from vaecli.model.vae import VAE, reparameterize
+from vaecli.model.vae import VAE, as_float, reparameterize
 from vaecli.noise import LevelNoise, NormalNoise, SampleNoise
 
 PASS_VALUES = 1 << 21

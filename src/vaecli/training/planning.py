@@ -36,8 +36,9 @@ def plan(request: Request, reading: Reading) -> Plan:
     _check(request)
     initial = digest = None
     if request.init_from is not None:
-        initial = load_model(request.init_from).model
-        digest = weights.digest(initial.state_dict())
+        loaded = load_model(request.init_from)
+        initial = loaded.model
+        digest = weights.digest(loaded.weights)
         request = _starting_from(request, initial)
     if request.resume is not None:
         run = directory.open_run(Path(request.resume))

@@ -11,7 +11,7 @@ from vaecli.data.dataset import Images
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.evaluation.units import describe
-from vaecli.model.vae import VAE
+from vaecli.model.vae import VAE, TorchRunner
 from vaecli.pictures.grid import encode_png, make_grid, make_pairs
 from vaecli.runs.directory import CARD, CURVES, LATENTS, RECONSTRUCTIONS, SAMPLES, Run
 from vaecli.runs.metrics import EpochMetrics
@@ -35,10 +35,11 @@ def write(
     """
     from vaecli.pictures import plots
 
-    originals = test.pixels[: 2 * PAIRS].to(model.device)
-    grid = make_pairs(originals, reconstruct(model, originals), columns=PAIRS)
+    runner = TorchRunner(model)
+    originals = next(test.first(2 * PAIRS).parts())
+    grid = make_pairs(originals, reconstruct(runner, originals), columns=PAIRS)
     run.write(RECONSTRUCTIONS, encode_png(grid))
-    samples = sample(model, SAMPLE_COLUMNS**2, seed=run.config.training.seed)
+    samples = sample(runner, SAMPLE_COLUMNS**2, seed=run.config.training.seed)
     run.write(SAMPLES, encode_png(make_grid(samples, columns=SAMPLE_COLUMNS)))
     run.write(CURVES, plots.curves(rows))
     settings = run.config.training

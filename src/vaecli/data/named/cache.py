@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors import torch as safetensors
-from torch import Tensor
+from safetensors import numpy as safetensors
 
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.named.class_names import class_names
@@ -18,7 +19,7 @@ from vaecli.system import files
 FORMAT = "vaecli-data-1"
 LIMIT = 1024**3  # bytes of a cache file
 _HEADER_LIMIT = 64 * 1024
-_LABELS = (torch.uint8, torch.int64)
+_LABELS = (np.uint8, np.int64)
 
 
 def cache_path(name: str, data_dir: Path) -> Path:
@@ -34,9 +35,9 @@ def write_cache(path: Path, dataset: Dataset) -> None:
     """
     tensors = {}
     for split, images in (("train", dataset.train), ("test", dataset.test)):
-        tensors[f"{split}_pixels"] = images.pixels[:].contiguous()
+        tensors[f"{split}_pixels"] = np.ascontiguousarray(images.pixels[:])
         if images.labels is not None:
-            tensors[f"{split}_labels"] = images.labels.contiguous()
+            tensors[f"{split}_labels"] = np.ascontiguousarray(images.labels)
     metadata = {"format": FORMAT, "name": dataset.name, "sha256": dataset.fingerprint()}
     files.save(path, safetensors.save(tensors, metadata=metadata))
 
@@ -74,9 +75,9 @@ def _metadata(data: bytes) -> dict[str, object]:
     return metadata
 
 
-def _images(tensors: dict[str, Tensor], name: str, split: str) -> Images:
+def _images(tensors: dict[str, NDArray[Any]], name: str, split: str) -> Images:
     pixels, labels = tensors.get(f"{split}_pixels"), tensors.get(f"{split}_labels")
-    if pixels is None or pixels.dtype != torch.uint8 or pixels.ndim != 4 or not pixels.numel():
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or not pixels.size:
         raise ValueError(f"damaged: it holds no {split} images")
     if labels is not None and (labels.dtype not in _LABELS or labels.shape != pixels.shape[:1]):
         raise ValueError(f"damaged: its {split} labels do not match its images")

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.named.class_names import class_names
@@ -28,6 +28,7 @@ ARCHIVE = "cifar-10-binary.tar.gz"
 FOLDER = "cifar-10-batches-bin"
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST = ("test_batch.bin",)
+Bytes = NDArray[np.uint8]
 SHAPE = (3, 32, 32)
 RECORD = 1 + 3 * 32 * 32
 CLASSES = 10
@@ -45,7 +46,7 @@ def parse_archive(data: bytes, where: str) -> Dataset:
     Raises:
         DataError: it is damaged, or a batch is missing.
     """
-    batches: dict[str, Tensor] = {}
+    batches: dict[str, Bytes] = {}
     try:
         with (
             gzip.GzipFile(fileobj=io.BytesIO(data)) as stream,
@@ -62,7 +63,7 @@ def parse_archive(data: bytes, where: str) -> Dataset:
     return assemble(batches, where)
 
 
-def assemble(batches: Mapping[str, Tensor], where: str) -> Dataset:
+def assemble(batches: Mapping[str, Bytes], where: str) -> Dataset:
     """Make the set of its six batches of records (n, 3073).
 
     Raises:
@@ -70,7 +71,7 @@ def assemble(batches: Mapping[str, Tensor], where: str) -> Dataset:
     """
     if missing := [name for name in (*TRAIN, *TEST) if name not in batches]:
         raise DataError(f"CIFAR-10: {where}: {', '.join(missing)} not found")
-    train, test = (torch.cat([batches[name] for name in names]) for names in (TRAIN, TEST))
+    train, test = (np.concatenate([batches[name] for name in names]) for names in (TRAIN, TEST))
     return Dataset(NAME, _images(train), _images(test))
 
 
@@ -122,7 +123,7 @@ class _Capped(io.RawIOBase, IO[bytes]):
         return data
 
 
-def _read(path: Path) -> Tensor:
+def _read(path: Path) -> Bytes:
     try:
         data = files.read_capped(path, LIMIT)
     except ValueError as error:
@@ -130,15 +131,15 @@ def _read(path: Path) -> Tensor:
     return _batch(data, str(path))
 
 
-def _batch(data: bytes, where: str) -> Tensor:
+def _batch(data: bytes, where: str) -> Bytes:
     if not data or len(data) % RECORD:
         raise DataError(f"CIFAR-10: {where}: {len(data):,} bytes are not a multiple of {RECORD:,}")
-    records = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, RECORD)
+    records = np.frombuffer(bytearray(data), np.uint8).reshape(-1, RECORD)
     if int(records[:, 0].max()) >= CLASSES:
         raise DataError(f"CIFAR-10: {where}: a label is above {CLASSES - 1}")
     return records
 
 
-def _images(records: Tensor) -> Images:
-    pixels = records[:, 1:].reshape(-1, *SHAPE)
-    return Images(pixels, records[:, 0].clone(), classes=class_names(NAME))
+def _images(records: Bytes) -> Images:
+    pixels = np.ascontiguousarray(records[:, 1:]).reshape(-1, *SHAPE)
+    return Images(pixels, records[:, 0].copy(), classes=class_names(NAME))

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.named.class_names import class_names
@@ -27,10 +27,11 @@ FILES = (
 )
 LIMIT = 256 * 1024**2  # bytes of a file and of what it unpacks to; MNIST needs 47 MB
 IMAGE = (28, 28)
+Bytes = NDArray[np.uint8]
 _MAGIC = {b"\0\0\x08\x01": 1, b"\0\0\x08\x03": 3}
 
 
-def read_idx(path: Path, limit: int = LIMIT) -> Tensor:
+def read_idx(path: Path, limit: int = LIMIT) -> Bytes:
     """Read an idx1 or idx3 file of unsigned bytes; gzip is recognised by content, not by name.
 
     Args:
@@ -38,7 +39,7 @@ def read_idx(path: Path, limit: int = LIMIT) -> Tensor:
         limit: largest size in bytes, compressed and unpacked.
 
     Returns:
-        uint8 tensor of the shape in the header, (N,) or (N, H, W).
+        uint8 array of the shape in the header, (N,) or (N, H, W).
 
     Raises:
         DataError: it is no idx file, or its size is not what its header says.
@@ -64,7 +65,7 @@ def is_idx(path: Path) -> bool:
     return False
 
 
-def labels_beside(path: Path, count: int) -> Tensor | None:
+def labels_beside(path: Path, count: int) -> Bytes | None:
     """The labels of the `count` images in `path`, from the file of labels beside it.
 
     Raises:
@@ -85,7 +86,7 @@ def labels_beside(path: Path, count: int) -> Tensor | None:
     return None
 
 
-def parse_idx(data: bytes, where: str, limit: int = LIMIT) -> Tensor:
+def parse_idx(data: bytes, where: str, limit: int = LIMIT) -> Bytes:
     """Read the bytes of an idx file, plain or gzipped; `where` names them in errors.
 
     Raises:
@@ -100,7 +101,7 @@ def parse_idx(data: bytes, where: str, limit: int = LIMIT) -> Tensor:
         raise DataError(f"idx file: {where}: damaged gzip data ({error})") from None
 
 
-def _parse(stream: io.BufferedIOBase, where: str, limit: int) -> Tensor:
+def _parse(stream: io.BufferedIOBase, where: str, limit: int) -> Bytes:
     rank = _MAGIC.get(stream.read(4))
     if rank is None:
         raise DataError(f"idx file: {where}: it does not start like an idx file of bytes")
@@ -116,11 +117,11 @@ def _parse(stream: io.BufferedIOBase, where: str, limit: int) -> Tensor:
     if len(body) != size:
         actual = f"{len(body):,} follow" if len(body) < size else "more follow"
         raise DataError(f"idx file: {where}: its header declares {size:,} bytes, {actual}")
-    return torch.frombuffer(body, dtype=torch.uint8).view(shape)
+    return np.frombuffer(body, np.uint8).reshape(shape)
 
 
-def assemble(name: str, tensors: Mapping[str, Tensor], where: str) -> Dataset:
-    """Make a data set of the tensors of the four `FILES`.
+def assemble(name: str, arrays: Mapping[str, Bytes], where: str) -> Dataset:
+    """Make a data set of the arrays of the four `FILES`.
 
     Returns:
         pixels (N, 1, 28, 28) and labels (N,), both uint8.
@@ -128,18 +129,18 @@ def assemble(name: str, tensors: Mapping[str, Tensor], where: str) -> Dataset:
     Raises:
         DataError: images of another size, or labels that are not one per image.
     """
-    images, labels, test_images, test_labels = (tensors[file] for file in FILES)
+    images, labels, test_images, test_labels = (arrays[file] for file in FILES)
     names = class_names(name)
     train = _pair(images, labels, names, where)
     return Dataset(name, train, _pair(test_images, test_labels, names, where))
 
 
-def _pair(images: Tensor, labels: Tensor, names: Mapping[int, str], where: str) -> Images:
+def _pair(images: Bytes, labels: Bytes, names: Mapping[int, str], where: str) -> Images:
     if tuple(images.shape[1:]) != IMAGE or labels.ndim != 1:
         raise DataError(f"idx files: {where}: they hold no 28 x 28 images with labels")
     if len(images) != len(labels):
         raise DataError(f"idx files: {where}: {len(images)} images but {len(labels)} labels")
-    return Images(images.unsqueeze(1), labels, classes=names)
+    return Images(images[:, None], labels, classes=names)
 
 
 def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:
@@ -153,24 +154,24 @@ def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:
     Returns:
         The set, or None when it is not there whole.
     """
-    tensors, missing = {}, []
+    arrays, missing = {}, []
     for file in FILES:
         try:
-            tensor = _read_any(folder / file, report)
+            array = _read_any(folder / file, report)
         except FileNotFoundError:
             missing.append(file)
             continue
-        if tensor is not None:
-            tensors[file] = tensor
+        if array is not None:
+            arrays[file] = array
     if len(missing) < len(FILES):
         for file in missing:
             report(
                 f"idx file: {folder / file}: it is missing, but other files of the set are there"
             )
-    if len(tensors) < len(FILES):
+    if len(arrays) < len(FILES):
         return None
     try:
-        return assemble(name, tensors, str(folder))
+        return assemble(name, arrays, str(folder))
     except DataError as error:
         report(error.message)
         return None
@@ -182,7 +183,7 @@ def spellings(name: str) -> Iterator[str]:
     yield from (dashed, dotted, f"{dashed}.gz", f"{dotted}.gz")
 
 
-def _read_any(plain: Path, report: Report) -> Tensor | None:
+def _read_any(plain: Path, report: Report) -> Bytes | None:
     """Read the first of the files that may be `plain`; None when what is there is bad.
 
     Raises:

@@ -142,7 +142,7 @@ def _belongs(dataset: Dataset, folder: Path, guess: bool, report: Report) -> boo
         return True
     labels = dataset.test.labels
     assert labels is not None
-    is_mnist = files.sha256(labels.numpy().tobytes()) == _MNIST_TEST_LABELS
+    is_mnist = files.sha256(labels.tobytes()) == _MNIST_TEST_LABELS
     if is_mnist:
         if dataset.name != "mnist":
             report(f"idx files: {folder}: they are those of mnist, not of {dataset.name}")

@@ -104,7 +104,7 @@ def _idx(path: Path, memory: int, notes: list[str]) -> list[Part]:
     if labels is None:
         notes.append("there is no label file beside it")
     names = None if labels is None else [str(label) for label in labels.tolist()]
-    return [Part(stem_of(path), pixels.numpy(), names)]
+    return [Part(stem_of(path), pixels, names)]
 
 
 def _npy(path: Path, notes: list[str]) -> list[Part]:

@@ -7,11 +7,8 @@ no second import of torch, no `__main__` guard in the caller's script and no cop
 from __future__ import annotations
 
 import itertools
-import os
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from vaecli.data.own.fast_decode import Decoder, Pixels, Seen, ShapeRule
 from vaecli.data.own.folder import Entry
 from vaecli.data.picture_fit import Fitting
 from vaecli.errors import DataError
+from vaecli.system import threads
 
 _BATCH = 32
 
@@ -81,37 +79,11 @@ def decode_all(
         def work(places: range) -> Decoded:
             return _decode_batch(root, content, entries, places, decoder)
 
-        for places, decoded in _in_order(work, batches):
+        for places, decoded in threads.in_order(work, batches):
             if rule.shape != decoder.shape:
                 raise StartAgainError
             progress(places.stop, len(entries))
             yield decoded
-
-
-def _in_order(
-    work: Callable[[range], Decoded], batches: Iterable[range]
-) -> Iterator[tuple[range, Decoded]]:
-    """Results in order; a bounded number of batches is decoded ahead."""
-    workers = cores()
-    pending: deque[tuple[range, Future[Decoded]]] = deque()
-    source = iter(batches)
-    executor = ThreadPoolExecutor(workers)
-    try:
-        for batch in itertools.islice(source, 2 * workers + 1):
-            pending.append((batch, executor.submit(work, batch)))
-        while pending:
-            batch, future = pending.popleft()
-            result = future.result()
-            for following in itertools.islice(source, 1):
-                pending.append((following, executor.submit(work, following)))
-            yield batch, result
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decode_batch(

@@ -159,7 +159,7 @@ class Decoder:
         if self.fitting.way == "crop":
             seen.cut.append(self._cropped_share(size))
         pixels, _ = picture_fit.prepare(picture, self.shape, name=name, **vars(self.fitting))
-        return pixels.numpy()
+        return pixels
 
     def _cropped_share(self, size: tuple[int, ...]) -> float:
         """Share of a picture of this height and width that cropping drops."""

@@ -16,15 +16,13 @@ import hashlib
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.levels import Levels
@@ -187,14 +185,14 @@ def _contents(content: dict[str, Any]) -> Contents:
 def _open(folder: Path, contents: Contents, memory: int, name: str) -> Dataset:
     """The stored set, in memory or mapped."""
     path = raw_path(folder, contents.key)
-    pixels: Tensor | Mapped
+    pixels: NDArray[np.uint8] | Mapped
     if not contents.shape[0]:
-        pixels = torch.empty(contents.shape, dtype=torch.uint8)
+        pixels = np.empty(contents.shape, np.uint8)
     elif math.prod(contents.shape) <= memory:
         pixels = _into_memory(path, contents.shape)
     else:
         pixels = _mapped(path, contents.shape)
-    labels = None if contents.labels is None else torch.tensor(contents.labels, dtype=torch.int64)
+    labels = None if contents.labels is None else np.array(contents.labels, np.int64)
     names = {label: name for name, label in contents.classes.items()}
     whole = Images(pixels, labels, contents.paths, names)
     n_test, end = contents.n_test, len(whole) - contents.n_validation
@@ -210,11 +208,11 @@ def _without_unknown(images: Images) -> Images:
     return images
 
 
-def _into_memory(path: Path, shape: tuple[int, ...]) -> Tensor:
+def _into_memory(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     with files.open_regular(path) as file:
         _check_size(file.fileno(), math.prod(shape))
         pixels = np.fromfile(file, np.uint8, math.prod(shape))
-    return torch.from_numpy(pixels.reshape(shape))  # ValueError if it was just cut off
+    return pixels.reshape(shape)  # ValueError if it was just cut off
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Mapped:
@@ -222,9 +220,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Mapped:
     with files.open_regular(path) as file:
         _check_size(file.fileno(), math.prod(shape))
         mapping, unmap = files.map_readonly(file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nobody writes to pixels
-        return Mapped.of(torch.frombuffer(mapping, dtype=torch.uint8).view(shape), unmap)
+    return Mapped.of(np.frombuffer(mapping, np.uint8).reshape(shape), unmap)
 
 
 def _check_size(descriptor: int, size: int) -> None:

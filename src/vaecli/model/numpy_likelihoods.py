@@ -1,0 +1,123 @@
+"""Log probability and mean of a pixel in numpy, for commands that do without torch.
+
+Formulas and sources are in `likelihoods.py`, which also trains; a test compares the two.  x is a
+pixel in [0, 1], o the decoder's output for it, all arrays of one shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecli.config import Likelihood
+from vaecli.model.numpy_vae import sigmoid
+
+Floats = NDArray[Any]
+
+LEVELS = 256
+HALF_LEVEL = np.float32(0.5 / (LEVELS - 1))
+"""Half the distance of two grey levels on the scale from 0 to 1."""
+LOG_SCALE_FLOOR = -7.0
+"""Lower bound of the log scale; see `distribution.learned_scale`."""
+MAX_LOGIT = np.float32(16.0)
+"""Bound of the continuous Bernoulli's logit."""
+_NEAR_ZERO = 0.1
+
+
+class Pixel(NamedTuple):
+    """A likelihood of a pixel.
+
+    Attributes:
+        log_prob: x, o and the log scale to log p(x|z) in nats.
+        mean: o and the log scale to E[x|z].
+    """
+
+    log_prob: Callable[[Floats, Floats, float | None], Floats]
+    mean: Callable[[Floats, float | None], Floats]
+
+
+def _scale(log_scale: float | None) -> np.float32:
+    assert log_scale is not None, "this likelihood has a learned scale"
+    above = float(np.logaddexp(0, log_scale - LOG_SCALE_FLOOR))
+    return np.float32(math.exp(LOG_SCALE_FLOOR + above))
+
+
+def _softplus(x: Floats) -> Floats:
+    return np.logaddexp(np.float32(0), x)
+
+
+def _bernoulli_log_prob(x: Floats, logits: Floats, log_scale: float | None) -> Floats:
+    result: Floats = x * logits - _softplus(logits)
+    return result
+
+
+def _bernoulli_mean(logits: Floats, log_scale: float | None) -> Floats:
+    return sigmoid(logits)
+
+
+def _bounded(output: Floats) -> Floats:
+    bounded: Floats = output / (1 + np.abs(output) / MAX_LOGIT)
+    return bounded
+
+
+def _continuous_bernoulli_log_prob(x: Floats, output: Floats, log_scale: float | None) -> Floats:
+    logits = _bounded(output)
+    h = np.abs(0.5 * logits)
+    near = h < _NEAR_ZERO
+    square, large = np.square(h), np.where(near, np.float32(1), h)
+    series = square * (1 / 6 - square * (1 / 180 - square / 2835))
+    direct = large - np.log(2 * large) + np.log1p(-np.exp(-2 * large))
+    result: Floats = (x - 0.5) * logits - np.where(near, series, direct)
+    return result
+
+
+def _continuous_bernoulli_mean(output: Floats, log_scale: float | None) -> Floats:
+    h = 0.5 * _bounded(output)
+    near = np.abs(h) < _NEAR_ZERO
+    square, large = np.square(h), np.where(near, np.float32(1), h)
+    series = h * (1 / 6 - square * (1 / 90 - square / 945))
+    result: Floats = 0.5 + np.where(near, series, 0.5 / np.tanh(large) - 0.5 / large)
+    return result
+
+
+def _gaussian_log_prob(x: Floats, mean: Floats, log_scale: float | None) -> Floats:
+    scale = _scale(log_scale)
+    constant = np.log(scale) + np.float32(0.5 * math.log(2 * math.pi))
+    result: Floats = -0.5 * np.square((x - mean) / scale) - constant
+    return result
+
+
+def _gaussian_mean(mean: Floats, log_scale: float | None) -> Floats:
+    return mean
+
+
+def _logistic_log_prob(x: Floats, location: Floats, log_scale: float | None) -> Floats:
+    scale = _scale(log_scale)
+    centred = x - location
+    below_upper = -_softplus(-(centred + HALF_LEVEL) / scale)
+    above_lower = -_softplus(-(HALF_LEVEL - centred) / scale)
+    inner = below_upper + above_lower + np.log(-np.expm1(-2 * HALF_LEVEL / scale))
+    white = np.where(x > 1 - HALF_LEVEL, above_lower, inner)
+    return np.where(x < HALF_LEVEL, below_upper, white)
+
+
+def _logistic_mean(location: Floats, log_scale: float | None) -> Floats:
+    scale = _scale(log_scale)
+    return scale * (_softplus(location / scale) - _softplus((location - 1) / scale))
+
+
+def kl_to_prior(mean: Floats, log_variance: Floats) -> Floats:
+    """KL divergence from q(z|x) to N(0, I) for each latent, nats; see `prior.kl_to_prior`."""
+    return np.float32(0.5) * (np.square(mean) + np.exp(log_variance) - 1 - log_variance)
+
+
+PIXELS: Mapping[Likelihood, Pixel] = {
+    "bernoulli": Pixel(_bernoulli_log_prob, _bernoulli_mean),
+    "continuous-bernoulli": Pixel(_continuous_bernoulli_log_prob, _continuous_bernoulli_mean),
+    "gaussian": Pixel(_gaussian_log_prob, _gaussian_mean),
+    "logistic": Pixel(_logistic_log_prob, _logistic_mean),
+}

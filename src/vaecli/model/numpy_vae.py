@@ -1,0 +1,259 @@
+"""Runs a network in numpy, for commands that start before torch could be imported.
+
+Features are (H, W, C) here, one image at a time, and rows of a linear layer are computed in blocks
+of a constant number: so no result depends on the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecli.config import Activation, ModelConfig
+from vaecli.model import network
+from vaecli.model.network import (
+    ChannelsLast,
+    Convolution,
+    Enlarge,
+    Flatten,
+    Linear,
+    Nonlinearity,
+    Operation,
+    Output,
+    Residual,
+    Unflatten,
+    placed,
+)
+
+Floats = NDArray[np.float32]
+Weights = Mapping[str, Floats]
+
+ROWS = 32
+"""Rows of a block: a product of fewer rows may round otherwise, so a short block is filled up."""
+
+
+class NumpyVAE:
+    """A trained model that computes in numpy, on the CPU.
+
+    Args:
+        config: of the model.
+        weights: its parameters by name, float32.
+    """
+
+    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+        self.config = config
+        self._network = network.of(config)
+        self._weights = weights
+        scale = weights.get("decoder.log_scale")
+        self.log_scale = None if scale is None else float(scale)
+        self._kernels: dict[str, Floats] = {}
+
+    def encode(self, images: Floats) -> tuple[Floats, Floats]:
+        """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
+        net = self._network
+        flat = isinstance(net.encoder[0], Linear)
+        values = images.reshape(len(images), -1) if flat else images.transpose(0, 2, 3, 1)
+        features = self._run(placed("encoder.hidden", net.encoder), values)
+        return (
+            self._linear(net.heads, "encoder.mean", features),
+            self._linear(net.heads, "encoder.log_variance", features),
+        )
+
+    def decode(self, latents: Floats) -> Floats:
+        """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
+        net = self._network
+        layers = [*placed("decoder.hidden", net.decoder), ("decoder.output", net.output)]
+        result = self._run(layers, latents)
+        if result.ndim == 4:
+            result = result.transpose(0, 3, 1, 2)
+        return result.reshape(len(latents), *self.config.image_shape)
+
+    def _run(self, layers: Sequence[tuple[str, Operation]] | Any, values: Floats) -> Floats:
+        """Run operations on rows (B, n) or images (B, H, W, C)."""
+        layers = list(layers)
+        while layers:
+            if values.ndim == 2:
+                (name, operation), layers = layers[0], layers[1:]
+                values = self._row_operation(operation, name, values)
+            else:
+                dense = [place for place, (_, op) in enumerate(layers) if isinstance(op, Flatten)]
+                count = dense[0] + 1 if dense else len(layers)
+                spatial, layers = layers[:count], layers[count:]
+                values = np.stack([self._spatial(spatial, image) for image in values])
+        return values
+
+    def _row_operation(self, operation: Operation, name: str, values: Floats) -> Floats:
+        match operation:
+            case Linear():
+                return self._linear(operation, name, values)
+            case Nonlinearity():
+                return ACTIVATIONS[operation.name](values)
+            case Unflatten():
+                return values.reshape(-1, *operation.shape).transpose(0, 2, 3, 1)
+        raise AssertionError(operation)
+
+    def _spatial(self, layers: Sequence[tuple[str, Operation]], features: Floats) -> Floats:
+        """Run operations on one image's features (H, W, C); a `Flatten` at the end gives a row."""
+        following = [operation for _, operation in layers[1:]] + [None]
+        doubled = False
+        for (name, operation), after in zip(layers, following, strict=True):
+            match operation:
+                case Convolution() if doubled:
+                    features, doubled = self._convolve_doubled(operation, name, features), False
+                case Convolution():
+                    features = self._convolve(operation, name, features)
+                case Nonlinearity():
+                    features = ACTIVATIONS[operation.name](features)
+                case Residual():
+                    inner = list(placed(f"{name}.branch", operation.branch))
+                    features = features + self._spatial(inner, features)
+                case Enlarge(height, width):
+                    doubled = isinstance(after, Convolution) and features.shape[:2] == (
+                        height / 2,
+                        width / 2,
+                    )
+                    features = features if doubled else _enlarge(features, height, width)
+                case Output():
+                    shape = operation.image_shape
+                    bias = self._weights[f"{name}.bias"].reshape(shape).transpose(1, 2, 0)
+                    inner_name = f"{name}.convolution"
+                    features = self._convolve(operation.convolution, inner_name, features) + bias
+                case Flatten():
+                    features = features.transpose(2, 0, 1).reshape(-1)
+                case ChannelsLast():
+                    features = np.ascontiguousarray(features)
+                case _:
+                    raise AssertionError(operation)
+        return features
+
+    def _linear(self, operation: Linear, name: str, values: Floats) -> Floats:
+        kernel, bias = self._weights[f"{name}.weight"].T, self._weights[f"{name}.bias"]
+        result = np.empty((len(values), operation.outputs), np.float32)
+        for start in range(0, len(values), ROWS):
+            block = values[start : start + ROWS]
+            count = len(block)
+            if count < ROWS:
+                block = np.concatenate([block, np.zeros((ROWS - count, block.shape[1]), "f4")])
+            result[start : start + count] = (block @ kernel)[:count]
+        result += bias
+        return result
+
+    def _convolve(self, operation: Convolution, name: str, features: Floats) -> Floats:
+        """One matrix product of the nine neighbours of every position with the kernel."""
+        height, width, channels = features.shape
+        stride = operation.stride
+        size = -(-height // stride), -(-width // stride)
+        padded = _padded(features)
+        columns = np.empty((*size, 9, channels), np.float32)
+        for tap in range(9):
+            top, left = divmod(tap, 3)
+            rows, across = padded[top::stride], slice(left, None, stride)
+            columns[:, :, tap] = rows[: size[0], across][:, : size[1]]
+        kernel = self._kernel(
+            name, lambda weight: weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+        )
+        result = (columns.reshape(-1, 9 * channels) @ kernel).reshape(*size, -1)
+        return result + self._weights[f"{name}.bias"] if operation.bias else result
+
+    def _convolve_doubled(self, operation: Convolution, name: str, features: Floats) -> Floats:
+        """Nearest upsampling to twice the size and a 3x3 convolution: four convolutions of 2x2.
+
+        Upsampling repeats a position, so of the three rows (or columns) that meet an even or odd
+        one two are the same, and their weights can be added up beforehand.
+        """
+        height, width, channels = features.shape
+        padded = _padded(features)
+        result = np.empty((2 * height, 2 * width, operation.outputs), np.float32)
+        columns = np.empty((height, width, 4, channels), np.float32)
+        kernels = self._kernel(f"{name} doubled", lambda weight: _doubled(weight), name)
+        for phase in range(4):
+            top, left = divmod(phase, 2)
+            for tap in range(4):
+                down, right = top + tap // 2, left + tap % 2
+                columns[:, :, tap] = padded[down : down + height, right : right + width]
+            product = columns.reshape(-1, 4 * channels) @ kernels[phase]
+            result[top::2, left::2] = product.reshape(height, width, -1)
+        return result + self._weights[f"{name}.bias"] if operation.bias else result
+
+    def _kernel(
+        self, key: str, arrange: Callable[[Floats], Floats], name: str | None = None
+    ) -> Floats:
+        """A convolution's weight as its product needs it, arranged once."""
+        if key not in self._kernels:
+            weight = self._weights[f"{name or key}.weight"]
+            self._kernels[key] = np.ascontiguousarray(arrange(weight))
+        return self._kernels[key]
+
+
+def _padded(features: Floats) -> Floats:
+    height, width, channels = features.shape
+    padded = np.zeros((height + 2, width + 2, channels), np.float32)
+    padded[1:-1, 1:-1] = features
+    return padded
+
+
+def _doubled(weight: Floats) -> Floats:
+    """A kernel (O, I, 3, 3) as four of (4 I, O): for even and odd rows, and columns."""
+
+    def halves(kernel: Floats, parity: int) -> Floats:
+        # kernel (3, ...): which of the two neighbours each of its three taps meets
+        first = (kernel[0], kernel[0] + kernel[1])[parity]
+        return np.stack([first, (kernel[1] + kernel[2], kernel[2])[parity]])
+
+    taps = weight.transpose(2, 3, 1, 0)  # (3, 3, I, O)
+    phases = [
+        halves(halves(taps, top).swapaxes(0, 1), left).swapaxes(0, 1)
+        for top in (0, 1)
+        for left in (0, 1)
+    ]
+    return np.stack([phase.reshape(-1, weight.shape[0]) for phase in phases])
+
+
+def _enlarge(features: Floats, height: int, width: int) -> Floats:
+    rows = np.arange(height) * features.shape[0] // height
+    columns = np.arange(width) * features.shape[1] // width
+    enlarged: Floats = features[rows][:, columns]
+    return enlarged
+
+
+def _relu(x: Floats) -> Floats:
+    positive: Floats = np.maximum(x, 0)
+    return positive
+
+
+def _gelu(x: Floats) -> Floats:
+    result: Floats = np.float32(0.5) * x * (1 + _erf(x * np.float32(0.5**0.5)))
+    return result
+
+
+def _silu(x: Floats) -> Floats:
+    product: Floats = x * sigmoid(x)
+    return product
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)), without an overflow."""
+    small = np.exp(-np.abs(x))
+    result: Floats = np.where(x < 0, small, np.float32(1)) / (1 + small)
+    return result
+
+
+def _erf(x: Floats) -> Floats:
+    """The error function to 1.5e-7 (Abramowitz & Stegun 1964, formula 7.1.26)."""
+    t = 1 / (1 + np.float32(0.3275911) * np.abs(x))
+    series = np.float32(1.061405429) * t
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        series = (series + np.float32(coefficient)) * t
+    result: Floats = np.copysign(1 - series * np.exp(-x * x), x)
+    return result
+
+
+ACTIVATIONS: Mapping[Activation, Callable[[Floats], Floats]] = {
+    "relu": _relu,
+    "gelu": _gelu,
+    "silu": _silu,
+    "tanh": np.tanh,
+}
