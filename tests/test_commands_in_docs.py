@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-import torch
 import typer
 
 from conftest import REPOSITORY, Vaecli
@@ -150,7 +149,7 @@ def small(name: str, *_: Any) -> Dataset:
     assert name in (catalogue.AUTO, *catalogue.NAMES, *ANYONES), f"--data {name}"
     shape = (3, 32, 32) if name in {"cifar10", *ANYONES} else (1, 28, 28)
     pixels = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
-    images = Images(torch.from_numpy(pixels), None)
+    images = Images(pixels)
     return Dataset(name, images, images)
 
 

@@ -21,9 +21,11 @@ from vaecli.data.dataset import Images
 from vaecli.errors import ExitCode
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.export import html, onnx, parity, parts, pt2
-from vaecli.model import convolution
-from vaecli.model.convolution import Enlarge, Residual, Stage, stages
-from vaecli.model.vae import ACTIVATIONS, VAE, build
+from vaecli.model import layers as modules
+from vaecli.model import network
+from vaecli.model.layers import ACTIVATIONS, Enlarge, Residual
+from vaecli.model.network import Stage, stages
+from vaecli.model.vae import VAE, build, with_weights
 from vaecli.runs import directory, weights
 from vaecli.system.typed_json import from_json, to_json
 
@@ -113,7 +115,7 @@ def test_enlarging_and_convolving_together_is_the_same(size: int | tuple[int, in
     height, width = size if isinstance(size, tuple) else (size, size)
     config = ModelConfig(image_shape=(3, height, width), arch="conv", hidden=(8,))
     layers = lively(config).double().decoder.hidden
-    assert isinstance(layers, convolution.Expansion)
+    assert isinstance(layers, modules.Expansion)
     assert any(layer.doubles(torch.empty(1, 1, *small)) for layer, small in enlargements(layers))
     latents = torch.randn(3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     weight = torch.linspace(-1, 1, layers(latents).numel(), dtype=torch.float64)
@@ -137,7 +139,7 @@ def enlargements(layers: nn.Sequential) -> Iterator[tuple[Enlarge, tuple[int, ..
 
 
 def test_a_residual_block_adds_its_branch_which_starts_at_zero() -> None:
-    block, features = Residual(3, nn.ReLU), torch.randn(2, 3, 5, 4)
+    block, features = Residual(network.Residual(3, "relu")), torch.randn(2, 3, 5, 4)
     assert torch.equal(block(features), features)
     first, last = (layer for layer in block.branch if isinstance(layer, nn.Conv2d))
     with torch.no_grad():
@@ -150,7 +152,7 @@ def test_a_residual_block_adds_its_branch_which_starts_at_zero() -> None:
 def test_only_the_operations_that_a_page_can_run() -> None:
     model = build(conv((3, 40, 64)), seed=0)
     allowed = (nn.Linear, nn.Sequential, nn.Unflatten, *ACTIVATIONS.values())
-    own = (Enlarge, Residual, convolution.Output, convolution.ChannelsLast)
+    own = (Enlarge, Residual, modules.Output, modules.ChannelsLast)
     for module in [*model.decoder.hidden.modules(), *model.decoder.output.modules()]:
         if isinstance(module, nn.Conv2d):
             assert (module.kernel_size, module.stride, module.padding) == ((3, 3), (1, 1), (1, 1))
@@ -250,7 +252,7 @@ def test_every_shape_trains_two_steps_exports_and_reloads(
     more = ("--latent-dim", latent_dim, "--likelihood", likelihood, "--data-dir", "cache")
     trained = vaecli("train", "-d", "images.npz", *SMALL, *more, "-o", "run")
     assert trained.code == 0, trained.err
-    model = weights.read_model(Path("run/model.safetensors"))
+    model = with_weights(*weights.read_model(Path("run/model.safetensors")))
     border = model.config.border
     assert model.config == conv(
         shape, latent_dim=latent_dim, likelihood=likelihood, border=border, white_8=255

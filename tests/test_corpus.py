@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a grey 8 x 8 model with two latents."""
     config = ModelConfig(image_shape=(1, 8, 8), hidden=(5,), latent_dim=2)
     path = tmp_path_factory.mktemp("corpus") / "model.safetensors"
-    path.write_bytes(weights.encode_model(config, build(config, seed=0).state_dict()))
+    path.write_bytes(weights.encode_model(config, build(config, seed=0).weights()))
     return path
 
 

@@ -153,16 +153,16 @@ def test_scores_on_stdout_leave_the_metrics_to_stderr(vaecli: Vaecli, trained: P
 def test_the_latents_are_the_means(vaecli: Vaecli, trained: Path, data_dir: Path) -> None:
     import torch
 
-    from vaecli.data.dataset import as_float
     from vaecli.data.named.downloads import load
     from vaecli.data.reading import Reading
+    from vaecli.model.vae import as_float
     from vaecli.runs.load import load_model
 
     judge(vaecli, trained, "--per-image", "scores.csv", "--latents")
     rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))
     test = load("mnist", Reading(data_dir, download=False)).test
     with torch.no_grad():
-        mean, _ = load_model(str(trained)).model.encoder(as_float(test.pixels[:]))
+        mean, _ = load_model(str(trained)).model.encoder(as_float(torch.from_numpy(test.pixels[:])))
     found = torch.tensor([[float(row[f"z{i}"]) for i in range(8)] for row in rows])
     torch.testing.assert_close(found, mean)
 

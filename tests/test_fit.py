@@ -102,8 +102,8 @@ def test_crop_pad_and_stretch(tmp_path: Path, suffix: str) -> None:
         wide(tmp_path / f"p/{place}.{suffix}")
 
     def first(fit: str) -> np.ndarray[Any, Any]:
-        pixels = load(tmp_path / "p", image_size=16, fit=fit).train.pixels[:]
-        return pixels[0, 0].numpy().astype(int)
+        pixels = np.asarray(load(tmp_path / "p", image_size=16, fit=fit).train.pixels)
+        return pixels[0, 0].astype(int)
 
     crop, pad, stretch = map(first, ("crop", "pad", "stretch"))
     assert abs(crop - 230).max() < 8  # both bands are cut off
@@ -160,7 +160,7 @@ def test_fit_is_recorded_and_repeated(vaecli: Vaecli) -> None:
     assert vaecli(*command).code == 0  # finished: the same settings
     assert vaecli(*command, "--fit", "crop").code == ExitCode.USAGE
     assert vaecli("export", "-m", "run", "--format", "safetensors", "-o", "w.safetensors").code == 0
-    trained = load(Path("p").absolute(), image_size=16, fit="pad").train.pixels[:][0, 0].numpy()
+    trained = load(Path("p").absolute(), image_size=16, fit="pad").train.pixels[:][0, 0]
     for model in ("run", "w.safetensors"):
         assert vaecli(
             "reconstruct", "p/0.png", "-m", model, "--compare", "-f", "-o", "pair.png"

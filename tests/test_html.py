@@ -19,7 +19,6 @@ from conftest import Vaecli
 from vaecli.cli import app
 from vaecli.config import Likelihood, ModelConfig
 from vaecli.data.dataset import Images, to_uint8
-from vaecli.evaluation.generation import mean_pixels
 from vaecli.export import html
 from vaecli.model.prior import kl_to_prior
 from vaecli.model.vae import build
@@ -87,7 +86,7 @@ def click(browser: Browser, selector: str) -> None:
 
 def agree(browser: Browser, model: package.Model) -> None:
     """The canvas is torch's decoding of the latent shown, within 2 of 255 grey levels."""
-    expected = to_uint8(model.decode(latent(browser)))[0].permute(1, 2, 0).numpy()
+    expected = to_uint8(model.decode(latent(browser)).numpy())[0].transpose(1, 2, 0)
     found = canvas(browser)[..., :3]
     assert np.abs(found.astype(int) - expected).max() <= 2
 
@@ -369,6 +368,6 @@ def test_the_table_of_means_is_fine_enough(likelihood: str) -> None:
     places = (np.arcsinh(outputs.numpy()) / operation["reach"] + 1) / 2 * (len(table) - 1)
     found = np.interp(places, np.arange(len(table)), table)
     with torch.inference_mode():
-        wanted = mean_pixels(model, outputs).numpy()
+        wanted = model.mean_pixels(outputs).numpy()
     # half a grey level where a mean has a corner, as that of a clipped Gaussian
     assert np.abs(found - wanted).max() < (2e-5 if "bernoulli" in likelihood else 2e-3)

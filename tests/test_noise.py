@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vaecli.noise import CHUNK_ROWS, LevelNoise, NormalNoise, SampleNoise, derive_seed, permutation
+from vaecli.noise import CHUNK_ROWS, LevelNoise, NormalNoise, SampleNoise, permutation
+from vaecli.philox import derive_seed
 
 
 def test_rows_do_not_depend_on_how_they_are_asked_for() -> None:

@@ -49,7 +49,7 @@ def stop_at(run: Run, step: int, dataset: Dataset) -> list[Event]:
     return list(loop.train(run, dataset, should_stop=should_stop))
 
 
-def state(run: Run) -> dict[str, torch.Tensor]:
+def state(run: Run) -> weights.Arrays:
     """The tensors of the newest generation: weights, optimizer state, sums, best weights."""
     newest = max((run.path / "state").glob("generation-*"))
     with newest.open("rb") as file:
@@ -216,7 +216,7 @@ def test_init_from(vaecli: Vaecli, in_cache: None, trained: Path) -> None:
     for before, after in zip(start.parameters(), end.parameters(), strict=True):
         torch.testing.assert_close(before, after, rtol=0, atol=1e-20)
     config = json.loads(Path("from-run/config.json").read_text())
-    assert config["training"]["init_from"] == weights.digest(start.state_dict())
+    assert config["training"]["init_from"] == weights.digest(start.weights())
     assert config["model"]["latent_dim"] == 8  # taken from the weights
     assert str(trained) not in Path("from-run/config.json").read_text()
     again = vaecli("train", *quick[:-3], "--data", "mnist", "-o", "from-run")
@@ -228,7 +228,7 @@ def test_init_from_resumes_without_its_source(tmp_path: Path) -> None:
     source = make_run(tmp_path / "source")
     finish(source)
     initial = load_model(str(source.path)).model
-    digest = weights.digest(initial.state_dict())
+    digest = weights.digest(initial.weights())
     straight, broken, never = (
         make_run(tmp_path / name, init_from=digest) for name in ("straight", "broken", "never")
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -33,7 +33,7 @@ Case = tuple[str, bytes, int, str]
 """Path, content, exit code, words of the message."""
 
 MODEL = ModelConfig(image_shape=(1, 3, 4), hidden=(5,), latent_dim=2)
-STATE = build(MODEL, seed=0).state_dict()
+STATE = build(MODEL, seed=0).weights()
 GOOD = weights.encode_model(MODEL, STATE)
 SHORT = 8
 (LENGTH,) = struct.unpack("<Q", GOOD[:SHORT])
@@ -205,7 +205,7 @@ def with_text(old: bytes, new: bytes) -> bytes:
     return pack(GOOD[SHORT : SHORT + LENGTH].replace(old, new, 1))
 
 
-def with_state(**tensors: torch.Tensor) -> bytes:
+def with_state(**tensors: NDArray[Any]) -> bytes:
     """A file with other tensors, as sound as its writer makes it."""
     return weights.encode_model(MODEL, {**STATE, **tensors})
 

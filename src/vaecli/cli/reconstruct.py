@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import typer
 
 from vaecli.cli import options, outputs
 from vaecli.cli.options import option
 from vaecli.errors import DataError, UsageError
-from vaecli.system import files, shell
+from vaecli.system import files, numpy_threads, shell
 from vaecli.system.size_limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
@@ -98,6 +97,7 @@ def reconstruct(
       cat digit.png | vaecli reconstruct - > recon.png
       vaecli reconstruct *.png --grid all.png
     """
+    numpy_threads.import_numpy()
     common.terminal.preview = preview is not False
     options.require_at_least("--seed", seed, 0)
     to_stdout = output == outputs.STDOUT or (
@@ -208,6 +208,8 @@ class _Work:
 
     def batch(self, jobs: list[Job], places: range, to_stdout: bool) -> list[Done]:
         """Read, reconstruct and write the inputs at these places; nothing is printed."""
+        import numpy as np
+
         from vaecli.evaluation import generation
         from vaecli.pictures.grid import encode_png
 
@@ -293,6 +295,8 @@ class _Work:
 
     def show(self) -> None:
         """The first originals and reconstructions in the terminal, where it shows pictures."""
+        import numpy as np
+
         from vaecli.terminal.preview import show_pairs
 
         if self.originals:
@@ -301,6 +305,8 @@ class _Work:
 
     def write_grid(self, path: Path | None) -> None:
         """Originals above reconstructions in one picture at `path`, None for stdout."""
+        import numpy as np
+
         from vaecli.pictures.grid import encode_png, make_pairs
 
         if not self.originals:

@@ -10,7 +10,7 @@ from vaecli.cli import options, outputs
 from vaecli.cli.options import option
 from vaecli.config import option_name
 from vaecli.errors import UsageError
-from vaecli.system import extras, files
+from vaecli.system import extras, files, numpy_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,6 +141,7 @@ def sample(
       vaecli sample --traverse --around 0 -o traversal.png
       vaecli sample --latents embeddings.csv -o decoded.png
     """
+    numpy_threads.import_numpy()
     common.terminal.preview = preview is not False
     options.require_at_least("--seed", seed, 0)
     _check(asked)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -90,8 +90,20 @@ def encode_model(
     return encode(tensors, {**info, HALF: True} if half else info)
 
 
-def read_model(path: Path) -> tuple[ModelConfig, Arrays]:
-    """The model in a weights file: its configuration, and its parameters as float32.
+class ModelFile(NamedTuple):
+    """What a weights file holds.
+
+    Attributes:
+        config: of the model.
+        tensors: its parameters by name, float32.
+    """
+
+    config: ModelConfig
+    tensors: Arrays
+
+
+def read_model(path: Path) -> ModelFile:
+    """The model in a weights file.
 
     Raises:
         ModelError: anything about the file is not as `encode_model` writes it.
@@ -109,7 +121,9 @@ def read_model(path: Path) -> tuple[ModelConfig, Arrays]:
             tensors = read_tensors(file, header, expected)
         except ValueError as error:
             raise ModelError(f"{path}: {error}", _REMEDY) from None
-    return config, {name: tensor.astype("f4", copy=False) for name, tensor in tensors.items()}
+    return ModelFile(
+        config, {name: tensor.astype("f4", copy=False) for name, tensor in tensors.items()}
+    )
 
 
 def open_weights(path: Path) -> BinaryIO:
