@@ -10,7 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from vaecli.cli import app
 from vaecli.data import reading
@@ -34,7 +35,7 @@ def main(folder: Path, seconds: float, arguments: list[str]) -> int:
         seen["prepared"] += 1
         make(*of)
 
-    def counted_read(stretch: _Stretch, places: Tensor) -> Tensor:
+    def counted_read(stretch: _Stretch, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         seen["read"] += len(places)
         return read(stretch, places)
 

@@ -192,8 +192,8 @@ def test_colour_activations_and_hostile_names(
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(4)
-    pixels = torch.randint(0, 256, (40, 3, 6, 5), dtype=torch.uint8)
-    found = html.embed(model, Images(pixels, torch.arange(40) % 3))
+    pixels = torch.randint(0, 256, (40, 3, 6, 5), dtype=torch.uint8).numpy()
+    found = html.embed(model, Images(pixels, np.arange(40) % 3))
     names = [HOSTILE, "&lt;b&gt;", "{{data}}"]
     embedding = html.Embedding(found.means, found.kl_per_dim, found.labels, names)
     path = tmp_path / "a.html"

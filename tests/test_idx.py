@@ -191,4 +191,4 @@ def test_real_mnist(tmp_path: Path) -> None:
     assert dataset.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     with gzip.open(REAL / "t10k-images-idx3-ubyte.gz") as file:
         expected = hashlib.sha256(file.read()[16:]).hexdigest()
-    assert hashlib.sha256(dataset.test.pixels[:].tobytes()).hexdigest() == expected
+    assert hashlib.sha256(np.asarray(dataset.test.pixels).tobytes()).hexdigest() == expected

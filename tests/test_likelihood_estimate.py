@@ -61,12 +61,12 @@ def linear_gaussian(*, shift: float = 0.0, widen: float = 0.0) -> VAE:
 
 def draw(count: int) -> Images:
     values = MARGINAL.sample((count,)).clamp(0, 1)
-    return Images((255 * values).round().byte().view(count, 1, 3, 3))
+    return Images((255 * values).round().byte().view(count, 1, 3, 3).numpy())
 
 
 torch.manual_seed(1)
 IMAGES = draw(400)
-EXACT: Tensor = -MARGINAL.log_prob(IMAGES.pixels[:].view(400, DIM).double() / 255)
+EXACT: Tensor = -MARGINAL.log_prob(torch.as_tensor(IMAGES.pixels[:]).view(400, DIM).double() / 255)
 
 
 def judge(model: VAE, samples: int, seed: int = 0) -> Evaluation:

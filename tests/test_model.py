@@ -6,7 +6,8 @@ from torch.distributions import Normal
 
 from vaecli.config import ModelConfig
 from vaecli.model.bounds import elbo_terms
-from vaecli.model.vae import VAE, build, count_parameters, reparameterize
+from vaecli.model.network import count_parameters
+from vaecli.model.vae import VAE, build, reparameterize
 
 CONFIGS = [
     ModelConfig(image_shape=(1, 28, 28)),

@@ -25,8 +25,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from conftest import Vaecli
 from vaecli.data.dataset import Dataset
@@ -42,25 +41,25 @@ REAL = Path(
 )
 
 
-def encode(tensor: Tensor) -> bytes:
-    header = bytes([0, 0, 8, tensor.ndim])
-    return header + b"".join(n.to_bytes(4, "big") for n in tensor.shape) + bytes(tensor.flatten())
+def encode(array: NDArray[np.uint8]) -> bytes:
+    header = bytes([0, 0, 8, array.ndim])
+    return header + b"".join(n.to_bytes(4, "big") for n in array.shape) + bytes(array.flatten())
 
 
-def small_set() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def small_set() -> dict[str, NDArray[np.uint8]]:
+    generator = np.random.default_rng(0)
 
-    def draw(limit: int, *shape: int) -> Tensor:
-        return torch.randint(0, limit, shape, generator=generator, dtype=torch.uint8)
+    def draw(limit: int, *shape: int) -> NDArray[np.uint8]:
+        return generator.integers(0, limit, shape, np.uint8)
 
-    tensors = (draw(256, 20, 28, 28), draw(10, 20), draw(256, 8, 28, 28), draw(10, 8))
-    return dict(zip(idx.FILES, tensors, strict=True))
+    arrays = (draw(256, 20, 28, 28), draw(10, 20), draw(256, 8, 28, 28), draw(10, 8))
+    return dict(zip(idx.FILES, arrays, strict=True))
 
 
-TENSORS = small_set()
-PLAIN = {file: encode(tensor) for file, tensor in TENSORS.items()}
+ARRAYS = small_set()
+PLAIN = {file: encode(array) for file, array in ARRAYS.items()}
 PACKED = {file: gzip.compress(data, mtime=0) for file, data in PLAIN.items()}
-EXPECTED = idx.assemble("mnist", TENSORS, "memory")
+EXPECTED = idx.assemble("mnist", ARRAYS, "memory")
 BOMB = gzip.compress(PLAIN[idx.FILES[0]] + bytes(16 * 1024**2), mtime=0)
 
 
@@ -742,11 +741,11 @@ def test_class_names_are_those_torchvision_gives() -> None:
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "mnist"])
 def test_the_table_of_a_named_set(vaecli: Vaecli, name: str) -> None:
-    tensors = {file: tensor.clamp(3, 250) for file, tensor in TENSORS.items()}
+    arrays = {file: array.clip(3, 250) for file, array in ARRAYS.items()}
     images, labels, test_images, test_labels = idx.FILES
-    tensors |= {labels: TENSORS[labels], test_labels: TENSORS[test_labels]}
-    tensors[test_images][[2, 5]] = tensors[images][7]
-    folder = fill(Path(name), {file: encode(tensor) for file, tensor in tensors.items()})
+    arrays |= {labels: ARRAYS[labels], test_labels: ARRAYS[test_labels]}
+    arrays[test_images][[2, 5]] = arrays[images][7]
+    folder = fill(Path(name), {file: encode(array) for file, array in arrays.items()})
     command = ("train", "-d", name, "--data-dir", folder, "--no-download", "--dry-run")
     for _ in range(2):  # from the files, and again
         data = json.loads(vaecli(*command, "--json").out)["data"]
@@ -769,11 +768,11 @@ def test_a_run_of_a_named_set_knows_its_classes(vaecli: Vaecli) -> None:
     classes = json.loads(Path("run/config.json").read_text())["data"]["classes"]
     assert classes == [*class_names("fashion-mnist").values()]
     assert vaecli("eval", "-m", "run", *data, "--per-image", "own.csv").code == 0
-    labels = TENSORS[idx.FILES[3]].tolist()
+    labels = ARRAYS[idx.FILES[3]].tolist()
     expected = [(str(label), classes[label]) for label in labels]
     assert label_and_class("own.csv") == expected
     # other data is matched by name, and by number, as published sets are labelled
-    pixels, names = TENSORS[idx.FILES[2]].numpy(), np.array([classes[label] for label in labels])
+    pixels, names = ARRAYS[idx.FILES[2]], np.array([classes[label] for label in labels])
     np.savez("names.npz", images=pixels, labels=names)
     np.savez("numbers.npz", images=pixels, labels=np.array(labels))
     for name in ("names", "numbers"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import TRAIN, Vaecli
-from test_resume import state, stop_at
+from test_resume import same, state, stop_at
 from test_training import DATASET, finish, make_run, rows
 from vaecli.config import ModelConfig
 from vaecli.errors import EnvironmentFailure, ExitCode, UsageError
@@ -68,8 +68,7 @@ def test_resumed_exactly(tmp_path: Path) -> None:
     broken = make_run(tmp_path / "broken", epochs=2, precision="bf16")
     stop_at(broken, 3, DATASET)
     finish(broken)
-    expected = state(straight)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in state(broken).items())
+    assert same(state(broken), state(straight))
 
 
 def test_what_a_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

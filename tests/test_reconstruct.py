@@ -23,7 +23,7 @@ from vaecli.errors import DataError, ExitCode
 @pytest.fixture
 def digit(data_dir: Path) -> NDArray[np.uint8]:
     pixels = idx.read_idx(data_dir / "MNIST/raw/t10k-images-idx3-ubyte.gz")
-    array: NDArray[np.uint8] = pixels[0].squeeze().numpy()
+    array: NDArray[np.uint8] = pixels[0].squeeze()
     return array
 
 
@@ -197,9 +197,9 @@ def test_a_digit_in_any_form_reconstructs_alike(vaecli: Vaecli, trained: Path) -
     """Reconstructions within 8/255 mean difference of the plain file's."""
     folder = real_mnist()
     assert folder is not None
-    digits = idx.read_idx(folder / "MNIST/raw/t10k-images-idx3-ubyte.gz").view(-1, 28, 28)
+    digits = idx.read_idx(folder / "MNIST/raw/t10k-images-idx3-ubyte.gz").reshape(-1, 28, 28)
     for number in (0, 2, 18):
-        array = digits[number].numpy()
+        array = digits[number]
         write_variants(array)
         vaecli("reconstruct", "in", "-m", trained, "-o", f"out{number}")
         plain = pixels(f"out{number}/plain.recon.png")

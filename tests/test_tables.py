@@ -170,7 +170,7 @@ def test_a_table_is_a_set(vaecli: Vaecli, tmp_path: Path) -> None:
     found = prepare.load(tmp_path / "digits.csv", Options(), Reading(tmp_path / "cache"))
     whole = join([found.train, found.test])
     order = [int(path.removeprefix("digits[")[:-1]) for path in whole.paths or ()]
-    np.testing.assert_array_equal(whole.pixels[:].numpy().reshape(COUNT, -1), PIXELS[order])
+    np.testing.assert_array_equal(np.asarray(whole.pixels).reshape(COUNT, -1), PIXELS[order])
     assert whole.labels is not None
     assert [whole.class_name(int(label)) for label in whole.labels] == [
         str(LABELS[i]) for i in order

@@ -49,7 +49,7 @@ def load(path: Path, said: list[str] | None = None, **options: Any) -> Dataset:
 
 def by_path(part: Images) -> dict[str, NDArray[np.uint8]]:
     assert part.paths is not None
-    return dict(zip(part.paths, part.pixels[:].numpy()[:, 0], strict=True))
+    return dict(zip(part.paths, np.asarray(part.pixels)[:, 0], strict=True))
 
 
 def noise(count: int) -> NDArray[np.uint16]:
@@ -141,5 +141,5 @@ def test_animations_are_their_first_frame_and_counted(tmp_path: Path) -> None:
     said: list[str] = []
     dataset = load(tmp_path / "s", said)
     assert len(dataset.train) + len(dataset.test) == 6
-    assert join([dataset.train, dataset.test]).pixels[:].unique().tolist() == [40]
+    assert np.unique(join([dataset.train, dataset.test]).pixels[:]).tolist() == [40]
     assert "the first frame of each of 2 animations" in " ".join(said)
