@@ -16,9 +16,10 @@ from vaecli.config import DataConfig
 from vaecli.data import splits_and_classes
 from vaecli.data.dataset import Dataset
 from vaecli.data.origin import Options
-from vaecli.data.own import decode_threads, prepare
+from vaecli.data.own import prepare
 from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode
+from vaecli.system import threads
 from vaecli.system.typed_json import from_json, to_json
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -322,9 +323,7 @@ def test_a_set_that_gains_colour_late_is_counted_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pass begins again when colour is found; what was counted before is void."""
-    monkeypatch.setattr(
-        decode_threads, "cores", lambda: 1
-    )  # so that batches come out before the last one
+    monkeypatch.setattr(threads, "cores", lambda: 1)  # batches come out before the last one
     pictures(tmp_path / "d/train", 200, 0)
     pictures(tmp_path / "d/test", 3, 198)  # 198 and 199 are there twice
     pictures(tmp_path / "d/val", 1, 98)

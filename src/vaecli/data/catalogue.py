@@ -7,7 +7,6 @@ import os
 from functools import partial
 from pathlib import Path
 
-
 from vaecli.config import option_name
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.named import cache, digits, downloads, sets

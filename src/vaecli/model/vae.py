@@ -158,7 +158,7 @@ class TorchRunner:
     def log_scale(self) -> float | None:
         """The learned log scale of p(x|z), for a likelihood that has one."""
         scale = self._model.decoder.log_scale
-        return None if scale is None else float(scale)
+        return None if scale is None else float(scale.detach())
 
     @inference()
     def encode(self, images: Floats) -> tuple[Floats, Floats]:
