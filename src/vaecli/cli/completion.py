@@ -17,9 +17,9 @@ def data(incomplete: str) -> list[str]:
 
 
 def runs(incomplete: str) -> list[str]:
-    """`latest` and the numbered runs, the newest first."""
+    """`latest`, `digits` and the numbered runs, the newest first."""
     found = sorted((str(path.parent) for path in Path("runs").glob("*/config.json")), reverse=True)
-    return _starting(incomplete, ["latest", *found])
+    return _starting(incomplete, ["latest", "digits", *found])
 
 
 def devices(incomplete: str) -> list[str]:

@@ -120,7 +120,7 @@ def _dataset(
     from vaecli.data.origin import Options
     from vaecli.training import provenance
 
-    run = loaded.run
+    run, data = loaded.run, data or loaded.data
     if data is None and run is None:
         raise UsageError(
             f"{loaded.path}: a loose weights file does not say what data it belongs to",
@@ -137,7 +137,7 @@ def _dataset(
             dataset = catalogue.load(data, reading, options, preparation)
             for warning in dataset.account.warnings:
                 common.terminal.warning(f"{dataset.name}: {warning}")
-            return dataset, False
+            return dataset, data == loaded.data
         run = known.run
         name, options = known.whereabouts()
         options = replace(options, skip_bad=options.skip_bad or skip_bad)

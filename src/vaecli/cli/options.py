@@ -144,7 +144,8 @@ RunSeed = Annotated[
 Model = Annotated[
     str | None,
     option(
-        "A run directory, a .safetensors file, latest, or hf://OWNER/NAME.",
+        "A run directory, a .safetensors file, latest, hf://OWNER/NAME, or digits, which comes with"
+        " vaecli.",
         "--model",
         "-m",
         default="latest",

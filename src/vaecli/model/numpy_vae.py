@@ -31,8 +31,8 @@ from vaecli.model.network import (
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
-ROWS = 32
-"""Rows of a block: a product of fewer rows may round otherwise, so a short block is filled up."""
+ROWS = 8
+"""Rows of a product, filled up where there are fewer: with more, libraries round some otherwise."""
 
 
 class NumpyVAE:

@@ -243,5 +243,5 @@ def latest(root: Path = ROOT) -> Path:
             return path
     raise ModelError(
         f"no trained model under {root}/",
-        "Train one with `vaecli train`, or name one with -m.",
+        "Train one with `vaecli train`, or name one with -m; -m digits comes with vaecli.",
     )

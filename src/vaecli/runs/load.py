@@ -1,4 +1,4 @@
-"""The one place that turns a run, a weights file, `latest` or a Hub address into a model."""
+"""The one place that turns what -m names into a model: a run, a weights file, a Hub address."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from vaecli.model.vae import VAE
 
 LATEST = "latest"
+BUNDLED = "digits"
+"""Name of the model that comes with vaecli, and of the set it was trained on."""
+BUNDLED_FILE = Path(__file__).with_name("digits.safetensors")
+"""Made by benchmarks/bundled_model.py."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class LoadedModel:
         path: the run directory or the weights file.
         run: the run, or None for a loose weights file.
         name: used in messages and in the names of output files.
+        data: name of the set it was trained on, where there is no run to say.
     """
 
     config: ModelConfig
@@ -36,6 +41,7 @@ class LoadedModel:
     path: Path
     run: Run | None
     name: str
+    data: str | None = None
 
     @functools.cached_property
     def model(self) -> VAE:
@@ -52,12 +58,14 @@ class LoadedModel:
 
 
 def load_model(spec: str, *, download: bool = True) -> LoadedModel:
-    """Turn a run directory, a weights file, `latest` or `hf://OWNER/NAME` into a model.
+    """Turn a run directory, a weights file, `latest`, `digits` or `hf://OWNER/NAME` into a model.
 
     Raises:
         ModelError: there is none, or it is damaged.
         EnvironmentFailure: it lies on the Hub, and cannot be had from there.
     """
+    if spec == BUNDLED:
+        return LoadedModel(*weights.read_model(BUNDLED_FILE), BUNDLED_FILE, None, BUNDLED, BUNDLED)
     if spec.startswith(hub.SCHEME):
         path, name = hub.fetch(spec, download=download)
     else:
@@ -65,7 +73,8 @@ def load_model(spec: str, *, download: bool = True) -> LoadedModel:
         name = path.resolve().name.removesuffix(".safetensors")
     if not path.exists():
         raise ModelError(
-            f"no model at {path}", "Train one with `vaecli train`, or name another with -m."
+            f"no model at {path}",
+            "Train one with `vaecli train`, or name another with -m; -m digits comes with vaecli.",
         )
     if not path.is_dir():
         return LoadedModel(*weights.read_model(path), path, None, name)
