@@ -103,7 +103,8 @@ def test_crop_pad_and_stretch(tmp_path: Path, suffix: str) -> None:
 
     def first(fit: str) -> np.ndarray[Any, Any]:
         pixels = np.asarray(load(tmp_path / "p", image_size=16, fit=fit).train.pixels)
-        return pixels[0, 0].astype(int)
+        plane: np.ndarray[Any, Any] = pixels[0, 0].astype(int)
+        return plane
 
     crop, pad, stretch = map(first, ("crop", "pad", "stretch"))
     assert abs(crop - 230).max() < 8  # both bands are cut off

@@ -142,7 +142,7 @@ def test_interpolation(vaecli: Vaecli, trained: Path, data_dir: Path) -> None:
     middle = decoded(trained, mean.mean(0, keepdim=True).numpy())
     assert np.abs(np.load("b.npy")[2] - middle).max() <= 0.51
     # an image file that holds the test image is the test image
-    Image.fromarray(test.pixels[:][3, 0]).save("three.png")
+    Image.fromarray(np.asarray(test.pixels[3:4])[0, 0]).save("three.png")
     assert vaecli(*common, "three.png", "7", "-o", "c.npy").code == 0
     assert (np.load("c.npy") == ends).all()
     assert vaecli(*common, "3", "7").out == "samples.png\n"
