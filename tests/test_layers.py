@@ -21,7 +21,8 @@ SOURCE = Path(vaecli.__file__).parent
 LADDER = [
     ["errors", "_version"],
     ["system"],
-    ["config", "noise"],
+    ["config", "philox"],
+    ["noise"],
     ["model", "data"],
     ["runs"],
     ["evaluation"],

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from vaecli.runs.load import LoadedModel
 
 
+TORCH_IS_FASTER = 40e9
+"""Multiplications from which torch ends sooner, its import included: about 6,000 digits of conv."""
+
+
 def load_model(common: Common, spec: str | None) -> LoadedModel:
     """The model named by --model; says which one `latest` is."""
     from vaecli.runs.load import LATEST
@@ -41,9 +45,18 @@ def in_torch(common: Common, loaded: LoadedModel) -> VAE:
     return loaded.model.to(where)
 
 
-def runner(common: Common, loaded: LoadedModel) -> Runner:
-    """The model to make pictures with: numpy, which starts at once, unless a GPU is asked for."""
-    if common.device in ("auto", "cpu"):
+def runner(common: Common, loaded: LoadedModel, images: int = 0) -> Runner:
+    """The model to make pictures with: numpy, which starts at once, unless a GPU is asked for.
+
+    Args:
+        common: options.
+        loaded: the model.
+        images: how many there are; with so many that importing torch is repaid, it is torch.
+    """
+    from vaecli.model import network
+
+    few = images * network.products(loaded.config) < TORCH_IS_FASTER
+    if common.device in ("auto", "cpu") and few:
         from vaecli.model.numpy_vae import NumpyVAE
 
         common.check_threads()

@@ -115,7 +115,7 @@ def reconstruct(
     from vaecli.terminal.preview import ACROSS
 
     loaded = load_model(common, model)
-    work = _Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed))
+    work = _Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed), len(jobs))
     if inputs:
         # the terminal shows only the first few
         keep = len(jobs) if grid is not None else ACROSS if common.terminal.draws else 0
@@ -171,10 +171,11 @@ class _Work:
         compare: bool,
         sample: bool,
         seed: int,
+        images: int,
     ) -> None:
         from vaecli.cli.inputs import runner
 
-        self.common, self.loaded, self.runner = common, loaded, runner(common, loaded)
+        self.common, self.loaded, self.runner = common, loaded, runner(common, loaded, images)
         self.fit = fit
         self.invert: Literal["auto", "yes", "no"] = invert
         self.compare, self.sample, self.seed = compare, sample, seed

@@ -155,7 +155,7 @@ def sample(
     from vaecli.cli.walks import Walker
 
     loaded = load_model(common, model)
-    computed = runner(common, loaded)
+    computed = runner(common, loaded, asked.num_samples or 0)
     walker = Walker(common, loaded, computed, asked.data)
     if asked.interpolate is not None:
         start, end = map(options.home_text, asked.interpolate)

@@ -11,6 +11,7 @@ from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Bytes, as_float, to_uint8
 from vaecli.model.numpy_likelihoods import PIXELS, kl_to_prior
+from vaecli.system.threads import in_order
 
 Floats = NDArray[np.float32]
 
@@ -45,9 +46,13 @@ def decode(runner: Runner, latents: Floats) -> Bytes:
     latents = np.ascontiguousarray(latents, np.float32)
     found = np.empty((len(latents), *runner.config.image_shape), np.uint8)
     mean = PIXELS[runner.config.likelihood].mean
-    for start in range(0, len(latents), BATCH_SIZE):
+
+    def work(start: int) -> Bytes:
         output = runner.decode(latents[start : start + BATCH_SIZE])
-        found[start : start + BATCH_SIZE] = to_uint8(mean(output, runner.log_scale))
+        return to_uint8(mean(output, runner.log_scale))
+
+    for start, pixels in in_order(work, range(0, len(latents), BATCH_SIZE)):
+        found[start : start + BATCH_SIZE] = pixels
     return found
 
 

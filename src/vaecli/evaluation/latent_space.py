@@ -17,6 +17,7 @@ from vaecli import philox
 from vaecli.data.dataset import Images, as_float
 from vaecli.evaluation.generation import BATCH_SIZE, Runner
 from vaecli.model.numpy_likelihoods import kl_to_prior
+from vaecli.system.threads import in_order
 
 Path = Literal["spherical", "linear"]
 Floats = NDArray[np.float32]
@@ -92,12 +93,16 @@ def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Emb
     """
     latent_dim: int = runner.config.latent_dim
     found = Embedding(*(np.empty((len(images), latent_dim), np.float32) for _ in range(2)))
-    for start in range(0, len(images), BATCH_SIZE):
+
+    def work(start: int) -> tuple[Floats, Floats]:
         batch = next(images[start : start + BATCH_SIZE].parts())
         if redraw_seed is not None:
             batch = philox.binarize(batch, start, seed=redraw_seed, purpose="aggregate-posterior")
-        for whole, part in zip(found, runner.encode(as_float(batch)), strict=True):
-            whole[start : start + len(batch)] = part
+        return runner.encode(as_float(batch))
+
+    for start, parts in in_order(work, range(0, len(images), BATCH_SIZE)):
+        for whole, part in zip(found, parts, strict=True):
+            whole[start : start + BATCH_SIZE] = part
     return found
 
 

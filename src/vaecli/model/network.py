@@ -217,6 +217,18 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(map(prod, of(config).shapes().values()))
 
 
+def products(config: ModelConfig) -> int:
+    """Multiplications that decoding one image takes, about."""
+    net, positions, count = of(config), 1, 0
+    for operation in (*net.decoder, net.output):
+        match operation:
+            case Unflatten((_, height, width)) | Enlarge(height, width):
+                positions = height * width
+        weights = sum(prod(shape) for name, shape in operation.weights.items() if "weight" in name)
+        count += weights * positions
+    return count
+
+
 def placed(prefix: str, operations: Sequence[Operation]) -> Iterator[tuple[str, Operation]]:
     """Operations with the names that their weights begin with."""
     return ((f"{prefix}.{place}", operation) for place, operation in enumerate(operations))

@@ -28,7 +28,11 @@ def in_order(
         items: its arguments.
         workers: number of threads; None for one on each core.
     """
-    workers = workers or cores()
+    items = list(items)
+    workers = min(workers or cores(), len(items))
+    if workers <= 1:
+        yield from ((item, work(item)) for item in items)
+        return
     pending: deque[tuple[Item, Future[Result]]] = deque()
     source = iter(items)
     executor = ThreadPoolExecutor(workers)
