@@ -330,3 +330,32 @@ def test_the_bundled_model_is_as_good_as_the_recorded_command_makes_it(
     value = json.loads(judged.out)
     assert value["n_images"] == about["n_images"]
     assert value["loss"] == pytest.approx(about["loss"], abs=0.2)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
+def test_a_bar_on_the_terminal_leaves_the_pipe_alone(trained: Path) -> None:
+    """With stderr at a terminal and stdout in a pipe, every path goes into the pipe."""
+    Path("in").mkdir()
+    for number, image in enumerate(pixels(70, (28, 28))):
+        Image.fromarray(image).save(f"in/{number:02d}.png")
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "vaecli", "reconstruct", "in", "-m", str(trained), "-o", "out"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    out, _ = child.communicate()
+    os.close(ours)
+    assert child.returncode == 0
+    assert out.decode().split() == [
+        str(Path(f"out/{number:02d}.recon.png")) for number in range(70)
+    ]
+    assert b"reconstructing" in shown
+    assert b"recon.png" not in shown

@@ -163,7 +163,11 @@ class Terminal:
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
         tasks: dict[str, TaskID] = {}
-        with Bars(*columns, console=self.console(), transient=True) as progress:
+        # what is printed meanwhile goes above the bars, unless stdout leads elsewhere
+        shared = sys.stdout is not None and sys.stdout.isatty()
+        with Bars(
+            *columns, console=self.console(), transient=True, redirect_stdout=shared
+        ) as progress:
 
             def work(what: str, done: int, total: int | None) -> None:
                 if what not in tasks:
