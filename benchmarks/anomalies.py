@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
     rng = np.random.Generator(np.random.PCG64(0))
-    digits = catalogue.load("mnist", Reading(options.data_dir)).test.pixels[:, 0].numpy()
+    digits = np.asarray(catalogue.load("mnist", Reading(options.data_dir)).test.pixels)[:, 0]
     letters = [letter("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[i % 26], 27 + i % 3) for i in range(33)]
     noise = rng.integers(0, 256, (34, 28, 28)).astype(np.uint8)
     images = np.concatenate([digits[:9900], noise, np.stack(letters), 255 - digits[9900:9933]])

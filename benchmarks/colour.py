@@ -16,13 +16,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sheet import write_sheet
 
 import vaecli
 from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.evaluation.units import bits_per_dim
+from vaecli.model.vae import TorchRunner
 from vaecli.runs.load import load_model
 from vaecli.runs.metrics import EpochMetrics
 from vaecli.training import loop
@@ -113,7 +113,7 @@ def compare(folder: Path, epochs: int, images: int, output: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not data.exists():
         np.savez(data, x_train=generate(images, seed=0), x_test=test)
-    rows = {"test images": torch.from_numpy(test[:12])}
+    rows = {"test images": test[:12]}
     print("| --arch | parameters | epochs | seconds | test loss | bits/dim |")
     print("| --- | --- | --- | --- | --- | --- |")
     seconds = sum(row.seconds for row in train(folder, "conv", epochs))
@@ -128,9 +128,9 @@ def compare(folder: Path, epochs: int, images: int, output: Path) -> None:
             f" | {bits:.3f} |",
             flush=True,
         )
-        rows[f"{arch}: again"] = reconstruct(model, torch.from_numpy(test[:12]))
-        rows[f"{arch}: samples"] = sample(model, 24, seed=0)[:12]
-        rows[" " * len(rows)] = sample(model, 24, seed=0)[12:]
+        rows[f"{arch}: again"] = reconstruct(TorchRunner(model), test[:12])
+        rows[f"{arch}: samples"] = sample(TorchRunner(model), 24, seed=0)[:12]
+        rows[" " * len(rows)] = sample(TorchRunner(model), 24, seed=0)[12:]
     write_sheet(output, rows)
 
 

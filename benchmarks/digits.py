@@ -11,14 +11,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vaecli.data import catalogue
-from vaecli.data.dataset import Images, as_float
+from vaecli.data.dataset import Images
 from vaecli.data.reading import Reading
-from vaecli.pictures.grid import encode_png, make_grid
+from vaecli.model.vae import as_float
+from vaecli.pictures.grid import Bytes, encode_png, make_grid
 from vaecli.system import files
 
 EPOCHS, BATCH = 2, 128
@@ -53,7 +55,7 @@ def train(images: Images) -> nn.Module:
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH):
             loss = functional.cross_entropy(
-                classifier(as_float(images.pixels[chosen])), labels[chosen]
+                classifier(as_float(images.pixels_at(chosen))), labels[chosen]
             )
             optimizer.zero_grad()
             loss.backward()
@@ -65,21 +67,22 @@ def train(images: Images) -> nn.Module:
 @torch.no_grad()
 def accuracy(classifier: nn.Module, images: Images) -> float:
     """Share of images read right."""
-    read = [classifier(as_float(part)).argmax(1) for part in images.pixels.split(1000)]
+    read = [
+        classifier(as_float(part)).argmax(1) for part in torch.as_tensor(images.pixels).split(1000)
+    ]
     return float((torch.cat(read) == labels_of(images)).float().mean())
 
 
-def sheet(images: Images) -> Tensor:
+def sheet(images: Images) -> Bytes:
     """Twenty images of each class in a row."""
-    labels = labels_of(images)
-    rows = [images.pixels[labels == digit][:20] for digit in range(10)]
-    return make_grid(torch.cat(rows), columns=20, scale=1)
+    rows = [np.asarray(images.pixels)[images.labels == digit][:20] for digit in range(10)]
+    return make_grid(np.concatenate(rows), columns=20, scale=1)
 
 
 def labels_of(images: Images) -> Tensor:
     """Labels (N,) int64."""
     assert images.labels is not None
-    return images.labels.long()
+    return torch.as_tensor(images.labels).long()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def generate(folder: Path, count: int) -> None:
 
 def prepare(folder: Path, cache: Path) -> float:
     began = time.perf_counter()
-    own.load(folder, Options(image_size=SIZE), data_dir=cache)
+    own.load(folder, Options(image_size=SIZE), Reading(cache))
     return time.perf_counter() - began
 
 
@@ -90,8 +90,9 @@ def main(count: int, rounds: int, kept: str | None = None) -> None:
             )
         print(f"median ratio {statistics.median(ratios):.2f}")
         print(f"second start {prepare(photos, cache):.2f} s")
-        dataset = own.load(photos, Options(image_size=SIZE), data_dir=cache)
-        np.savez(home / "array.npz", x_train=dataset.train.pixels, x_test=dataset.test.pixels)
+        dataset = own.load(photos, Options(image_size=SIZE), Reading(cache))
+        pixels = {f"x_{name}": images.pixels[:] for name, images in dataset.splits.items()}
+        np.savez(home / "array.npz", **pixels)
         sources = {"folder": photos, "array": home / "array.npz"}
         times: dict[str, list[float]] = {name: [] for name in sources}
         for number in range(3):

@@ -9,7 +9,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import torch
+import numpy as np
 from sheet import write_sheet
 
 import vaecli
@@ -20,6 +20,7 @@ from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.evaluation.units import bits_per_dim
 from vaecli.model.distribution import learned_scale
 from vaecli.model.likelihoods import LIKELIHOODS
+from vaecli.model.vae import TorchRunner
 from vaecli.runs.load import load_model
 from vaecli.training import loop
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/images/likelihoods.png"))
     options = parser.parse_args()
     test = catalogue.load("mnist", Reading(options.data_dir)).test
-    shown = test.pixels[:12]
+    shown = next(test.first(12).parts())
     rows = {"test images": shown}
     print("| likelihood | test loss | distortion | rate | black image | white image | scale |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -49,9 +50,9 @@ def main() -> None:
             last = next(event for event in events if isinstance(event, loop.Drawn))
             model = load_model(str(last.files[0].parent)).model
             result = evaluate(model, test, seed=0)
-            rows[f"{name}: again"] = reconstruct(model, shown)
-            rows["samples" + " " * len(rows)] = sample(model, len(shown), seed=0)
-            extremes = torch.stack([torch.zeros(1, 28, 28), torch.full((1, 28, 28), 255.0)]).byte()
+            rows[f"{name}: again"] = reconstruct(TorchRunner(model), shown)
+            rows["samples" + " " * len(rows)] = sample(TorchRunner(model), len(shown), seed=0)
+            extremes = np.array([0, 255], np.uint8).repeat(784).reshape(2, 1, 28, 28)
             black, white = evaluate(model, catalogue.Images(extremes), seed=0).losses.tolist()
             log_scale = model.decoder.log_scale
             scale = "" if log_scale is None else f"{float(learned_scale(log_scale).detach()):.4f}"

@@ -22,7 +22,6 @@ from typing import get_args
 import torch
 
 from vaecli import config
-from vaecli.evaluation.generation import mean_image
 from vaecli.export import half, html, onnx, parity, parts, pt2
 from vaecli.model.vae import VAE, build
 from vaecli.system import typed_json
@@ -72,7 +71,7 @@ def in_browser(model: VAE, page: browser.Browser, folder: Path) -> tuple[float, 
         " return [images, times.sort((a, b) => a - b)[times.length / 2]] })()"
     )
     images, milliseconds = page.run(script)
-    expected = mean_image(model, latents).flatten(1)
+    expected = model.mean_image(latents).flatten(1)
     return float((torch.tensor(images) - expected).abs().max()), milliseconds
 
 

@@ -17,13 +17,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vaecli.data import catalogue
-from vaecli.data.dataset import Images, as_float
+from vaecli.data.dataset import Bytes, Images
 from vaecli.data.reading import Reading
 from vaecli.evaluation import generation, latent_space, mixture
+from vaecli.model.vae import TorchRunner, as_float
 from vaecli.runs.load import load_model
 
 
@@ -43,13 +45,14 @@ def train_classifier(images: Images, epochs: int = 2, seed: int = 0) -> nn.Modul
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     assert images.labels is not None
+    labels = torch.as_tensor(images.labels).long()
     for _ in range(epochs):
         for batch in torch.randperm(len(images)).split(256):
             if len(batch) < 256:
                 continue
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(
-                model(as_float(images.pixels[batch])), images.labels[batch].long()
+                model(as_float(images.pixels_at(batch))), labels[batch]
             )
             loss.backward()
             optimizer.step()
@@ -58,18 +61,19 @@ def train_classifier(images: Images, epochs: int = 2, seed: int = 0) -> nn.Modul
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, pixels: Tensor) -> Tensor:
-    parts = [model(as_float(part)).softmax(1) for part in pixels.split(1000)]
+def predict(model: nn.Module, pixels: Bytes) -> Tensor:
+    batches = torch.as_tensor(pixels).split(1000)
+    parts = [model(as_float(part)).softmax(1) for part in batches]
     return torch.cat(parts)
 
 
 @torch.inference_mode()
-def nearest(pixels: Tensor, training: Tensor) -> Tensor:
+def nearest(pixels: Bytes, training: Bytes) -> Tensor:
     """Distance of each image (N, ...) to the closest of the training images, (N,)."""
-    known = as_float(training).flatten(1)
+    known = as_float(torch.as_tensor(training)).flatten(1)
     squares = known.square().sum(1)
     result = []
-    for part in as_float(pixels).flatten(1).split(500):
+    for part in as_float(torch.as_tensor(pixels)).flatten(1).split(500):
         products = part.square().sum(1)[:, None] + squares - 2 * part @ known.T
         result.append(products.min(1).values.clamp(min=0).sqrt())
     return torch.cat(result)
@@ -85,22 +89,22 @@ def main() -> None:
     assert loaded.run is not None
     reading = Reading(arguments.data_dir, download=False, report=print)
     sets = catalogue.load(loaded.run.config.data.name, reading)
-    model, count, seed = loaded.model, arguments.n, loaded.seed(None)
+    runner, count, seed = TorchRunner(loaded.model), arguments.n, loaded.seed(None)
     classifier = train_classifier(sets.train)
     test = sets.test.first(count)
-    assert test.labels is not None
-    accuracy = (predict(classifier, test.pixels).argmax(1) == test.labels).float().mean()
+    known, shown = np.asarray(sets.train.pixels), np.asarray(test.pixels)
+    accuracy = (predict(classifier, shown).argmax(1).numpy() == test.labels).mean()
     print(f"classifier: {100 * accuracy:.1f} % of the test images right")
-    embedding = latent_space.embed(model, sets.train.pixels)
+    embedding = latent_space.embed(runner, sets.train)
     kinds = {
-        "test images": test.pixels,
-        "their reconstructions": generation.reconstruct(model, test.pixels),
-        "normal prior": generation.sample(model, count, seed=seed),
+        "test images": shown,
+        "their reconstructions": generation.reconstruct(runner, shown),
+        "normal prior": generation.sample(runner, count, seed=seed),
     }
     for components in (1, 3, 10, 30):
         fitted = mixture.fit(embedding, components=components, seed=seed)
         kinds[f"mixture of {components}"] = generation.decode(
-            model, fitted.sample(count, seed=seed)
+            runner, fitted.sample(count, seed=seed)
         )
     close = None
     print("| images | confidence | at least 90 % sure | classes | nearest | too close |")
@@ -110,7 +114,7 @@ def main() -> None:
         sure = probabilities.max(1).values
         mean = probabilities.mean(0)
         classes = torch.exp(-(mean * mean.log()).sum())
-        distance = nearest(pixels, sets.train.pixels)
+        distance = nearest(pixels, known)
         close = distance.quantile(0.01) if close is None else close
         print(
             f"| {name} | {100 * sure.mean():.1f} % | {100 * (sure >= 0.9).float().mean():.1f} %"

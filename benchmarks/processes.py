@@ -245,6 +245,7 @@ def answer_with_results(data_dir: Path, epochs: int, limit: int | None) -> None:
 
     from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
     from vaecli.data.catalogue import load
+    from vaecli.data.reading import Reading
     from vaecli.runs.directory import Run
     from vaecli.system import processes
     from vaecli.training import loop as training
@@ -253,7 +254,7 @@ def answer_with_results(data_dir: Path, epochs: int, limit: int | None) -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
         dtype, path, change = json.loads(line)
-        whole = load("mnist", folder=data_dir, download=False)
+        whole = load("mnist", Reading(data_dir, download=False))
         dataset = replace(whole, train=whole.train.first(limit))
         config = RunConfig(
             model=ModelConfig(image_shape=(1, 28, 28)),

@@ -25,7 +25,7 @@ from vaecli.data.reading import Reading
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.model import vae as model
-from vaecli.model.vae import VAE
+from vaecli.model.vae import VAE, TorchRunner
 from vaecli.runs.load import load_model
 from vaecli.training import loop
 
@@ -87,11 +87,11 @@ def main() -> None:
                 f"| the slip, its own printed loss | {printed.loss:.2f} | {printed.distortion:.2f}"
                 f" | {printed.rate:.2f} | - | - |"
             )
-        shown = test.pixels[:12]
+        shown = next(test.first(12).parts())
         rows = {"test images": shown}
         for name, vae in (("right", right), ("slip", wrong)):
-            rows[f"{name}: again"] = reconstruct(vae, shown)
-            rows[f"{name}: samples"] = sample(vae, 12, seed=0)
+            rows[f"{name}: again"] = reconstruct(TorchRunner(vae), shown)
+            rows[f"{name}: samples"] = sample(TorchRunner(vae), 12, seed=0)
         wrong.encoder = Honest(wrong.encoder)  # type: ignore[assignment]
         row("the slip, honest bound of what it draws", wrong, test, options.samples)
     write_sheet(options.output, rows)

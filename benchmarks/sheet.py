@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-from vaecli.pictures.grid import make_grid
+from vaecli.pictures.grid import Bytes, as_image, make_grid
 
 MARGIN = 200
 
 
-def write_sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
+def write_sheet(path: Path, rows: Mapping[str, Bytes]) -> None:
     """Write a PNG; rows map a name to (N, C, H, W) uint8 images, N the same for all."""
     count = len(next(iter(rows.values())))
-    grid = make_grid(torch.cat(list(rows.values())), columns=count, scale=2)
-    picture = Image.fromarray(grid.permute(1, 2, 0).squeeze(2).numpy())
+    grid = make_grid(np.concatenate(list(rows.values())), columns=count, scale=2)
+    picture = as_image(grid)
     sheet = Image.new(picture.mode, (picture.width + MARGIN, picture.height), "white")
     sheet.paste(picture, (MARGIN, 0))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)

@@ -14,11 +14,10 @@ import torch
 from torch.nn import functional
 
 from vaecli.data import catalogue
-from vaecli.data.dataset import as_float
 from vaecli.data.reading import Reading
 from vaecli.evaluation.evaluate import batches, evaluate
 from vaecli.model.bounds import elbo_terms
-from vaecli.model.vae import reparameterize
+from vaecli.model.vae import as_float, reparameterize
 from vaecli.noise import NormalNoise
 from vaecli.runs.load import load_model
 
@@ -39,7 +38,7 @@ def main() -> None:
     means = [float(test.losses[start : start + 256].mean()) for start in range(0, 10_000, 256)]
     print(f"mean of batch means (256, the last one 16): {sum(means) / len(means):.3f}")
 
-    images = as_float(dataset.test.pixels)
+    images = as_float(torch.as_tensor(dataset.test.pixels[:]))
     noise = NormalNoise(model.config.latent_dim, seed=0, purpose="evaluation")
     still, errors = [], torch.zeros(2)
     for start, batch in batches(dataset.test.pixels, 500):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from conftest import Vaecli
@@ -84,7 +83,7 @@ def require_right(found: Dataset | None) -> None:
     assert found.name == "cifar10"
     for images, names in ((found.train, cifar.TRAIN), (found.test, cifar.TEST)):
         assert images.labels is not None
-        assert isinstance(images.pixels, torch.Tensor)
+        assert isinstance(images.pixels, np.ndarray)
         assert np.array_equal(images.pixels, np.concatenate([PIXELS[name] for name in names]))
         assert np.array_equal(images.labels, np.concatenate([LABELS[name] for name in names]))
 
