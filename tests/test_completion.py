@@ -58,7 +58,7 @@ def _with_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("vaecli train --data ", list(completion.DATA_NAMES)),
         ("vaecli eval -d fa", ["fashion-mnist"]),
         ("vaecli train --data ph", []),
-        ("vaecli sample -m ", ["latest", "runs/002-photos-conv", "runs/001-mnist-mlp"]),
+        ("vaecli sample -m ", ["latest", "digits", "runs/002-photos-conv", "runs/001-mnist-mlp"]),
         ("vaecli train --resume runs/001", ["runs/001-mnist-mlp"]),
         ("vaecli export --format ", ["onnx", "pt2", "html", "safetensors"]),
         ("vaecli eval --device c", ["cpu", "cuda"]),
