@@ -138,7 +138,8 @@ HEAVY = {
 }
 TORCH = {"torch", "numpy"}
 """Importing torch imports numpy."""
-READING = TORCH | {"PIL", "safetensors"}
+PICTURES = {"numpy", "PIL", "safetensors"}
+READING = TORCH | PICTURES
 
 
 def test_what_each_command_loads(trained: Path, data_dir: Path, tmp_path: Path) -> None:
@@ -146,8 +147,8 @@ def test_what_each_command_loads(trained: Path, data_dir: Path, tmp_path: Path) 
     model, digit = ["-m", str(trained), "-q", "-f"], str(tmp_path / "digit.png")
     data = ["--data-dir", str(data_dir)]
     commands = {
-        "sample": (["sample", *model, "-n", "1", "-o", digit], READING),
-        "reconstruct": (["reconstruct", digit, *model, "-o", digit + ".png"], READING),
+        "sample": (["sample", *model, "-n", "1", "-o", digit], PICTURES),
+        "reconstruct": (["reconstruct", digit, *model, "-o", digit + ".png"], PICTURES),
         "eval": (["eval", "-m", str(trained), "-q", *data], READING | {"platformdirs"}),
         "train": (
             # pictures come last: matplotlib is loaded when all is safe and shown
