@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -40,8 +41,8 @@ from vaecli.model.vae import VAE, TorchRunner, build
 from vaecli.runs.load import BUNDLED_FILE
 from vaecli.system import threads
 
-MLP = {"hidden": (30, 20)}
-CONV = {"arch": "conv", "hidden": (4,)}
+MLP: dict[str, Any] = {"hidden": (30, 20)}
+CONV: dict[str, Any] = {"arch": "conv", "hidden": (4,)}
 
 
 def lively(config: ModelConfig) -> VAE:
@@ -184,6 +185,7 @@ def test_the_shapes_are_those_of_the_model_in_torch(arch: dict[str, Any]) -> Non
 
 BLOCKED = """
 import sys
+import time
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "torchvision", "matplotlib", "sklearn"):
@@ -359,3 +361,26 @@ def test_a_bar_on_the_terminal_leaves_the_pipe_alone(trained: Path) -> None:
     ]
     assert b"reconstructing" in shown
     assert b"recon.png" not in shown
+
+
+def test_torch_in_several_threads_leaves_its_settings_alone() -> None:
+    """TF32 is a setting of the whole process: what one thread sets, another must not keep."""
+    runner = TorchRunner(build(ModelConfig(image_shape=(1, 8, 8), **MLP), seed=0))
+    matmul = torch.backends.cuda.matmul
+    name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
+    before, inside = getattr(matmul, name), 0
+    decoder = runner._model.decoder.forward
+
+    def slow(latents: torch.Tensor) -> torch.Tensor:
+        nonlocal inside
+        inside += 1
+        assert inside == 1, "two threads compute at once"
+        time.sleep(0.002)
+        inside -= 1
+        return decoder(latents)
+
+    runner._model.decoder.forward = slow  # type: ignore[method-assign]
+    latents = generation.draw(runner, 3, seed=0)
+    for _ in threads.in_order(lambda _: runner.decode(latents), range(40), workers=4):
+        pass
+    assert getattr(matmul, name) == before

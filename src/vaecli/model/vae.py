@@ -5,6 +5,7 @@ Axes: B batch, C channels, H height, W width, D = C*H*W pixels, L latent dimensi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -153,6 +154,8 @@ class TorchRunner:
 
     def __init__(self, model: VAE) -> None:
         self.config, self._model = model.config, model
+        self._alone = threading.Lock()
+        """Held while it computes: `inference` changes settings of the whole process."""
 
     @property
     def log_scale(self) -> float | None:
@@ -160,16 +163,16 @@ class TorchRunner:
         scale = self._model.decoder.log_scale
         return None if scale is None else float(scale.detach())
 
-    @inference()
     def encode(self, images: Floats) -> tuple[Floats, Floats]:
         """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
-        mean, log_variance = self._model.encoder(self._tensor(images))
-        return _array(mean), _array(log_variance)
+        with self._alone, inference():
+            mean, log_variance = self._model.encoder(self._tensor(images))
+            return _array(mean), _array(log_variance)
 
-    @inference()
     def decode(self, latents: Floats) -> Floats:
         """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
-        return _array(self._model.decoder(self._tensor(latents)))
+        with self._alone, inference():
+            return _array(self._model.decoder(self._tensor(latents)))
 
     def _tensor(self, values: Floats) -> Tensor:
         parameter = next(self._model.parameters())
