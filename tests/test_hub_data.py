@@ -49,11 +49,8 @@ class Hub(BaseHTTPRequestHandler):
             folder = self.folder(f"{owner}/{name}", rest[1] if len(rest) > 1 else "main")
             if folder.is_dir():
                 found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-                names = [file.relative_to(folder).as_posix() for file in found]
-                listing: object = {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": []}
-                if rest[:1] == ["tree"]:
-                    about = {"type": "file", "size": 1, "oid": COMMIT}
-                    listing = [{**about, "path": path} for path in names]
+                names = [{"rfilename": file.relative_to(folder).as_posix()} for file in found]
+                listing = {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": names}
                 self.reply(json.dumps(listing).encode(), {"Content-Type": "application/json"})
                 return
         elif path.startswith("/datasets/"):
@@ -161,6 +158,15 @@ def test_a_set_of_the_hub_trains_and_is_found_again_offline(server: str, tmp_pat
     assert '"n_images": 20' in said[-1]
     assert "it has no none. Name one behind the address: default, small" in said[4]
     assert "finished" in said[5]
+    nobody = "http://127.0.0.1:9"
+    codes, said = run(
+        nobody,
+        tmp_path,
+        ("eval", "-m", "run", "--json"),
+        ("train", "--data", "hf://datasets/someone/new", "--dry-run"),
+    )
+    assert codes == [0, 5], said
+    assert "the Hub cannot be reached" in said[1]
     config = json.loads((tmp_path / "small/config.json").read_text())
     assert config["data"]["name"] == "pictures-small"
     source = json.loads((tmp_path / "run/state/source.json").read_text())

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vaecli.export.html import Embedding, Figure
     from vaecli.runs.load import LoadedModel
 
-Format = Literal["onnx", "pt2", "html", "safetensors"]
+Format = Literal["onnx", "pt2", "html", "safetensors", "hub"]
+HUB = "hf://"
 IN_PARTS = ("onnx", "pt2")
 """Formats of one file per part, in a folder, checked against torch."""
 TOLERANCE = 1e-4
@@ -39,7 +40,8 @@ def export(
         Format,
         option(
             "onnx, pt2: encoder and decoder in a folder, checked against torch; html: a page"
-            " that decodes in the browser; safetensors: one file for vaecli.",
+            " that decodes in the browser; safetensors: one file for vaecli; hub: upload the run to"
+            " the Hugging Face Hub.",
             "--format",
         ),
     ] = "onnx",
@@ -48,14 +50,14 @@ def export(
         option("Which part, for onnx and pt2.", default="all"),
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         option(
-            "The folder (onnx, pt2) or file to write, or - for one file on stdout.",
+            "The folder (onnx, pt2) or file to write, - for one file on stdout, or hf://OWNER/NAME.",
             "--output",
             "-o",
             default="RUN-onnx, RUN-pt2, RUN.html or RUN.safetensors here",
             metavar="OUT",
-            parser=options.home_path,
+            parser=options.home_text,
         ),
     ] = None,
     verify: Annotated[
@@ -71,6 +73,7 @@ def export(
         option("Largest difference that passes.", default=TOLERANCE, metavar="X"),
     ] = None,
     half: Annotated[bool, option("Store fp16 numbers, for safetensors.", "--half")] = False,
+    private: Annotated[bool, option("Make a private repository, for hub.", "--private")] = False,
     seed: options.RunSeed = None,
     common: options.Common,
 ) -> None:
@@ -81,10 +84,12 @@ def export(
       vaecli export --format html -o digits.html
       vaecli export -m runs/001-mnist-mlp --format onnx --part decoder -o digits/
       vaecli export --format safetensors --half
+      vaecli export --format hub -o hf://OWNER/NAME --private
     """
     _check(format, part, verify, tolerance, half)
+    _check_hub(common, format, output, private)
     one_file = format not in IN_PARTS or part in ("encoder", "decoder")
-    if output is not None and str(output) == outputs.STDOUT:
+    if output == outputs.STDOUT:
         if not one_file:
             raise UsageError(
                 "--output -: two files cannot both go to stdout", "Choose one with --part."
@@ -96,6 +101,10 @@ def export(
 
     from vaecli.cli.inputs import load_model
 
+    if format == "hub":
+        assert output is not None
+        _push(common, load_model(common, model), output, private)
+        return
     target = None if output is None else Path(output)
     _require_new(common, format, part, target)
     loaded = load_model(common, model)
@@ -129,6 +138,33 @@ def _check(
         raise UsageError("--tolerance and --no-verify contradict each other", "Give one of them.")
     if tolerance is not None and not (tolerance >= 0 and math.isfinite(tolerance)):
         raise UsageError(f"--tolerance must be a finite number of at least 0, not {tolerance:g}")
+
+
+def _check_hub(common: options.Common, format: Format, output: str | None, private: bool) -> None:
+    if format != "hub":
+        if private or (output or "").startswith(HUB):
+            what = "--private" if private else f"--output {output}"
+            raise UsageError(f"{what} does not go with --format {format}", "Add --format hub.")
+        return
+    extras.require("hub", "--format hub", ("huggingface_hub",))
+    if not (output or "").startswith(HUB):
+        raise UsageError("--format hub needs an address", "Write -o hf://OWNER/NAME.")
+    if common.no_download:
+        raise UsageError("--format hub and --no-download contradict each other", "Leave one out.")
+
+
+def _push(common: options.Common, loaded: LoadedModel, address: str, private: bool) -> None:
+    from vaecli.runs import hub
+
+    if loaded.run is None:
+        raise UsageError(f"{loaded.path}: it is not a run directory", "Name a run with -m.")
+    commit = hub.push(loaded.run, address, private=private, replace=common.force)
+    if common.terminal.json:
+        common.terminal.object({"format": "hub", "output": address, "commit": commit})
+    else:
+        common.terminal.data(address)
+    common.terminal.note(f"uploaded: {commit}")
+    common.terminal.note(f"vaecli sample -m {address}")
 
 
 def _names(format: Format, part: str | None) -> list[str]:

@@ -33,12 +33,23 @@ def explained(address: str, refusal: type[VaecliError], *, download: bool) -> It
             f"{address}: the Hub has no such repository or revision, or you have no access to it",
             "Check the name; `hf auth login` gives access to private ones.",
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:
+        if not is_unreachable(error):
+            raise
         where = "and the Hub cannot be reached" if download else "and --no-download is set"
         raise EnvironmentFailure(
             f"{address}: it is not in the local cache, {where} ({type(error).__name__})",
             "Connect to the network, or name a local folder.",
         ) from None
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether an error means that the Hub did not answer, or answered with an error."""
+    from huggingface_hub import errors
+
+    # its HTTP client is httpx or a successor of it, whose errors it does not name
+    client = type(error).__module__.startswith("httpx")
+    return client or isinstance(error, OSError | errors.HfHubHTTPError)
 
 
 def no_bar() -> Any:

@@ -25,6 +25,8 @@ _ADDRESS = re.compile(
     r"(@(?P<revision>\w[\w./-]*))?"
 )
 _CARD = "README.md"
+_TIMEOUT = 10.0
+"""Seconds for the list of files."""
 _CONVERTED = "refs/convert/parquet"
 """The branch where the Hub keeps Parquet copies of sets in other formats."""
 
@@ -92,14 +94,19 @@ class _Repository:
     reading: Reading
 
     def names(self) -> list[str]:
-        """The paths of its files; offline, of those in the cache."""
-        from huggingface_hub import HfApi, snapshot_download
+        """The paths of its files; of those in the cache where the Hub cannot be reached."""
+        from huggingface_hub import HfApi, errors, snapshot_download
 
         with hub.explained(f"--data {self.address}", DataError, download=self.reading.download):
             if self.reading.download:
-                return HfApi().list_repo_files(
-                    self.name, revision=self.revision, repo_type="dataset"
-                )
+                try:
+                    about = HfApi().dataset_info(
+                        self.name, revision=self.revision, timeout=_TIMEOUT
+                    )
+                    return [file.rfilename for file in about.siblings or ()]
+                except Exception as error:
+                    if isinstance(error, errors.HfHubHTTPError) or not hub.is_unreachable(error):
+                        raise
             folder = Path(
                 snapshot_download(
                     self.name,
