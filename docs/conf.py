@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
@@ -29,3 +30,16 @@ nitpicky = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_default_options = {"members": True}
+
+
+def one_text_file(app: Any, error: Exception | None) -> None:
+    """Write vaecli.txt beside the pages: their sources in the order of the site."""
+    if error is None and app.builder.format == "html":
+        names = ["index", *app.env.toctree_includes["index"]]
+        pages = [Path(app.env.doc2path(name)).read_text(encoding="utf-8") for name in names]
+        (Path(app.outdir) / "vaecli.txt").write_text("\n\n".join(pages), encoding="utf-8")
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("build-finished", one_text_file)

@@ -225,7 +225,7 @@ def _run(
                 f"{animate} was not made: the run is finished, its epochs cannot be shown again"
             )
         _record(common, plan.path, tracks if group.first else ())
-        _result(common, plan.path, None)
+        _result(common, plan.path, _of_weights(plan.path))
         return
     if plan.path is None and (twin := continuing.unfinished_twin(plan.config)):
         command = shell.join(["vaecli", "train", "--resume", str(twin)])
@@ -287,6 +287,17 @@ def _record(common: options.Common, path: Path, tracks: tuple[str, ...]) -> None
         told = record(run, tracks, common.terminal.warning)
     if told:
         common.terminal.note(f"told {', '.join(told)} of its epochs and pictures")
+
+
+def _of_weights(path: Path) -> EpochMetrics | None:
+    """The metrics of the epoch that a finished run's weights are of."""
+    from vaecli.runs.directory import open_run
+
+    rows = open_run(path).read_metrics()
+    held_out = [row for row in rows if row.held_out_loss is not None]
+    if held_out:
+        return min(held_out, key=lambda row: row.held_out_loss or 0.0)
+    return rows[-1] if rows else None
 
 
 def _resume_command(common: options.Common, path: Path, tracks: tuple[str, ...]) -> str:
