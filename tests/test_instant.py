@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -233,16 +234,31 @@ def test_no_command_of_these_imports_torch(
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_wrong_with_a_file_is_found_without_torch(trained: Path) -> None:
-    weights = (trained / "model.safetensors").read_bytes()
-    Path("bad.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+def test_hostile_files_are_refused_without_torch(trained: Path) -> None:
+    """Every weights and latents file of the corpus, as the suite expects it, in one process."""
+    corpus = Path(__file__).parent / "corpus"
+    with (corpus / "expected.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["file"].startswith("weights/")]
+    assert len(rows) > 50
+    commands = [["sample", "-m", str(corpus / row["file"]), "-n", "1", "-f"] for row in rows]
+    script = BLOCKED.partition("code = ")[0] + (
+        "import contextlib, io, json\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as said:\n"
+        "        code = app.run(arguments)\n"
+        "    print(json.dumps([code, said.getvalue()]), file=sys.__stderr__)\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, check=True)
+    results = [json.loads(line) for line in done.stderr.splitlines()]
+    assert len(results) == len(rows)
+    for row, (code, said) in zip(rows, results, strict=True):
+        assert code == int(row["exit"]), row
+        assert row["words"] in said, row
     Path("bad.png").write_bytes(b"no picture")
-    done = without_torch("sample", "-m", "bad.safetensors")
-    assert done.returncode == 4
-    assert b"SHA-256" in done.stderr
-    done = without_torch("reconstruct", "bad.png", "-m", trained)
-    assert done.returncode == 3
-    assert b"bad.png" in done.stderr
+    bad = without_torch("reconstruct", "bad.png", "-m", trained)
+    assert bad.returncode == 3
+    assert b"bad.png" in bad.stderr
 
 
 def test_a_folder_comes_out_in_order_whatever_the_threads(

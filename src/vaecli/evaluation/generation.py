@@ -11,6 +11,7 @@ from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Bytes, as_float, to_uint8
 from vaecli.model.numpy_likelihoods import PIXELS, kl_to_prior
+from vaecli.model.numpy_vae import quiet
 from vaecli.system.threads import in_order
 
 Floats = NDArray[np.float32]
@@ -47,6 +48,7 @@ def decode(runner: Runner, latents: Floats) -> Bytes:
     found = np.empty((len(latents), *runner.config.image_shape), np.uint8)
     mean = PIXELS[runner.config.likelihood].mean
 
+    @quiet()
     def work(start: int) -> Bytes:
         output = runner.decode(latents[start : start + BATCH_SIZE])
         return to_uint8(mean(output, runner.log_scale))
@@ -56,6 +58,7 @@ def decode(runner: Runner, latents: Floats) -> Bytes:
     return found
 
 
+@quiet()
 def draw_latents(mean: Floats, log_variance: Floats, noise: Floats) -> Floats:
     """Z = mean + std noise of q(z|x), all (N, L)."""
     latents: Floats = mean + np.exp(np.float32(0.5) * log_variance) * noise
@@ -76,6 +79,7 @@ def reconstruct(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -
     return decode(runner, latents)
 
 
+@quiet()
 def score(runner: Runner, pixels: Bytes, noise: Floats) -> list[dict[str, float]]:
     """Loss, distortion and rate of images (N, C, H, W) uint8, each at one latent, in nats."""
     images = as_float(pixels)

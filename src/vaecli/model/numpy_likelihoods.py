@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli.config import Likelihood
-from vaecli.model.numpy_vae import sigmoid
+from vaecli.model.numpy_vae import quiet, sigmoid
 
 Floats = NDArray[Any]
 
@@ -110,6 +110,7 @@ def _logistic_mean(location: Floats, log_scale: float | None) -> Floats:
     return scale * (_softplus(location / scale) - _softplus((location - 1) / scale))
 
 
+@quiet()
 def kl_to_prior(mean: Floats, log_variance: Floats) -> Floats:
     """KL divergence from q(z|x) to N(0, I) for each latent, nats; see `prior.kl_to_prior`."""
     return np.float32(0.5) * (np.square(mean) + np.exp(log_variance) - 1 - log_variance)

@@ -35,6 +35,11 @@ ROWS = 8
 """Rows of a product, filled up where there are fewer: with more, libraries round some otherwise."""
 
 
+def quiet() -> np.errstate:
+    """For functions of numbers that a file may make huge: infinity and NaN are passed on."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 class NumpyVAE:
     """A trained model that computes in numpy, on the CPU.
 
@@ -51,6 +56,7 @@ class NumpyVAE:
         self.log_scale = None if scale is None else float(scale)
         self._kernels: dict[str, Floats] = {}
 
+    @quiet()
     def encode(self, images: Floats) -> tuple[Floats, Floats]:
         """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
         net = self._network
@@ -62,6 +68,7 @@ class NumpyVAE:
             self._linear(net.heads, "encoder.log_variance", features),
         )
 
+    @quiet()
     def decode(self, latents: Floats) -> Floats:
         """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
         net = self._network
