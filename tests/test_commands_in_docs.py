@@ -30,6 +30,7 @@ from vaecli.data.own import hub_data
 from vaecli.errors import ModelError
 from vaecli.model import precision
 from vaecli.runs import directory, load
+from vaecli.system import extras
 from vaecli.training import continuing, planning
 
 PROGRAMS = ("vaecli", "python", "pytest", "torchrun")
@@ -167,6 +168,7 @@ def test_every_command_is_one_its_program_takes(
     monkeypatch.setattr(continuing, "latest_unfinished", stop)
     monkeypatch.setattr(catalogue, "load", small)
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)  # on any machine
+    monkeypatch.setattr(extras, "require", lambda *_: None)  # installed or not
     for line in lines(page):
         for words in filter(None, commands(line)):
             assert (why := mistake(words, vaecli)) is None, f"{line}: {why}"

@@ -196,7 +196,7 @@ class _Work:
         batches = [range(i, min(i + BATCH, len(jobs))) for i in range(0, len(jobs), BATCH)]
         with self.common.terminal.working() as work:
             for places, results in threads.in_order(
-                lambda places: self.batch(jobs, places, to_stdout), batches
+                lambda places: self.batch(jobs, places, to_stdout), batches, self.runner.workers
             ):
                 for job, done in zip(jobs[places.start : places.stop], results, strict=True):
                     self.tell(job, done, alone=len(jobs) == 1)

@@ -24,9 +24,11 @@ class Runner(Protocol):
 
     Attributes:
         config: of the model.
+        workers: how many threads may use it at once; None for one on each core.
     """
 
     config: ModelConfig
+    workers: int | None
 
     @property
     def log_scale(self) -> float | None:
@@ -53,7 +55,7 @@ def decode(runner: Runner, latents: Floats) -> Bytes:
         output = runner.decode(latents[start : start + BATCH_SIZE])
         return to_uint8(mean(output, runner.log_scale))
 
-    for start, pixels in in_order(work, range(0, len(latents), BATCH_SIZE)):
+    for start, pixels in in_order(work, range(0, len(latents), BATCH_SIZE), runner.workers):
         found[start : start + BATCH_SIZE] = pixels
     return found
 

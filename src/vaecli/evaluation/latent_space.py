@@ -100,7 +100,7 @@ def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Emb
             batch = philox.binarize(batch, start, seed=redraw_seed, purpose="aggregate-posterior")
         return runner.encode(as_float(batch))
 
-    for start, parts in in_order(work, range(0, len(images), BATCH_SIZE)):
+    for start, parts in in_order(work, range(0, len(images), BATCH_SIZE), runner.workers):
         for whole, part in zip(found, parts, strict=True):
             whole[start : start + BATCH_SIZE] = part
     return found

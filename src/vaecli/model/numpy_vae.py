@@ -48,6 +48,8 @@ class NumpyVAE:
         weights: its parameters by name, float32.
     """
 
+    workers: int | None = None
+
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
         self._network = network.of(config)

@@ -5,7 +5,6 @@ Axes: B batch, C channels, H height, W width, D = C*H*W pixels, L latent dimensi
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -152,10 +151,10 @@ class TorchRunner:
         model: on any device.
     """
 
+    workers: int | None = 1  # `inference` changes settings of the whole process
+
     def __init__(self, model: VAE) -> None:
         self.config, self._model = model.config, model
-        self._alone = threading.Lock()
-        """Held while it computes: `inference` changes settings of the whole process."""
 
     @property
     def log_scale(self) -> float | None:
@@ -165,13 +164,13 @@ class TorchRunner:
 
     def encode(self, images: Floats) -> tuple[Floats, Floats]:
         """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
-        with self._alone, inference():
+        with inference():
             mean, log_variance = self._model.encoder(self._tensor(images))
             return _array(mean), _array(log_variance)
 
     def decode(self, latents: Floats) -> Floats:
         """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
-        with self._alone, inference():
+        with inference():
             return _array(self._model.decoder(self._tensor(latents)))
 
     def _tensor(self, values: Floats) -> Tensor:
