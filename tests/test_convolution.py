@@ -198,7 +198,9 @@ def test_colour_gets_a_likelihood_that_is_said_and_recorded(vaecli: Vaecli) -> N
     pictures(Path("grey"), 16, mode="L")
     fast = ("--hidden", "4", "--epochs", "1", "--data-dir", "cache")
     for arguments, chosen, said in (
-        (("colour", "--arch", "conv"), "logistic", True),
+        (("colour", "--arch", "conv"), "logistic-mixture", True),
+        (("colour",), "logistic-mixture", True),
+        (("colour", "--arch", "mlp"), "logistic", True),
         (("colour", "--likelihood", "bernoulli"), "bernoulli", False),
         (("colour", "--binarize", "dynamic"), "bernoulli", False),
         (("colour", "--channels", "1"), "bernoulli", False),
@@ -214,11 +216,14 @@ def test_colour_gets_a_likelihood_that_is_said_and_recorded(vaecli: Vaecli) -> N
 
 def test_each_architecture_has_its_recipe(vaecli: Vaecli) -> None:
     pictures(Path("grey"), 16, mode="L")
+    pictures(Path("colour"), 16)
     first = ("train", "-d", "grey", "--epochs", "1", "--data-dir", "cache", "--hidden", "4")
     for more, expected in (
         ((), {"lr": 6e-3, "batch_size": 128}),
         (("--arch", "conv"), settings_of.RECIPES["conv"]),
         (("--arch", "conv", "--lr", "0.5"), {**settings_of.RECIPES["conv"], "lr": 0.5}),
+        (("--arch", "auto"), {"lr": 6e-3, "batch_size": 128}),
+        (("-d", "colour", "--arch", "auto"), settings_of.RECIPES["grid"]),
     ):
         outcome = vaecli(*first, *more, "--json", "--dry-run")
         assert outcome.code == 0, outcome.err

@@ -242,6 +242,29 @@ def test_convolutions_decode_as_torch_does(
 
 
 @needs_chromium
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 17, 39)])
+def test_a_grid_decodes_as_torch_does(
+    browser: Browser, tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    config = ModelConfig(
+        image_shape=shape, arch="grid", hidden=(6,), latent_dim=2, likelihood="logistic-mixture"
+    )
+    model = build(config, seed=0).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.add_(0.12 * torch.randn(parameter.shape, generator=generator))
+    path = tmp_path / "a.html"
+    path.write_text(html.render(model, title="grid").text)
+    opened(browser, path)
+    for _ in range(3):
+        click(browser, "#random")
+        agree(browser, package.Model(model))
+    assert np.unique(canvas(browser)[..., :3]).size > 30
+    assert browser.complaints() == []
+
+
+@needs_chromium
 @pytest.mark.parametrize("width", [320, 390, 800, 1240])
 def test_nothing_sticks_out_and_everything_has_a_name(
     browser: Browser, page: Path, width: int

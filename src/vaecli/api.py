@@ -47,7 +47,7 @@ class Model:
     @property
     def latent_dim(self) -> int:
         """Latent dimension L."""
-        return self.vae.config.latent_dim
+        return self.vae.config.latents
 
     @torch.no_grad()
     @tf32(False)
@@ -57,8 +57,7 @@ class Model:
         Raises:
             DataError: the images do not have the model's shape, or lie outside [0, 1].
         """
-        mean, log_variance = self.vae.encoder(self._images(images))
-        return mean, log_variance
+        return self.vae.encode(self._images(images))
 
     @torch.no_grad()
     @tf32(False)
@@ -76,9 +75,11 @@ class Model:
             images: as for `encode`.
             sample: draw the latent from q(z|x) instead of taking its mean.
         """
-        latents, log_variance = self.encode(images)
-        if sample:
-            noise = self._noise(len(latents), "evaluation", self.seed)
+        images = self._images(images)
+        noise = self._noise(len(images), "evaluation", self.seed) if sample else None
+        with torch.no_grad(), tf32(False):
+            latents, log_variance = self.vae.encode(images, noise)
+        if noise is not None:
             latents = reparameterize(latents, log_variance, noise)
         return self.decode(latents)
 

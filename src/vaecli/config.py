@@ -18,9 +18,12 @@ from vaecli.system.typed_json import LATER, field_problems, from_json, plain, to
 FORMAT = 1
 """Version of the run directory's layout and of the weights' header."""
 
-Arch = Literal["mlp", "conv"]
+Arch = Literal["mlp", "conv", "grid"]
+ArchChoice = Literal["auto", "mlp", "conv", "grid"]
 Activation = Literal["relu", "gelu", "silu", "tanh"]
-Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]
+Likelihood = Literal[
+    "bernoulli", "continuous-bernoulli", "gaussian", "logistic", "logistic-mixture"
+]
 Binarize = Literal["none", "dynamic", "static"]
 Schedule = Literal["linear", "cosine", "constant"]
 OutputBias = Literal["mean", "zero"]
@@ -28,17 +31,36 @@ Precision = Literal["fp32", "bf16", "tf32"]
 
 SCALED_LIKELIHOODS: tuple[Likelihood, ...] = ("gaussian", "logistic")
 """Likelihoods with one learned scale, which the decoder then holds as `log_scale`."""
+MIXTURE_COMPONENTS = 2
+"""Components of a logistic mixture; measured, see docs/convolutions.md."""
 HELD_OUT = 10
 """With patience, one training image in this many is held out of training."""
 
-HIDDEN: dict[Arch, tuple[int, ...]] = {"mlp": (400,), "conv": (32,)}
+HIDDEN: dict[Arch, tuple[int, ...]] = {"mlp": (400,), "conv": (32,), "grid": (64,)}
 """What `hidden` is where it is not given."""
-RECIPES: dict[Arch, dict[str, Any]] = {"mlp": {}, "conv": {"lr": 2e-3}}
+RECIPES: dict[Arch, dict[str, Any]] = {
+    "mlp": {},
+    "conv": {"lr": 2e-3},
+    "grid": {"lr": 2e-2, "batch_size": 32},
+}
 """Fields of TrainConfig whose tuned defaults are others for an architecture."""
-COLOUR_LIKELIHOOD: Likelihood = "logistic"
-"""Likelihood of colour images where none is given: see docs/maths.md."""
+COLOUR_LIKELIHOODS: dict[Arch, Likelihood] = {
+    "mlp": "logistic",
+    "conv": "logistic-mixture",
+    "grid": "logistic-mixture",
+}
+"""Likelihood of colour images where none is given; an mlp would need 20 outputs per pixel for the
+mixture."""
+CLASSIC_SIDE = 32
+"""Grey images up to this side are for an mlp, where no architecture is given."""
+SMALL_SET_STEPS = 1000
+"""Steps that a small set of own images is trained for, where no number of epochs is given."""
 SMALLEST_CONVOLVED = 16
-"""Shortest side of an image that `conv` takes."""
+"""Shortest side of an image that `conv` and `grid` take."""
+SMALLEST_LEVEL = 4
+"""`grid` halves the image until no side is longer."""
+LATENT_CHANNELS = 16
+"""What `latent_dim` is for `grid` where it is not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +73,11 @@ class ModelConfig:
     """Kind of encoder and decoder."""
     hidden: tuple[int, ...] = ()
     """Widths of the hidden layers of an mlp's encoder, which the decoder mirrors; channels of the
-    first stage of a conv, one number; none: those of `HIDDEN`."""
+    first stage of a conv and of a grid, one number; none: those of `HIDDEN`."""
     activation: Activation = "relu"
     """Nonlinearity between layers."""
     latent_dim: int = 20
-    """Latent dimension L."""
+    """Latent dimension L; channels of latents at each position for a grid."""
     likelihood: Likelihood = "bernoulli"
     """Distribution p(x|z) of the pixels."""
     border: int = 0
@@ -88,6 +110,31 @@ class ModelConfig:
         """Pixels times channels, D."""
         return math.prod(self.image_shape)
 
+    @property
+    def latents(self) -> int:
+        """Numbers that stand for an image, L."""
+        if self.arch != "grid":
+            return self.latent_dim
+        return self.latent_dim * sum(map(math.prod, self.levels[1:]))
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Height and width of each level of a grid, the finest first; it alone has no latents."""
+        _, height, width = self.image_shape
+        result = list[tuple[int, int]]()
+        while max(height, width) > SMALLEST_LEVEL:
+            height, width = -(-height // 2), -(-width // 2)
+            result.append((height, width))
+        return result
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """Shape (P, H, W) of what the decoder gives: P numbers per pixel, the parameters of p."""
+        channels, height, width = self.image_shape
+        if self.likelihood == "logistic-mixture":
+            channels = mixture_outputs(channels)
+        return channels, height, width
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, sentence) for everything that is wrong."""
         wrong = list(field_problems(self))
@@ -102,17 +149,17 @@ class ModelConfig:
             yield "image_shape", f"has {self.pixels:,} values, more than {MAX_PIXELS:,}"
         if self.float_range is not None and not self.float_range[0] < self.float_range[1]:
             yield "float_range", f"must be increasing, not {list(self.float_range)}"
-        if self.arch == "conv":
-            yield from self._conv_problems()
+        if self.arch != "mlp":
+            yield from self._convolved_problems()
 
-    def _conv_problems(self) -> Iterator[tuple[str, str]]:
+    def _convolved_problems(self) -> Iterator[tuple[str, str]]:
         if len(self.hidden) != 1:
-            what = "must be one number with --arch conv, the channels of its first stage"
+            what = f"must be one number with --arch {self.arch}, the channels of its first stage"
             yield "hidden", f"{what}, not {len(self.hidden)}"
         _, height, width = self.image_shape
         if min(height, width) < SMALLEST_CONVOLVED:
             least = f"{SMALLEST_CONVOLVED}x{SMALLEST_CONVOLVED}"
-            yield "arch", f"conv needs images of at least {least}, not {height}x{width}"
+            yield "arch", f"{self.arch} needs images of at least {least}, not {height}x{width}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +328,18 @@ def _check_environment(environment: dict[str, object]) -> None:
         raise ValueError("environment: it may hold only strings and whole numbers")
     if sentence := value_problem(environment.get("threads", 1), int, *RANGES["threads"]):
         raise ValueError(f"environment.threads: {sentence}")
+
+
+def chosen_arch(image_shape: tuple[int, int, int]) -> Arch:
+    """The architecture for images of this shape, where none is given."""
+    channels, height, width = image_shape
+    classic = channels == 1 and max(height, width) <= CLASSIC_SIDE
+    return "mlp" if classic or min(height, width) < SMALLEST_CONVOLVED else "grid"
+
+
+def mixture_outputs(channels: int) -> int:
+    """Numbers per pixel of a logistic mixture; see `logistic_mixture.py`."""
+    return MIXTURE_COMPONENTS * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
 def contradictions(model: ModelConfig, binarize: Binarize) -> Iterator[tuple[str, str]]:

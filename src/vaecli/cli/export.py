@@ -246,7 +246,7 @@ def _html(common: options.Common, loaded: LoadedModel, path: Path) -> Written:
     page = html.render(
         loaded.model,
         title=loaded.name,
-        subtitle=f"Variational autoencoder, {model.arch}, {model.latent_dim} latents{trained}",
+        subtitle=f"Variational autoencoder, {model.arch}, {model.latents:,} latents{trained}",
         figures=_figures(loaded),
         embedding=_embedding(common, loaded),
     )

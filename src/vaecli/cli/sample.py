@@ -183,9 +183,15 @@ def _latents(
     if asked.latents is not None:
         from vaecli.data.latents_file import read_latents
 
-        return read_latents(asked.latents, loaded.config.latent_dim)
+        return read_latents(asked.latents, loaded.config.latents)
     if asked.prior == "normal":
         return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
+    if loaded.config.arch == "grid":
+        raise UsageError(
+            f"--prior gmm: this model has {loaded.config.latents:,} latents, too many for a mixture"
+            " of Gaussians with full covariances",
+            "Leave it out: the decoder of a grid is a learned prior itself.",
+        )
     from vaecli.cli.inputs import load_images, trained_binarize
     from vaecli.evaluation import latent_space, mixture
 

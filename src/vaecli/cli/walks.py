@@ -22,6 +22,8 @@ STEPS = 8
 TRAVERSAL_STEPS = 13  # half a standard deviation each
 MANIFOLD_SIDE = 20
 WIDEST = 16
+TRAVERSED = 32
+"""Latents of a grid that are moved: the most active of its thousand and more."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Walker:
         return Images2D(pixels, sheets.interpolation(pixels, ends, columns), columns)
 
     def traverse(self, *, around: str | None, steps: int | None) -> Images2D:
-        """A row per latent dimension, that of the largest KL first."""
+        """A row per latent dimension, that of the largest KL first; of a grid the first few."""
         from vaecli.data.dataset import Images
         from vaecli.evaluation import generation, latent_space
         from vaecli.pictures import sheets
@@ -88,7 +90,10 @@ class Walker:
         if around is not None:
             image = self._image(around, "--around")
             centre = latent_space.embed(self.runner, Images(image)).mean[0]
-        latents = latent_space.traverse(centre, dimensions.by_kl, steps)
+        moved = dimensions.by_kl
+        if self.loaded.config.arch == "grid":
+            moved = moved[:TRAVERSED]
+        latents = latent_space.traverse(centre, moved, steps)
         pixels = generation.decode(self.runner, latents)
         return Images2D(pixels, sheets.traversal(pixels, dimensions, steps), steps)
 
@@ -97,7 +102,7 @@ class Walker:
         from vaecli.evaluation import generation, latent_space
         from vaecli.pictures import sheets
 
-        side, latent_dim = side or MANIFOLD_SIDE, self.loaded.config.latent_dim
+        side, latent_dim = side or MANIFOLD_SIDE, self.loaded.config.latents
         if latent_dim <= 2:
             axes, names = list(range(latent_dim)), [f"z{axis}" for axis in range(latent_dim)]
         else:

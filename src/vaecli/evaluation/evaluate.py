@@ -144,7 +144,7 @@ def evaluate(
         processes: those that judge together, pass by pass in turn, which changes no bit.
     """
     pixels, device = images.pixels, model.device
-    shape, latent_dim = model.config.image_shape, model.config.latent_dim
+    shape, latent_dim = model.config.image_shape, model.config.latents
     levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device) if redraw else None
     noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=device)
     dtype, home = next(model.parameters()).dtype, float64_home(device)
@@ -163,7 +163,8 @@ def evaluate(
         parameters, mean, log_variance = model(x, noise.rows(start, stop).to(dtype))
         distortion, rate = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
         terms[0, start:stop], terms[1, start:stop] = in_float64(distortion), in_float64(rate)
-        means[start:stop] = mean
+        # a grid's mean depends on the draw: the embedding is the one without
+        means[start:stop] = model.encode(x)[0] if model.config.arch == "grid" else mean
         kl[number] = in_float64(kl_to_prior(mean, log_variance)).sum(0)
         progress("loss", stop, len(pixels))
     for part in (terms, means, kl):  # each number is one process's, and 0 in all others: exact
@@ -199,17 +200,17 @@ def estimate(
         levels: to draw each pixel black or white with, by place; None leaves it as it is.
     """
     device, (height, width) = model.device, SAMPLE_BLOCK
-    noise = SampleNoise(model.config.latent_dim, seed=seed, purpose="evaluation", device=device)
+    noise = SampleNoise(model.config.latents, seed=seed, purpose="evaluation", device=device)
     bounds, effective = [], []
     rows = max(1, batch_size // width)
     for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
-        mean, log_variance = model.encoder(x)
+        evidence = model.encoder(x)
         weights = ImportanceWeights(len(x), float64_home(device))
         for column in range(math.ceil(samples / width)):
             count = min(width, samples - column * width)
             block = noise.block(band, column)[: len(x), :count]
             part = [
-                log_weights(model, x[row], mean[row], log_variance[row], block[row])
+                log_weights(model, x[row], tuple(part[row] for part in evidence), block[row])
                 for row in (slice(first, first + rows) for first in range(0, len(x), rows))
             ]
             weights.add(in_float64(torch.cat(part)))
@@ -220,19 +221,16 @@ def estimate(
     return Likelihoods(samples, -torch.cat(bounds), torch.cat(effective))
 
 
-def log_weights(
-    model: VAE, images: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor
-) -> Tensor:
+def log_weights(model: VAE, images: Tensor, evidence: tuple[Tensor, ...], noise: Tensor) -> Tensor:
     """Log p(x|z) p(z) / q(z|x) at the latents that `noise` (B, K, L) draws; (B, K) nats.
 
     Args:
         model: decodes the latents.
         images: (B, C, H, W) in [0, 1].
-        mean: (B, L) of q(z|x).
-        log_variance: (B, L) of q(z|x).
+        evidence: what its encoder gives for the images.
         noise: standard normal.
     """
-    parameters = model.decode_draws(mean, log_variance, noise)
+    parameters, mean, log_variance = model.decode_draws(evidence, noise)
     latents = reparameterize(mean, log_variance, noise)
     ratios = log_prior_ratio(latents, noise, log_variance)
     return log_likelihood(images, parameters, *model.likelihood) + ratios

@@ -35,12 +35,15 @@ class Runner(Protocol):
         """The learned log scale of p(x|z), for a likelihood that has one."""
         ...
 
-    def encode(self, images: Floats) -> tuple[Floats, Floats]:
-        """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
+    def encode(self, images: Floats, noise: Floats | None = None) -> tuple[Floats, Floats]:
+        """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L).
+
+        With `noise` (B, L), those of each group of a grid given the groups drawn above it.
+        """
         ...
 
     def decode(self, latents: Floats) -> Floats:
-        """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
+        """Latents (B, L) to pixel parameters of p(x|z), (B, P, H, W)."""
         ...
 
 
@@ -75,7 +78,7 @@ def reconstruct(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -
         pixels: images of the model's shape.
         noise: (N, L) to draw the latent from q(z|x) instead of taking its mean.
     """
-    latents, log_variance = runner.encode(as_float(pixels))
+    latents, log_variance = runner.encode(as_float(pixels), noise)
     if noise is not None:
         latents = draw_latents(latents, log_variance, noise)
     return decode(runner, latents)
@@ -85,7 +88,7 @@ def reconstruct(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -
 def score(runner: Runner, pixels: Bytes, noise: Floats) -> list[dict[str, float]]:
     """Loss, distortion and rate of images (N, C, H, W) uint8, each at one latent, in nats."""
     images = as_float(pixels)
-    mean, log_variance = runner.encode(images)
+    mean, log_variance = runner.encode(images, noise)
     parameters = runner.decode(draw_latents(mean, log_variance, noise))
     log_prob = PIXELS[runner.config.likelihood].log_prob(images, parameters, runner.log_scale)
     distortions = -log_prob.sum((1, 2, 3), dtype=np.float64)
@@ -98,7 +101,7 @@ def score(runner: Runner, pixels: Bytes, noise: Floats) -> list[dict[str, float]
 
 def noise(runner: Runner, start: int, stop: int, *, seed: int, purpose: str) -> Floats:
     """Standard normal rows (stop - start, L) of these places."""
-    width: int = runner.config.latent_dim
+    width: int = runner.config.latents
     return philox.normal(width, start, stop, seed=seed, purpose=purpose)
 
 

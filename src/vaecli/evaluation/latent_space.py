@@ -91,7 +91,7 @@ def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Emb
         redraw_seed: draw each pixel black or white first, with its grey level's probability, as a
             model trained with dynamic binarization saw it.
     """
-    latent_dim: int = runner.config.latent_dim
+    latent_dim: int = runner.config.latents
     found = Embedding(*(np.empty((len(images), latent_dim), np.float32) for _ in range(2)))
 
     def work(start: int) -> tuple[Floats, Floats]:

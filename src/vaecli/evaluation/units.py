@@ -68,4 +68,8 @@ _PROTOCOLS = {
         " loss."
     ),
     "logistic": "Probability of the 256 grey levels under a discretized logistic.",
+    "logistic-mixture": (
+        "Probability of the 256 levels of every value under a discretized mixture of logistics"
+        " with coupled channels."
+    ),
 }

@@ -32,6 +32,6 @@ def round_to_half(model: VAE) -> VAE:
 def half_difference(model: VAE, rounded: VAE, count: int = 256) -> float:
     """The largest change of a decoded pixel, in [0, 1], over `count` draws of the prior."""
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(count, model.config.latent_dim, generator=generator)
+    latents = torch.randn(count, model.config.latents, generator=generator)
     exact = copy.deepcopy(model).cpu().mean_image(latents)
     return float((exact - rounded.mean_image(latents)).abs().max())

@@ -2,7 +2,8 @@
 
 The decoder travels as a list of operations and their weights as fp16.  The last operation, from
 the decoder's output to the mean of p(x|z), is the same function for every pixel.  It is exported
-as a lookup table, so no likelihood has to be written again in JavaScript.
+as a lookup table, so no likelihood has to be written again in JavaScript; but for the mixture,
+whose mean depends on several numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli._version import __version__
+from vaecli.config import MIXTURE_COMPONENTS
 from vaecli.data.dataset import Images
 from vaecli.evaluation import latent_space
 from vaecli.export.half import half_difference, round_to_half
@@ -119,7 +121,7 @@ def render(
         "subtitle": subtitle,
         "figures": [vars(figure) for figure in figures],
         "shape": model.config.image_shape,
-        "latents": model.config.latent_dim,
+        "latents": model.config.latents,
         "operations": operations,
         "weights": _base64(values, "<f2"),
         "difference": float(f"{found:.2g}"),
@@ -136,7 +138,10 @@ def _program(model: VAE) -> tuple[list[Operation], list[Floats]]:
     layers = [*placed("decoder.hidden", net.decoder), ("decoder.output", net.output)]
     steps = [step for name, layer in layers for step in _steps(name, layer, weights)]
     operations = [operation for operation, _ in steps]
-    return [*operations, _mean_table(model)], [part for _, parts in steps for part in parts]
+    mean: Operation = {"kind": "mixture", "components": MIXTURE_COMPONENTS}
+    if model.config.likelihood != "logistic-mixture":
+        mean = _mean_table(model)
+    return [*operations, mean], [part for _, parts in steps for part in parts]
 
 
 def _steps(
@@ -149,7 +154,12 @@ def _steps(
             yield step, [weights[f"{name}.weight"], weights[f"{name}.bias"]]
         case network.Convolution(inputs, outputs, 1, has_bias):
             bias = weights[f"{name}.bias"] if has_bias else np.zeros(outputs, np.float32)
-            step = {"kind": "convolution", "inputs": inputs, "outputs": outputs}
+            step = {
+                "kind": "convolution",
+                "inputs": inputs,
+                "outputs": outputs,
+                "reach": layer.size // 2,
+            }
             yield step, [weights[f"{name}.weight"], bias]
         case network.Residual():
             inner = [
@@ -163,12 +173,21 @@ def _steps(
             yield {"kind": "enlarge", "height": height, "width": width}, []
         case network.Output():
             yield from _steps(f"{name}.convolution", layer.convolution, weights)
+            if layer.shuffled:
+                yield {"kind": "shuffle", "height": layer.shape[1], "width": layer.shape[2]}, []
             bias = weights[f"{name}.bias"]
             yield {"kind": "add", "count": bias.size}, [bias]
         case network.Unflatten((_, height, width)):
             yield {"kind": "positions", "height": height, "width": width}, []
         case network.Nonlinearity(activation):
             yield {"kind": activation}, []
+        case network.Constant((_, height, width)):
+            value = weights[f"{name}.value"]
+            step = {"kind": "constant", "count": value.size, "height": height, "width": width}
+            yield step, [value]
+        case network.Inject(start, (channels, height, width), outputs):
+            step = {"kind": "inject", "start": start, "inputs": channels, "outputs": outputs}
+            yield {**step, "reach": 0}, [weights[f"{name}.weight"], weights[f"{name}.bias"]]
         case network.ChannelsLast():  # the page has its own layout
             pass
         case _:
@@ -189,7 +208,7 @@ def _order(model: VAE, embedding: Embedding | None) -> dict[str, Any]:
         by, weight = "kl", embedding.kl_per_dim
     else:
         runner = TorchRunner(model)
-        steps = 2 * np.eye(model.config.latent_dim, dtype=np.float32)
+        steps = 2 * np.eye(model.config.latents, dtype=np.float32)
         mean, scale = PIXELS[model.config.likelihood].mean, runner.log_scale
         high, low = (mean(runner.decode(way), scale).clip(0, 1) for way in (steps, -steps))
         by, weight = "effect", np.abs(high - low).mean((1, 2, 3))

@@ -29,6 +29,18 @@ class MeanDecoder(nn.Module):
         return self.model.mean_image(latent)
 
 
+class MeanEncoder(nn.Module):
+    """Images to mean and log variance of q(z|x), for a grid along the path of means."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images (B, C, H, W) in [0, 1] to mean and log variance (B, L)."""
+        return self.model.encode(image)
+
+
 @dataclass(frozen=True)
 class Part:
     """The encoder or the decoder, ready to be exported.
@@ -65,10 +77,11 @@ def split(model: VAE) -> list[Part]:
         "config": canonical_json(to_json(config)),
         "value_range": "[0, 1]",  # of images, in as well as out
     }
-    image, latent = config.image_shape, (config.latent_dim,)
+    image, latent = config.image_shape, (config.latents,)
     outputs = ("mean", "log_variance")
+    encoder = MeanEncoder(model) if config.arch == "grid" else model.encoder
     return [
-        Part("encoder", model.encoder, "image", image, outputs, {**about, "part": "encoder"}),
+        Part("encoder", encoder, "image", image, outputs, {**about, "part": "encoder"}),
         Part(
             "decoder",
             MeanDecoder(model),

@@ -5,7 +5,7 @@ Axes: B batch, C channels, H height, W width, D = C*H*W pixels, L latent dimensi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import torch
@@ -31,8 +31,8 @@ def build(operation: Operation) -> nn.Module:
             return nn.Linear(inputs, outputs)
         case network.Nonlinearity(name):
             return ACTIVATIONS[name]()
-        case network.Convolution(inputs, outputs, stride, bias):
-            return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+        case network.Convolution(inputs, outputs, stride, bias, size):
+            return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=bias)
         case network.Residual():
             return Residual(operation)
         case network.Enlarge(height, width):
@@ -45,10 +45,20 @@ def build(operation: Operation) -> nn.Module:
             return nn.Unflatten(1, shape)
         case network.ChannelsLast():
             return ChannelsLast()
+        case network.Centre():
+            return Centre()
+        case network.Keep():
+            return nn.Identity()
+        case network.Constant(shape):
+            return Constant(shape)
+        case network.Inject():
+            return Inject(operation)
 
 
 def build_all(operations: Sequence[Operation]) -> nn.Sequential:
     """The modules of operations that follow each other."""
+    if isinstance(operations[0], network.Constant):
+        return Ladder(*map(build, operations))
     enlarges = any(isinstance(operation, network.Enlarge) for operation in operations)
     return (Expansion if enlarges else nn.Sequential)(*map(build, operations))
 
@@ -133,14 +143,18 @@ class Output(nn.Module):
 
     def __init__(self, operation: network.Output) -> None:
         super().__init__()
-        self.image_shape = operation.image_shape
+        self.shape = operation.shape
         self.convolution = build(operation.convolution)
-        self.bias = nn.Parameter(torch.zeros(prod(operation.image_shape)))
+        self.bias = nn.Parameter(torch.zeros(prod(operation.shape)))
+        self.shuffled = operation.shuffled
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, c, H, W) to pixel parameters (B, C, H, W)."""
-        result: Tensor = self.convolution(features) + self.bias.view(self.image_shape)
-        return result
+        """Map features (B, c, H, W) to pixel parameters (B, P, H, W)."""
+        result: Tensor = self.convolution(features)
+        if self.shuffled:  # an odd image is one less than the features give
+            _, height, width = self.shape
+            result = functional.pixel_shuffle(result, 2)[..., :height, :width]
+        return result + self.bias.view(self.shape)
 
 
 class ChannelsLast(nn.Module):
@@ -149,3 +163,61 @@ class ChannelsLast(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         return images.contiguous(memory_format=torch.channels_last)
+
+
+class Centre(nn.Module):
+    """As `network.Centre`."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        centred: Tensor = 2 * images - 1
+        return centred
+
+
+class Constant(nn.Module):
+    """As `network.Constant`; starts at 0."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, like: Tensor) -> Tensor:
+        """The features for each row of any tensor (B, ...); (B, C, H, W)."""
+        features = self.value.expand(like.shape[0], -1, -1, -1)
+        return features.contiguous(memory_format=torch.channels_last)
+
+
+class Inject(nn.Conv2d):
+    """As `network.Inject`."""
+
+    def __init__(self, operation: network.Inject) -> None:
+        super().__init__(operation.shape[0], operation.outputs, 1)
+        self.group = operation
+
+    def of(self, latents: Tensor) -> Tensor:
+        """This group of latents (B, L), as (B, c, H, W)."""
+        group: Tensor = latents[:, self.group.start : self.group.stop]
+        return group.unflatten(1, self.group.shape)  # type: ignore[no-any-return]
+
+
+class Ladder(nn.Sequential):
+    """Layers in turn, to some of which latents are given besides."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map latents (B, L) to features (B, C, H, W)."""
+        return self.walk(latents, lambda group, features: group.of(latents))
+
+    def walk(self, batch: Tensor, take: Callable[[Inject, Tensor], Tensor]) -> Tensor:
+        """The same with latents that are decided on the way.
+
+        Args:
+            batch: any tensor (B, ...).
+            take: a group and the features it is added to, to the latents (B, c, H, W).
+        """
+        features = batch
+        for layer in self:
+            if isinstance(layer, Inject):
+                features = features + layer(take(layer, features))
+            else:
+                features = layer(features)
+        return features

@@ -1,6 +1,7 @@
 """Distributions p(x|z) of a pixel: the name of an option selects a row of `LIKELIHOODS`.
 
 Every function here is elementwise: it takes and returns tensors of one shape, written `...`.
+`logistic_mixture.py` has the one that is not.
 x is a pixel in [0, 1] in steps of 1/255, o the decoder's output for it, S the sigmoid, and s the
 learned scale of `learned_scale`.  `bounds.py` sums over pixels.
 """
@@ -23,6 +24,7 @@ from vaecli.model.distribution import (
     smoothed,
     uniform,
 )
+from vaecli.model.logistic_mixture import LOGISTIC_MIXTURE
 
 MAX_LOGIT = 16.0
 """Bound of the continuous Bernoulli's logit: where float32 rounds the probability to 0 or 1.
@@ -345,4 +347,5 @@ LIKELIHOODS: Mapping[Likelihood, Distribution] = {
         log_scale=-2.0,
         levels=True,
     ),
+    "logistic-mixture": LOGISTIC_MIXTURE,
 }

@@ -26,6 +26,8 @@ MOST_GROWTH = 4
 """Channels of the last stage, in those of the first, at most."""
 DENSE_GROWTH = 16
 """Width of the linear layer beside the latents, in channels of the first stage."""
+WIDE_LEVEL = 16
+"""Longest side of a level of `--arch grid` with all its channels."""
 LAST_SHARE = 4
 """Features at full size have this many times fewer channels than the first stage."""
 
@@ -61,17 +63,21 @@ class Nonlinearity(Weightless):
 
 @dataclass(frozen=True)
 class Convolution:
-    """3x3, padded by 1: (B, inputs, H, W) to (B, outputs, H/stride, W/stride), rounded up."""
+    """3x3, padded by 1: (B, inputs, H, W) to (B, outputs, H/stride, W/stride), rounded up.
+
+    With a size of 1 it is 1x1, and not padded.
+    """
 
     inputs: int
     outputs: int
     stride: int = 1
     bias: bool = True
+    size: int = 3
 
     @property
     def weights(self) -> Shapes:
         """Weight, and bias if it has one."""
-        shapes: Shapes = {"weight": (self.outputs, self.inputs, 3, 3)}
+        shapes: Shapes = {"weight": (self.outputs, self.inputs, self.size, self.size)}
         return {**shapes, "bias": (self.outputs,)} if self.bias else shapes
 
 
@@ -110,21 +116,23 @@ class Enlarge(Weightless):
 
 @dataclass(frozen=True)
 class Output:
-    """A 3x3 convolution with a bias (D,) for each pixel, which can start at the mean image."""
+    """A 3x3 convolution with a bias for each output, which can start at the mean image."""
 
     inputs: int
-    image_shape: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    shuffled: bool = False
+    """Whether features have half the size: the convolution gives the four positions of each."""
 
     @property
     def convolution(self) -> Convolution:
         """Its convolution, without a bias of its own."""
-        return Convolution(self.inputs, self.image_shape[0], bias=False)
+        return Convolution(self.inputs, self.shape[0] * (4 if self.shuffled else 1), bias=False)
 
     @property
     def weights(self) -> Shapes:
         """Those of its convolution, and the bias."""
         shapes = _shapes([("convolution", self.convolution)])
-        return {**shapes, "bias": (prod(self.image_shape),)}
+        return {**shapes, "bias": (prod(self.shape),)}
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,55 @@ class Unflatten(Weightless):
     """(B, C*H*W) to (B, C, H, W)."""
 
     shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Centre(Weightless):
+    """Images in [0, 1] to values from -1 to 1."""
+
+
+@dataclass(frozen=True)
+class Keep(Weightless):
+    """Keep the features for the posterior of a group of latents, and go on with them."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Learned features (C, H, W), the same for every image, which begin a decoder."""
+
+    shape: tuple[int, int, int]
+
+    @property
+    def weights(self) -> Shapes:
+        """The features."""
+        return {"value": self.shape}
+
+
+@dataclass(frozen=True)
+class Inject:
+    """Add a group of latents to features (B, outputs, H, W), through a 1x1 convolution.
+
+    The group is `shape` (c, H, W), and lies from `start` on among the latents (B, L).
+    """
+
+    start: int
+    shape: tuple[int, int, int]
+    outputs: int
+
+    @property
+    def stop(self) -> int:
+        """Where the group ends."""
+        return self.start + prod(self.shape)
+
+    @property
+    def convolution(self) -> Convolution:
+        """Its convolution."""
+        return Convolution(self.shape[0], self.outputs, size=1)
+
+    @property
+    def weights(self) -> Shapes:
+        """Those of its convolution."""
+        return self.convolution.weights
 
 
 @dataclass(frozen=True)
@@ -154,6 +211,10 @@ Operation = (
     | Flatten
     | Unflatten
     | ChannelsLast
+    | Centre
+    | Keep
+    | Constant
+    | Inject
 )
 
 
@@ -165,24 +226,30 @@ class Network:
         encoder: from images to features; its weights are called `encoder.hidden.0.weight`, by
             their place here.  An encoder that begins with a linear layer takes images flattened.
         heads: from features to mean and log variance of q(z|x), two layers `encoder.mean` and
-            `encoder.log_variance`.
+            `encoder.log_variance`.  For a grid, one convolution `encoder.posterior` per group of
+            latents, from the top down: from the kept features plus the decoder's, to the group's
+            mean and half its log variance.
         decoder: from latents (B, L) to features, `decoder.hidden`.
-        output: from features to the parameters of p(x|z), D in all, `decoder.output`.
+        output: from features to the parameters of p(x|z), one or more per pixel, `decoder.output`.
         scaled: whether the decoder has one learned scale, `decoder.log_scale`.
     """
 
     encoder: tuple[Operation, ...]
-    heads: Linear
+    heads: Linear | tuple[Convolution, ...]
     decoder: tuple[Operation, ...]
     output: Linear | Output
     scaled: bool
 
     def shapes(self) -> Shapes:
         """The shape of every weight, by name."""
+        heads: Iterable[tuple[str, Operation]]
+        if isinstance(self.heads, Linear):
+            heads = ("encoder.mean", self.heads), ("encoder.log_variance", self.heads)
+        else:
+            heads = placed("encoder.posterior", self.heads)
         named = [
             *placed("encoder.hidden", self.encoder),
-            ("encoder.mean", self.heads),
-            ("encoder.log_variance", self.heads),
+            *heads,
             *placed("decoder.hidden", self.decoder),
             ("decoder.output", self.output),
         ]
@@ -199,15 +266,17 @@ def of(config: ModelConfig) -> Network:
             tuple(_contraction(config)),
             Linear(width, config.latent_dim),
             tuple(_expansion(config)),
-            Output(last, config.image_shape),
+            Output(last, config.output_shape),
             scaled,
         )
+    if config.arch == "grid":
+        return _grid(config, scaled)
     widths = (config.pixels, *config.hidden)
     return Network(
         tuple(_dense(widths, config.activation)),
         Linear(widths[-1], config.latent_dim),
         tuple(_dense((config.latent_dim, *reversed(config.hidden)), config.activation)),
-        Linear(config.hidden[0], config.pixels),
+        Linear(config.hidden[0], prod(config.output_shape)),
         scaled,
     )
 
@@ -317,3 +386,45 @@ def _expansion(config: ModelConfig) -> Iterator[Operation]:
 def _has_block(place: int, shapes: list[Stage]) -> bool:
     """Whether a stage has a residual block: all but the first, where it would cost most."""
     return place > 0 or len(shapes) == 1
+
+
+# --- grid -----------------------------------------------------------------------------------
+
+
+def grid_channels(config: ModelConfig, side: int) -> int:
+    """Features of a level: fewer where it is larger than 16 positions, at least a quarter."""
+    first = config.hidden[0]
+    return max(1, first // min(4, max(1, -(-side // WIDE_LEVEL))))
+
+
+def _grid(config: ModelConfig, scaled: bool) -> Network:
+    """A ladder of latents: see docs/convolutions.md.
+
+    The latents are those of all levels but the finest, the coarsest first.  Each is standard
+    normal, and the decoder is an ordinary function of them.
+    """
+    levels = config.levels
+    channels = [grid_channels(config, max(size)) for size in levels]
+    encoder: list[Operation] = [ChannelsLast(), Centre()]
+    before = config.image_shape[0]
+    for place, features in enumerate(channels):
+        encoder.append(Convolution(before, features, stride=2))
+        if place:
+            encoder += [Residual(features, config.activation), Keep()]
+        before = features
+    decoder: list[Operation] = [Constant((channels[-1], *levels[-1]))]
+    heads, start = list[Convolution](), 0
+    for place in reversed(range(len(levels))):
+        features, size = channels[place], levels[place]
+        if place < len(levels) - 1:
+            decoder.append(Convolution(channels[place + 1], features, size=1))
+            decoder.append(Enlarge(*size))
+        if place:
+            group = Inject(start, (config.latent_dim, *size), features)
+            decoder.append(group)
+            heads.append(Convolution(features, 2 * config.latent_dim))
+            start = group.stop
+        decoder.append(Residual(features, config.activation))
+    decoder.append(Nonlinearity(config.activation))
+    output = Output(channels[0], config.output_shape, shuffled=True)
+    return Network(tuple(encoder), tuple(heads), tuple(decoder), output, scaled)

@@ -1,19 +1,20 @@
 """Log probability and mean of a pixel in numpy, for commands that do without torch.
 
 Formulas and sources are in `likelihoods.py`, which also trains; a test compares the two.  x is a
-pixel in [0, 1], o the decoder's output for it, all arrays of one shape.
+pixel in [0, 1], o the decoder's output for it, all arrays of one shape; for a mixture o has more
+numbers per pixel (..., P, H, W), and log p one for all channels (..., 1, H, W).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecli.config import Likelihood
+from vaecli.config import MIXTURE_COMPONENTS, Likelihood, mixture_outputs
 from vaecli.model.numpy_vae import quiet, sigmoid
 
 Floats = NDArray[Any]
@@ -110,6 +111,59 @@ def _logistic_mean(location: Floats, log_scale: float | None) -> Floats:
     return scale * (_softplus(location / scale) - _softplus((location - 1) / scale))
 
 
+def _split_mixture(outputs: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Logits, locations, log scales and coefficients, as `logistic_mixture.Parts`, of (P, ...)."""
+    channels = 3 if len(outputs) == mixture_outputs(3) else 1
+    each = outputs.reshape(-1, MIXTURE_COMPONENTS, *outputs.shape[1:])
+    ends = np.cumsum([1, channels, channels])
+    logits, locations, log_scales, coefficients = np.split(each, ends)
+    return logits[0], locations, log_scales, np.tanh(coefficients)
+
+
+def _mixture_scale(log_scales: Floats) -> Floats:
+    return np.exp(LOG_SCALE_FLOOR + _softplus(log_scales - np.float32(LOG_SCALE_FLOOR)))
+
+
+def _coupled(location: Floats, c: Floats, values: Sequence[Floats] | Floats) -> Floats:
+    """The location of the next channel, given the values of those before it."""
+    if len(values) == 1:
+        location = location + c[0] * values[0]
+    elif len(values) == 2:
+        location = location + c[1] * values[0] + c[2] * values[1]
+    return location
+
+
+@quiet()
+def _mixture_log_prob(x: Floats, outputs: Floats, log_scale: float | None) -> Floats:
+    logits, locations, log_scales, c = _split_mixture(np.moveaxis(outputs, -3, 0))
+    values = 2 * np.moveaxis(x, -3, 0) - 1
+    scales, half_level = _mixture_scale(log_scales), 2 * HALF_LEVEL
+    each = logits - np.logaddexp.reduce(logits, 0)
+    for channel, value in enumerate(values):
+        location = _coupled(locations[channel], c, values[:channel])
+        centred, half = (value - location) / scales[channel], half_level / scales[channel]
+        below_upper, above_lower = -_softplus(-centred - half), -_softplus(centred - half)
+        inner = below_upper + above_lower + np.log(-np.expm1(-2 * half))
+        white = np.where(value > 1 - half_level, above_lower, inner)
+        each = each + np.where(value < half_level - 1, below_upper, white)
+    result: Floats = np.logaddexp.reduce(each, 0)
+    return result[..., None, :, :]
+
+
+@quiet()
+def _mixture_mean(outputs: Floats, log_scale: float | None) -> Floats:
+    logits, locations, log_scales, c = _split_mixture(np.moveaxis(outputs, -3, 0))
+    scales = _mixture_scale(log_scales)
+    shares = np.exp(logits - np.logaddexp.reduce(logits, 0))
+    means: list[Floats] = []
+    for location, scale in zip(locations, scales, strict=True):
+        location = _coupled(location, c, means)
+        upper = _softplus((location + 1) / scale)
+        means.append(scale * (upper - _softplus((location - 1) / scale)) - 1)
+    weighted = (np.stack(means) * shares).sum(1)
+    return np.moveaxis(np.float32(0.5) + np.float32(0.5) * weighted, 0, -3)
+
+
 @quiet()
 def kl_to_prior(mean: Floats, log_variance: Floats) -> Floats:
     """KL divergence from q(z|x) to N(0, I) for each latent, nats; see `prior.kl_to_prior`."""
@@ -121,4 +175,5 @@ PIXELS: Mapping[Likelihood, Pixel] = {
     "continuous-bernoulli": Pixel(_continuous_bernoulli_log_prob, _continuous_bernoulli_mean),
     "gaussian": Pixel(_gaussian_log_prob, _gaussian_mean),
     "logistic": Pixel(_logistic_log_prob, _logistic_mean),
+    "logistic-mixture": Pixel(_mixture_log_prob, _mixture_mean),
 }

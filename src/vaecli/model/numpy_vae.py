@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from vaecli.config import Activation, ModelConfig
 from vaecli.model import network
 from vaecli.model.network import (
+    Centre,
     ChannelsLast,
+    Constant,
     Convolution,
     Enlarge,
     Flatten,
+    Inject,
+    Keep,
     Linear,
     Nonlinearity,
     Operation,
@@ -33,6 +37,10 @@ Weights = Mapping[str, Floats]
 
 ROWS = 8
 """Rows of a product, filled up where there are fewer: with more, libraries round some otherwise."""
+
+
+MAX_LOG_STD = 2.0
+"""Of q(z|x) of a grid, at most: the prior has 0, and a wider posterior can only do harm."""
 
 
 def quiet() -> np.errstate:
@@ -59,9 +67,19 @@ class NumpyVAE:
         self._kernels: dict[str, Floats] = {}
 
     @quiet()
-    def encode(self, images: Floats) -> tuple[Floats, Floats]:
-        """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
+    def encode(self, images: Floats, noise: Floats | None = None) -> tuple[Floats, Floats]:
+        """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L).
+
+        With `noise` (B, L), those of each group of a grid given the groups drawn above it.
+        """
         net = self._network
+        if not isinstance(net.heads, Linear):
+            if noise is None:
+                noise = np.zeros((len(images), self.config.latents), np.float32)
+            found = [self._climb_down(*pair) for pair in zip(images, noise, strict=True)]
+            means: Floats = np.stack([mean for mean, _ in found])
+            log_variances: Floats = np.stack([log_variance for _, log_variance in found])
+            return means, log_variances
         flat = isinstance(net.encoder[0], Linear)
         values = images.reshape(len(images), -1) if flat else images.transpose(0, 2, 3, 1)
         features = self._run(placed("encoder.hidden", net.encoder), values)
@@ -72,13 +90,43 @@ class NumpyVAE:
 
     @quiet()
     def decode(self, latents: Floats) -> Floats:
-        """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
+        """Latents (B, L) to pixel parameters of p(x|z), (B, P, H, W)."""
         net = self._network
         layers = [*placed("decoder.hidden", net.decoder), ("decoder.output", net.output)]
-        result = self._run(layers, latents)
+        if isinstance(net.heads, Linear):
+            result = self._run(layers, latents)
+        else:
+            result = np.stack([self._spatial(layers, row, _taken_from(row)) for row in latents])
         if result.ndim == 4:
             result = result.transpose(0, 3, 1, 2)
-        return result.reshape(len(latents), *self.config.image_shape)
+        return result.reshape(len(latents), *self.config.output_shape)
+
+    def _climb_down(self, image: Floats, noise: Floats) -> tuple[Floats, Floats]:
+        """Mean and log variance (L,) of one image (C, H, W); see `VAE._climb_down`."""
+        net, activation = self._network, ACTIVATIONS[self.config.activation]
+        assert isinstance(net.heads, tuple)
+        kept, features = list[Floats](), image.transpose(1, 2, 0)
+        for layer in placed("encoder.hidden", net.encoder):
+            features = self._spatial([layer], features)
+            if isinstance(layer[1], Keep):
+                kept.append(features)
+        means, log_variances = list[Floats](), list[Floats]()
+        heads = zip(placed("encoder.posterior", net.heads), reversed(kept), strict=True)
+
+        def drawn(group: Inject, features: Floats) -> Floats:
+            (name, head), found = next(heads)
+            assert isinstance(head, Convolution)
+            both = self._convolve(head, name, activation(features + found))
+            mean, log_std = np.split(both, 2, axis=2)
+            log_std = np.minimum(log_std, np.float32(MAX_LOG_STD)).astype(np.float32)
+            means.append(mean.transpose(2, 0, 1).reshape(-1))
+            log_variances.append(2 * log_std.transpose(2, 0, 1).reshape(-1))
+            std: Floats = np.exp(log_std)
+            latents: Floats = mean + std * _taken_from(noise)(group, features)
+            return latents
+
+        self._spatial(list(placed("decoder.hidden", net.decoder)), image, drawn)
+        return np.concatenate(means), np.concatenate(log_variances)
 
     def _run(self, layers: Sequence[tuple[str, Operation]] | Any, values: Floats) -> Floats:
         """Run operations on rows (B, n) or images (B, H, W, C)."""
@@ -104,8 +152,16 @@ class NumpyVAE:
                 return values.reshape(-1, *operation.shape).transpose(0, 2, 3, 1)
         raise AssertionError(operation)
 
-    def _spatial(self, layers: Sequence[tuple[str, Operation]], features: Floats) -> Floats:
-        """Run operations on one image's features (H, W, C); a `Flatten` at the end gives a row."""
+    def _spatial(
+        self,
+        layers: Sequence[tuple[str, Operation]],
+        features: Floats,
+        take: Callable[[Inject, Floats], Floats] | None = None,
+    ) -> Floats:
+        """Run operations on one image's features (H, W, C); a `Flatten` at the end gives a row.
+
+        `take` gives the latents (H, W, c) of a group, where there are such.
+        """
         following = [operation for _, operation in layers[1:]] + [None]
         doubled = False
         for (name, operation), after in zip(layers, following, strict=True):
@@ -126,10 +182,23 @@ class NumpyVAE:
                     )
                     features = features if doubled else _enlarge(features, height, width)
                 case Output():
-                    shape = operation.image_shape
+                    shape = operation.shape
                     bias = self._weights[f"{name}.bias"].reshape(shape).transpose(1, 2, 0)
                     inner_name = f"{name}.convolution"
-                    features = self._convolve(operation.convolution, inner_name, features) + bias
+                    features = self._convolve(operation.convolution, inner_name, features)
+                    if operation.shuffled:
+                        features = _shuffle(features)[: shape[1], : shape[2]]
+                    features = features + bias
+                case Constant():
+                    features = self._weights[f"{name}.value"].transpose(1, 2, 0)
+                case Inject():
+                    assert take is not None
+                    latents = take(operation, features)
+                    features = features + self._convolve(operation.convolution, name, latents)
+                case Centre():
+                    features = 2 * features - 1
+                case Keep():
+                    pass
                 case Flatten():
                     features = features.transpose(2, 0, 1).reshape(-1)
                 case ChannelsLast():
@@ -152,6 +221,11 @@ class NumpyVAE:
 
     def _convolve(self, operation: Convolution, name: str, features: Floats) -> Floats:
         """One matrix product of the nine neighbours of every position with the kernel."""
+        if operation.size == 1:
+            kernel = self._kernel(name, lambda weight: weight[:, :, 0, 0].T)
+            product = features.reshape(-1, features.shape[2]) @ kernel
+            result = product.reshape(*features.shape[:2], -1)
+            return result + self._weights[f"{name}.bias"] if operation.bias else result
         height, width, channels = features.shape
         stride = operation.stride
         size = -(-height // stride), -(-width // stride)
@@ -195,6 +269,22 @@ class NumpyVAE:
             weight = self._weights[f"{name or key}.weight"]
             self._kernels[key] = np.ascontiguousarray(arrange(weight))
         return self._kernels[key]
+
+
+def _taken_from(latents: Floats) -> Callable[[Inject, Floats], Floats]:
+    """What gives each group of the latents (L,), as (H, W, c)."""
+
+    def take(group: Inject, features: Floats) -> Floats:
+        return latents[group.start : group.stop].reshape(group.shape).transpose(1, 2, 0)
+
+    return take
+
+
+def _shuffle(features: Floats) -> Floats:
+    """Features (h, w, 4 C) as (2 h, 2 w, C)."""
+    height, width, channels = features.shape
+    quads = features.reshape(height, width, channels // 4, 2, 2).transpose(0, 3, 1, 4, 2)
+    return np.ascontiguousarray(quads).reshape(2 * height, 2 * width, channels // 4)
 
 
 def _padded(features: Floats) -> Floats:

@@ -48,7 +48,7 @@ def log_prior_ratio(latents: Tensor, noise: Tensor, log_variance: Tensor) -> Ten
     Args:
         latents: z, (B, K, L).
         noise: e, (B, K, L).
-        log_variance: v, (B, L).
+        log_variance: v, (B, L), or (B, K, L) where it depends on the draw.
 
     Returns:
         (B, K) nats.
@@ -61,4 +61,6 @@ def log_prior_ratio(latents: Tensor, noise: Tensor, log_variance: Tensor) -> Ten
         tensor([[-0.5000, -2.5000]])
     """
     noise = noise.to(latents.dtype)  # or its square is rounded before it meets float64
-    return 0.5 * (noise.square() + log_variance.unsqueeze(1) - latents.square()).sum(-1)
+    if log_variance.ndim < noise.ndim:
+        log_variance = log_variance.unsqueeze(1)
+    return 0.5 * (noise.square() + log_variance - latents.square()).sum(-1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vaecli.config import Likelihood, ModelConfig
 from vaecli.model import layers, network
 from vaecli.model.likelihoods import LIKELIHOODS
-from vaecli.model.numpy_vae import Floats
+from vaecli.model.numpy_vae import MAX_LOG_STD, Floats
 from vaecli.model.precision import inference
 
 
@@ -25,6 +25,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         net = network.of(config)
+        assert isinstance(net.heads, network.Linear)
         self.flat = isinstance(net.encoder[0], network.Linear)
         self.hidden = layers.build_all(net.encoder)
         self.mean = nn.Linear(net.heads.inputs, net.heads.outputs)
@@ -37,8 +38,41 @@ class Encoder(nn.Module):
         return self.mean(features).to(images.dtype), self.log_variance(features).to(images.dtype)
 
 
+class GridEncoder(nn.Module):
+    """Images to the features from which, with the decoder's, q(z|x) of each group follows."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        net = network.of(config)
+        assert isinstance(net.heads, tuple)
+        self.keeps = [isinstance(operation, network.Keep) for operation in net.encoder]
+        self.hidden = layers.build_all(net.encoder)
+        self.posterior = layers.build_all(net.heads)
+        self.activation = layers.ACTIVATIONS[config.activation]()
+        with torch.no_grad():  # start near the prior
+            for head in self.posterior:
+                assert isinstance(head, nn.Conv2d)
+                assert head.bias is not None
+                head.weight.mul_(0.3)
+                head.bias.zero_()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images (B, C, H, W) in [0, 1] to the features of each group, (B, c, h, w)."""
+        features, kept = images, list[Tensor]()
+        for layer, keep in zip(self.hidden, self.keeps, strict=True):
+            features = layer(features)
+            if keep:
+                kept.append(features)
+        return tuple(reversed(kept))
+
+    def group(self, place: int, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance (B, c, h, w) of a group, from features of both networks."""
+        mean, log_std = self.posterior[place](self.activation(features)).chunk(2, 1)
+        return mean, 2 * log_std.clamp(max=MAX_LOG_STD)
+
+
 class Decoder(nn.Module):
-    """Latents to the parameters of p(x|z), one per pixel; logits for a Bernoulli.
+    """Latents to the parameters of p(x|z), P numbers per pixel; logits for a Bernoulli.
 
     `log_scale` is the one learned scale of a likelihood that has one, a number, else None.
     """
@@ -48,27 +82,37 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         net = network.of(config)
-        self.image_shape = config.image_shape
+        self.shape = config.output_shape
         self.hidden = layers.build_all(net.decoder)
         output = layers.build(net.output)
         assert isinstance(output, nn.Linear | layers.Output)
         self.output = output
+        if isinstance(self.hidden, layers.Ladder):
+            with torch.no_grad():  # the bias alone gives the mean image
+                output.convolution.weight.mul_(0.1)  # type: ignore[operator, union-attr]
         scale = nn.Parameter(torch.zeros(())) if net.scaled else None
         self.register_parameter("log_scale", scale)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Map latents (B, L) to pixel parameters (B, C, H, W)."""
-        output: Tensor = self.output(self.hidden(latents)).to(latents.dtype)
-        return output.view(-1, *self.image_shape)
+        """Map latents (B, L) to pixel parameters (B, P, H, W)."""
+        return self.parameters_of(self.hidden(latents), latents.dtype)
+
+    def parameters_of(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        """The last layer: features to pixel parameters (B, P, H, W)."""
+        output: Tensor = self.output(features).to(dtype)
+        return output.view(-1, *self.shape)
 
 
 class VAE(nn.Module):
     """A variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114)."""
 
+    encoder: Any
+    """An `Encoder`, or a `GridEncoder`."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = (GridEncoder if config.arch == "grid" else Encoder)(config)
         self.decoder = Decoder(config)
 
     @property
@@ -82,7 +126,7 @@ class VAE(nn.Module):
         return next(self.parameters()).device
 
     def mean_pixels(self, output: Tensor) -> Tensor:
-        """E[x|z] of each pixel for decoder output of any shape, in [0, 1]."""
+        """E[x|z] of each pixel for decoder output (..., P, H, W), in [0, 1]."""
         name, log_scale = self.likelihood
         return LIKELIHOODS[name].mean(output, log_scale).clamp(0, 1)
 
@@ -102,16 +146,70 @@ class VAE(nn.Module):
             noise: (B, L) or (B, K, L) standard normal.
 
         Returns:
-            Pixel parameters (B, C, H, W) or (B, K, C, H, W), mean (B, L), log variance (B, L).
+            Pixel parameters (B, P, H, W) or (B, K, P, H, W); mean and log variance (B, L), for a
+            grid of the shape of `noise`.
         """
-        mean, log_variance = self.encoder(images)
-        return self.decode_draws(mean, log_variance, noise), mean, log_variance
+        return self.decode_draws(self.encoder(images), noise)
 
-    def decode_draws(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-        """Pixel parameters at z = mean + std * noise, as `forward` returns them."""
-        latents = reparameterize(mean, log_variance, noise)
-        parameters: Tensor = self.decoder(latents.flatten(0, -2))
-        return parameters if noise.ndim == 2 else parameters.unflatten(0, latents.shape[:2])
+    def decode_draws(
+        self, evidence: tuple[Tensor, ...], noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, from what the encoder gives: mean and log variance, or a grid's features.
+
+        For a grid, mean and log variance are those of each group given the groups above it, which
+        are drawn with the same noise: both have the shape of `noise`.
+        """
+        if isinstance(self.encoder, Encoder):
+            mean, log_variance = evidence
+            latents = reparameterize(mean, log_variance, noise).flatten(0, -2)
+            parameters: Tensor = self.decoder(latents)
+        else:
+            rows = noise.flatten(0, -2)
+            features, mean, log_variance = self._climb_down(evidence, rows)
+            parameters = self.decoder.parameters_of(features, noise.dtype)
+            mean, log_variance = mean.view_as(noise), log_variance.view_as(noise)
+        if noise.ndim == 3:
+            parameters = parameters.unflatten(0, noise.shape[:2])
+        return parameters, mean, log_variance
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z|x), each (B, L).
+
+        For a grid, each group given the groups above it: those drawn with `noise` (B, L), or their
+        means.  No bound uses the means.
+        """
+        evidence = self.encoder(images)
+        if isinstance(self.encoder, Encoder):
+            mean, log_variance = evidence
+            return mean, log_variance
+        if noise is None:
+            noise = images.new_zeros(images.shape[0], self.config.latents)
+        return self._climb_down(evidence, noise)[1:]
+
+    def _climb_down(
+        self, evidence: tuple[Tensor, ...], noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The decoder's features, and mean and log variance (B, L), where the latents are drawn.
+
+        `noise` has as many rows as the evidence, or K for each of them.
+        """
+        encoder, ladder = self.encoder, self.decoder.hidden
+        assert isinstance(encoder, GridEncoder)
+        assert isinstance(ladder, layers.Ladder)
+        means, log_variances = list[Tensor](), list[Tensor]()
+
+        def drawn(group: layers.Inject, features: Tensor) -> Tensor:
+            found = evidence[len(means)]
+            if found.shape[0] != noise.shape[0]:
+                found = found.repeat_interleave(noise.shape[0] // found.shape[0], 0)
+            mean, log_variance = encoder.group(len(means), features + found)
+            mean, log_variance = mean.to(noise.dtype), log_variance.to(noise.dtype)
+            means.append(mean.flatten(1))
+            log_variances.append(log_variance.flatten(1))
+            return reparameterize(mean, log_variance, group.of(noise))
+
+        features = ladder.walk(noise, drawn)
+        return features, torch.cat(means, 1), torch.cat(log_variances, 1)
 
 
 def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
@@ -162,10 +260,11 @@ class TorchRunner:
         scale = self._model.decoder.log_scale
         return None if scale is None else float(scale.detach())
 
-    def encode(self, images: Floats) -> tuple[Floats, Floats]:
-        """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L)."""
+    def encode(self, images: Floats, noise: Floats | None = None) -> tuple[Floats, Floats]:
+        """As `VAE.encode`, each (B, L)."""
         with inference():
-            mean, log_variance = self._model.encoder(self._tensor(images))
+            draws = None if noise is None else self._tensor(noise)
+            mean, log_variance = self._model.encode(self._tensor(images), draws)
             return _array(mean), _array(log_variance)
 
     def decode(self, latents: Floats) -> Floats:
@@ -202,7 +301,7 @@ def count_activations(config: ModelConfig) -> int:
             return tensor
 
         with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            model(torch.empty(batch, *config.image_shape), torch.empty(batch, config.latent_dim))
+            model(torch.empty(batch, *config.image_shape), torch.empty(batch, config.latents))
         return sum(kept)
 
     return values(2) - values(1)  # the difference leaves out the weights, which are kept once

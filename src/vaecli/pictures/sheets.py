@@ -22,7 +22,7 @@ def traversal(pixels: Bytes, dimensions: Dimensions, steps: int) -> Bytes:
     """One row per latent dimension, labelled with it and its KL; collapsed ones are marked.
 
     Args:
-        pixels: (L * steps, C, H, W) uint8, the dimension of the largest KL first.
+        pixels: (R * steps, C, H, W) uint8, the dimension of the largest KL first.
         dimensions: of the model.
         steps: images in a row.
 
@@ -39,7 +39,7 @@ def traversal(pixels: Bytes, dimensions: Dimensions, steps: int) -> Bytes:
         value = -REACH + 2 * REACH * column / max(1, steps - 1)
         x = left + gap + column * (width + gap) + width / 2
         _text(draw, (x, 32), _signed(value), INK, 13, "mm")
-    for row, dimension in enumerate(dimensions.by_kl):
+    for row, dimension in enumerate(dimensions.by_kl[: len(pixels) // steps]):
         y = top + gap + row * (height + gap) + height / 2
         active = dimensions.active[dimension]
         _text(draw, (left - 10, y - 9), f"z{dimension}", INK if active else ALARM, 15, "rm")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaecli.config import ModelConfig, TrainConfig, option_name
+from vaecli.config import SMALL_SET_STEPS, ModelConfig, TrainConfig, option_name
 from vaecli.system.typed_json import to_json
 from vaecli.terminal.terminal import Terminal
 
@@ -61,13 +61,23 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
         "model": f"{model.arch} {_widths(model)}, {model.activation}, {model.likelihood},"
         f" {parameters:,} parameters",
         **data_rows(plan),
-        "steps": f"{training.epochs} epochs of {steps:,} steps of {batch} images",
+        "steps": f"{training.epochs} epochs of {steps:,} steps of {batch} images"
+        f"{_reason(plan, steps)}",
         "recipe": f"lr {training.lr:g}, {training.schedule}, output bias {training.output_bias},"
         f" seed {training.seed}",
         "objective": _objective(training),
         "memory": f"about {memory / 1e6:,.0f} MB besides torch itself",
     }
     terminal.values(value, texts)
+
+
+def _reason(plan: Plan, steps: int) -> str:
+    """Why there are more epochs than for others, where few images of one's own are the reason."""
+    epochs = plan.config.training.epochs
+    few = epochs > TrainConfig.epochs and epochs == -(-SMALL_SET_STEPS // steps)
+    if plan.dataset.origin is None or not few:
+        return ""
+    return f": {SMALL_SET_STEPS:,} steps, because the images are few; --epochs says otherwise"
 
 
 def show_data(terminal: Terminal, plan: Plan) -> None:
@@ -156,5 +166,8 @@ def _widths(model: ModelConfig) -> str:
 
         sizes = ["x".join(map(str, shape)) for shape in (model.image_shape, *stages(model))]
         return "-".join([*sizes, str(model.latent_dim), *reversed(sizes)])
+    if model.arch == "grid":
+        levels = "-".join(f"{height}x{width}" for height, width in model.levels)
+        return f"{model.hidden[0]} channels at {levels}, {model.latents:,} latents"
     widths = [model.pixels, *model.hidden, model.latent_dim, *reversed(model.hidden), model.pixels]
     return "-".join(map(str, widths))

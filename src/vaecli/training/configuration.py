@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from vaecli.config import (
-    COLOUR_LIKELIHOOD,
+    COLOUR_LIKELIHOODS,
+    LATENT_CHANNELS,
     RECIPES,
+    SMALL_SET_STEPS,
+    Arch,
     DataConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
     as_options,
+    chosen_arch,
     contradictions,
 )
 from vaecli.data import catalogue
@@ -72,9 +76,10 @@ def configuration(
             " on and one to hold out",
             "Leave --patience out, or use more images.",
         )
+    settings = replace(settings, arch=_arch(settings, dataset))
     return RunConfig(
         model=_model(settings, dataset),
-        training=training(settings, init_from),
+        training=_long_enough(training(settings, init_from), settings, dataset),
         data=_data(dataset),
         environment=environment,
     )
@@ -82,12 +87,30 @@ def configuration(
 
 def training(settings: Settings, init_from: str | None = None) -> TrainConfig:
     """The training settings: those given, and defaults tuned for the architecture."""
-    recipe = RECIPES.get(settings.arch or ModelConfig.arch, {})
+    recipe = RECIPES.get(settings.given().get("arch", ModelConfig.arch), {})
     return TrainConfig(**{**recipe, **settings.given(TrainConfig), "init_from": init_from})
 
 
+def _arch(settings: Settings, dataset: Dataset) -> Arch:
+    """The architecture that was given, or the one for these images."""
+    given: Arch | None = settings.given().get("arch")
+    several = len(settings.hidden or ()) > 1  # widths, as only an mlp has them
+    return given or ("mlp" if several else chosen_arch(dataset.image_shape))
+
+
+def _long_enough(config: TrainConfig, settings: Settings, dataset: Dataset) -> TrainConfig:
+    """More epochs for few images of the user's own, which as many would leave half trained."""
+    if settings.epochs is not None or dataset.origin is None:
+        return config
+    validation = 0 if dataset.validation is None else len(dataset.validation)
+    images = config.fitted(len(dataset.train), validation)
+    steps = -(-images // config.batch_size)
+    return replace(config, epochs=max(config.epochs, -(-SMALL_SET_STEPS // steps)))
+
+
 def _architecture(settings: Settings) -> dict[str, Any]:
-    return {name: v for name, v in settings.given().items() if name in MODEL_SETTINGS}
+    given = {name: v for name, v in settings.given().items() if name in MODEL_SETTINGS}
+    return {"latent_dim": LATENT_CHANNELS, **given} if given.get("arch") == "grid" else given
 
 
 def _model(settings: Settings, dataset: Dataset) -> ModelConfig:
@@ -96,7 +119,7 @@ def _model(settings: Settings, dataset: Dataset) -> ModelConfig:
         values |= {"fit": dataset.origin.options.fit, **as_settings(dataset.origin.levels)}
     colour = dataset.image_shape[0] == 3
     if colour and training(settings).binarize == "none":  # black and white need a Bernoulli
-        values.setdefault("likelihood", COLOUR_LIKELIHOOD)
+        values.setdefault("likelihood", COLOUR_LIKELIHOODS[values["arch"]])
     model = ModelConfig(
         image_shape=dataset.image_shape,
         border=dataset.border(),
@@ -106,7 +129,7 @@ def _model(settings: Settings, dataset: Dataset) -> ModelConfig:
     if problems := list(model.problems()):
         raise DataError(
             f"--data {dataset.name}: {as_options(problems)}",
-            "Use --arch mlp, or larger images." if model.arch == "conv" else "",
+            "Use --arch mlp, or larger images." if model.arch != "mlp" else "",
         )
     return model
 

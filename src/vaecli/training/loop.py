@@ -319,12 +319,12 @@ def initial_model(config: RunConfig, images: Images, processes: Processes = ONE_
     model = build(config.model, seed=derive_seed(config.training.seed, "weights"))
     distribution = LIKELIHOODS[config.model.likelihood]
     if config.training.output_bias == "mean":
-        mean = torch.from_numpy(images.mean_image(processes)).flatten()
+        mean = torch.from_numpy(images.mean_image(processes))
         bias = distribution.output_bias(mean, len(images))
     else:
-        bias = torch.zeros(config.model.pixels)
+        bias = torch.zeros(config.model.output_shape)
     with torch.no_grad():
-        model.decoder.output.bias.copy_(bias)
+        model.decoder.output.bias.copy_(bias.flatten())
         if model.decoder.log_scale is not None and distribution.log_scale is not None:
             model.decoder.log_scale.fill_(distribution.log_scale)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -40,12 +41,12 @@ class Draws:
         self, model: ModelConfig, training: TrainConfig, epoch: int, device: torch.device | str
     ) -> None:
         seed, self._samples = training.seed, training.importance_samples
-        latent_dim = model.latent_dim
+        latents = model.latents
         self._normal = NormalNoise(
-            latent_dim, seed=seed, purpose="training", epoch=epoch, device=device
+            latents, seed=seed, purpose="training", epoch=epoch, device=device
         )
         self._several = SampleNoise(
-            latent_dim, seed=seed, purpose="training", epoch=epoch, device=device
+            latents, seed=seed, purpose="training", epoch=epoch, device=device
         )
         self._levels = None
         if training.binarize == "dynamic":
@@ -66,7 +67,7 @@ class Draws:
 
 def most_images(model: ModelConfig, samples: int) -> int | None:
     """Images whose K samples are decoded together at most; None for no limit, where K is 1."""
-    return None if samples == 1 else max(1, PASS_VALUES // model.pixels // samples)
+    return None if samples == 1 else max(1, PASS_VALUES // prod(model.output_shape) // samples)
 
 
 def passes(start: int, stop: int, model: ModelConfig, samples: int) -> Iterator[tuple[int, int]]:
@@ -97,4 +98,5 @@ def objective(
     ratios = log_prior_ratio(reparameterize(mean, log_variance, noise), noise, log_variance)
     minimised = importance_objective(likelihoods, ratios, beta=beta)
     # the loss is reported at one draw: the first sample
-    return Outcome(minimised, -likelihoods[:, 0], kl.sum(1))
+    first = kl if kl.ndim == 2 else kl[:, 0]
+    return Outcome(minimised, -likelihoods[:, 0], first.sum(1))

@@ -11,11 +11,12 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from vaecli.config import (
-    COLOUR_LIKELIHOOD,
     HIDDEN,
+    LATENT_CHANNELS,
     RECIPES,
+    SMALL_SET_STEPS,
     Activation,
-    Arch,
+    ArchChoice,
     Binarize,
     Likelihood,
     ModelConfig,
@@ -135,18 +136,22 @@ class Settings:
     ] = None
     skip_bad: Annotated[bool | None, Setting(SKIP_BAD_HELP, DATA)] = None
     arch: Annotated[
-        Arch | None,
+        ArchChoice | None,
         Setting(
-            "mlp, or conv: residual, slower, better in colour.", MODEL, "NAME", ModelConfig.arch
+            "mlp, conv (residual), grid (latents at every position: sharp) or auto: mlp for small"
+            " grey images, else grid.",
+            MODEL,
+            "NAME",
+            "auto",
         ),
     ] = None
     hidden: Annotated[
         tuple[int, ...] | None,
         Setting(
-            "Hidden widths; conv: first-stage channels.",
+            "Hidden widths; conv, grid: first-stage channels.",
             MODEL,
             "WIDTHS",
-            f"{HIDDEN['mlp'][0]}, conv {HIDDEN['conv'][0]}",
+            ", ".join(f"{arch} {widths[0]}" for arch, widths in HIDDEN.items()),
             parser=_widths,
         ),
     ] = None
@@ -155,15 +160,22 @@ class Settings:
         Setting("relu, gelu, silu or tanh.", MODEL, "NAME", ModelConfig.activation),
     ] = None
     latent_dim: Annotated[
-        int | None, Setting("Latent dimension.", MODEL, "N", ModelConfig.latent_dim)
+        int | None,
+        Setting(
+            "Latent dimension; grid: latents per position.",
+            MODEL,
+            "N",
+            f"{ModelConfig.latent_dim}, grid {LATENT_CHANNELS}",
+        ),
     ] = None
     likelihood: Annotated[
         Likelihood | None,
         Setting(
-            "p(x|z): bernoulli, logistic (256 levels, in bits), gaussian or continuous-bernoulli.",
+            "p(x|z): bernoulli, logistic or logistic-mixture (256 levels, in bits), gaussian or"
+            " continuous-bernoulli.",
             MODEL,
             "NAME",
-            f"{ModelConfig.likelihood}, or {COLOUR_LIKELIHOOD} for colour",
+            f"{ModelConfig.likelihood}; colour: logistic-mixture, mlp logistic",
         ),
     ] = None
     beta: Annotated[
@@ -196,7 +208,13 @@ class Settings:
     ] = None
     epochs: Annotated[
         int | None,
-        Setting("Passes over the training images.", TRAINING, "N", TrainConfig.epochs, short="-e"),
+        Setting(
+            "Passes over the training images.",
+            TRAINING,
+            "N",
+            f"{TrainConfig.epochs}; own images at least {SMALL_SET_STEPS:,} steps",
+            short="-e",
+        ),
     ] = None
     batch_size: Annotated[
         int | None, Setting("Images per step.", TRAINING, "N", _tuned("batch_size"), short="-b")
@@ -259,9 +277,16 @@ class Settings:
         return cls(**values)
 
     def given(self, kind: type[Any] | None = None) -> dict[str, Any]:
-        """The settings that are given, by name: all of them, or those that are fields of `kind`."""
+        """The settings that are given, by name: all of them, or those that are fields of `kind`.
+
+        An architecture that is to be chosen is not given.
+        """
         names = {field.name for field in fields(kind or Settings)}
-        return {name: v for name, v in vars(self).items() if v is not None and name in names}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and name in names and (name, value) != ("arch", "auto")
+        }
 
 
 def as_text(value: object) -> str:

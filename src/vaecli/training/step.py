@@ -20,9 +20,11 @@ from vaecli.system.processes import ONE_PROCESS, Processes
 from vaecli.training.backpropagation import Backpropagation, covers
 from vaecli.training.cuda_graph import Replayed, recorder
 from vaecli.training.objective import Draws, Outcome, objective, passes
-from vaecli.training.optimizer import Adam
+from vaecli.training.optimizer import Adam, MuonAdam
 
 ADAM_BETAS = (0.9, 0.999)
+GRID_BETAS = (0.9, 0.99)
+"""Of Adam beside Muon."""
 
 
 class _Batch(nn.Module):
@@ -64,7 +66,12 @@ class Stepper:
     ) -> None:
         self._model, self._config, self._processes = model, config, processes
         self._device, self._dtype = device, dtype
-        self.optimizer = Adam(dict(model.named_parameters()), ADAM_BETAS)
+        parameters = dict(model.named_parameters())
+        self.optimizer: Adam | MuonAdam = (
+            MuonAdam(parameters, GRID_BETAS)
+            if model.config.arch == "grid"
+            else Adam(parameters, ADAM_BETAS)
+        )
         self._sums = torch.zeros(3, dtype=torch.float64, device=float64_home(device))
         self._waiting: list[Tensor] = []
         """Sums of steps that are not in `_sums` yet: to fetch each at once would stop the GPU."""
@@ -150,7 +157,7 @@ class Stepper:
         """The objective of one black image."""
         model, samples = self._model.config, self._config.importance_samples
         image = torch.zeros(1, *model.image_shape, dtype=self._dtype, device=self._device)
-        drawn = (1, model.latent_dim) if samples == 1 else (1, samples, model.latent_dim)
+        drawn = (1, model.latents) if samples == 1 else (1, samples, model.latents)
         noise = torch.zeros(drawn, dtype=self._dtype, device=self._device)
         outcome: Outcome = batch(image, noise, noise.new_ones(()))
         return outcome.objective.sum()

@@ -1,0 +1,184 @@
+"""`--arch grid`: a ladder of latents, one model to torch, numpy, the bounds and the exports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vaecli.config import Likelihood, ModelConfig
+from vaecli.data.dataset import Images
+from vaecli.evaluation import generation
+from vaecli.evaluation.evaluate import estimate, evaluate
+from vaecli.model import network, vae
+from vaecli.model.bounds import elbo_terms
+from vaecli.model.numpy_vae import NumpyVAE
+from vaecli.model.prior import kl_to_prior
+from vaecli.model.vae import VAE, TorchRunner, reparameterize
+from vaecli.training.objective import objective
+
+SHAPES = [(1, 16, 16), (3, 17, 23), (1, 28, 28), (3, 16, 40)]
+
+
+def a_model(
+    shape: tuple[int, int, int] = (3, 17, 23), likelihood: Likelihood = "logistic-mixture"
+) -> VAE:
+    """A small grid whose weights are far from their start, so that every layer matters."""
+    config = ModelConfig(
+        image_shape=shape, arch="grid", hidden=(8,), latent_dim=3, likelihood=likelihood
+    )
+    model = vae.build(config, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def pixels(shape: tuple[int, int, int], count: int = 3) -> Any:
+    return np.random.default_rng(1).integers(0, 256, (count, *shape), np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic", "logistic-mixture"])
+def test_any_size_has_the_shapes_that_the_network_says(
+    shape: tuple[int, int, int], likelihood: Likelihood
+) -> None:
+    model = a_model(shape, likelihood)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == network.of(model.config).shapes()
+    length = model.config.latents
+    images, noise = torch.rand(2, *shape), torch.randn(2, 3, length)
+    parameters, mean, log_variance = model(images, noise)
+    assert parameters.shape == (2, 3, *model.config.output_shape)
+    assert mean.shape == log_variance.shape == noise.shape
+    assert model.mean_image(noise[:, 0]).shape == images.shape
+
+
+def test_the_latents_of_every_position_matter() -> None:
+    model = a_model((1, 16, 16), "bernoulli")
+    centre = model.decoder(torch.zeros(1, model.config.latents))
+    moved = model.decoder(torch.eye(model.config.latents))
+    assert ((moved - centre).abs().flatten(1).amax(1) > 1e-6).all()
+
+
+def test_the_posterior_sees_what_was_drawn_above_it() -> None:
+    model = a_model()
+    images = torch.rand(2, 3, 17, 23)
+    mean, _ = model.encode(images)
+    other, _ = model.encode(images, torch.randn(2, model.config.latents))
+    top = 3 * model.config.levels[-1][0] * model.config.levels[-1][1]
+    assert torch.equal(mean[:, :top], other[:, :top])
+    assert not torch.allclose(mean[:, top:], other[:, top:], atol=1e-3)
+
+
+def test_the_decoder_of_drawn_latents_is_the_forward_pass() -> None:
+    model = a_model()
+    images, noise = torch.rand(2, 3, 17, 23), torch.randn(2, model.config.latents)
+    parameters, mean, log_variance = model(images, noise)
+    latents = reparameterize(mean, log_variance, noise)
+    torch.testing.assert_close(model.decoder(latents), parameters, rtol=1e-5, atol=1e-5)
+
+
+def test_several_draws_are_single_draws() -> None:
+    model = a_model().double()
+    images = torch.rand(2, 3, 17, 23, dtype=torch.float64)
+    noise = torch.randn(2, 4, model.config.latents, dtype=torch.float64)
+    together = model(images, noise)
+    for draw in range(4):
+        alone = model(images, noise[:, draw])
+        torch.testing.assert_close([part[:, draw] for part in together], [*alone])
+
+
+def test_an_image_alone_is_as_in_a_batch() -> None:
+    model = a_model().double()
+    images = torch.rand(5, 3, 17, 23, dtype=torch.float64)
+    noise = torch.randn(5, model.config.latents, dtype=torch.float64)
+    together = model(images, noise)
+    for place in range(5):
+        rows = slice(place, place + 1)
+        alone = model(images[rows], noise[rows])
+        torch.testing.assert_close([part[rows] for part in together], [*alone])
+
+
+def test_the_rate_is_the_mean_of_log_q_over_p() -> None:
+    """The closed form, averaged over draws, against densities that torch.distributions computes."""
+    model = a_model((1, 16, 16), "bernoulli").double()
+    image = torch.rand(1, 1, 16, 16, dtype=torch.float64).expand(4000, -1, -1, -1)
+    noise = torch.randn(4000, model.config.latents, dtype=torch.float64)
+    with torch.no_grad():
+        _, mean, log_variance = model(image, noise)
+        latents = reparameterize(mean, log_variance, noise)
+        q = torch.distributions.Normal(mean, torch.exp(0.5 * log_variance))
+        ratio = (q.log_prob(latents) - torch.distributions.Normal(0, 1).log_prob(latents)).sum(1)
+        rate = kl_to_prior(mean, log_variance).sum(1)
+    error = (ratio - rate).std() / 4000**0.5
+    assert abs(ratio.mean() - rate.mean()) < 4 * error
+
+
+def test_a_bound_is_a_bound() -> None:
+    """The loss is above the importance-weighted estimate, which falls as samples are added."""
+    model = a_model((1, 16, 16), "bernoulli")
+    images = Images(pixels((1, 16, 16), 60))
+    found = evaluate(model, images, seed=0, importance_samples=100)
+    few = estimate(model, images.pixels, 5, 0).nll.mean()
+    assert found.nll < few < found.loss
+    again = evaluate(model, images, seed=0, batch_size=7, importance_samples=100)
+    assert again.loss == pytest.approx(found.loss, rel=1e-6)
+    assert again.nll == pytest.approx(found.nll, rel=1e-6)
+
+
+def test_the_objective_is_the_loss_at_one_draw() -> None:
+    model = a_model()
+    images = torch.rand(2, 3, 17, 23).mul(255).round() / 255
+    noise = torch.randn(2, model.config.latents)
+    found = objective(model, images, noise, 1.0, 0.0)
+    wanted = elbo_terms(images, *model(images, noise), *model.likelihood)  # type: ignore[call-arg]
+    torch.testing.assert_close(found.objective, wanted.loss)
+    several = objective(model, images, noise.unsqueeze(1), 1.0, 0.0)
+    assert several.rate.shape == (2,)
+    # with one sample it is the same bound, with another estimate of the rate
+    assert several.objective.shape == (2,)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic-mixture"])
+def test_numpy_computes_what_torch_computes(
+    shape: tuple[int, int, int], likelihood: Likelihood
+) -> None:
+    model = a_model(shape, likelihood)
+    in_numpy, runner = NumpyVAE(model.config, model.weights()), TorchRunner(model)
+    images = pixels(shape).astype("f4") / 255
+    noise = np.random.default_rng(0).normal(size=(3, model.config.latents)).astype("f4")
+    for draws in (None, noise):
+        for ours, theirs in zip(
+            in_numpy.encode(images, draws), runner.encode(images, draws), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(in_numpy.decode(noise), runner.decode(noise), rtol=1e-3, atol=2e-3)
+    for score, wanted in zip(
+        generation.score(in_numpy, pixels(shape), noise),
+        generation.score(runner, pixels(shape), noise),
+        strict=True,
+    ):
+        assert score["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+
+
+def test_a_score_is_the_loss_at_its_draw() -> None:
+    model, images = a_model(), pixels((3, 17, 23))
+    noise = np.random.default_rng(0).normal(size=(3, model.config.latents)).astype("f4")
+    x = torch.from_numpy(images) / 255
+    wanted = elbo_terms(  # type: ignore[call-arg]
+        x, *model(x, torch.from_numpy(noise)), *model.likelihood
+    ).loss
+    scores = generation.score(TorchRunner(model), images, noise)
+    assert [score["loss"] for score in scores] == pytest.approx(wanted.tolist(), rel=1e-4)
+
+
+def test_small_or_thin_images_are_refused() -> None:
+    config = ModelConfig(image_shape=(3, 15, 40), arch="grid")
+    assert [field for field, _ in config.problems()] == ["arch"]
+    config = ModelConfig(image_shape=(3, 32, 32), arch="grid", hidden=(8, 8))
+    assert [field for field, _ in config.problems()] == ["hidden"]
