@@ -52,7 +52,7 @@ def _with_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("vaecli train --lik", ["--likelihood"]),
         (
             "vaecli train --likelihood ",
-            ["bernoulli", "continuous-bernoulli", "gaussian", "logistic"],
+            ["bernoulli", "continuous-bernoulli", "gaussian", "logistic", "logistic-mixture"],
         ),
         ("vaecli train --arch c", ["conv"]),
         ("vaecli train --data ", list(completion.DATA_NAMES)),
@@ -60,7 +60,7 @@ def _with_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("vaecli train --data ph", []),
         ("vaecli sample -m ", ["latest", "digits", "runs/002-photos-conv", "runs/001-mnist-mlp"]),
         ("vaecli train --resume runs/001", ["runs/001-mnist-mlp"]),
-        ("vaecli export --format ", ["onnx", "pt2", "html", "safetensors"]),
+        ("vaecli export --format ", ["onnx", "pt2", "html", "safetensors", "hub"]),
         ("vaecli eval --device c", ["cpu", "cuda"]),
     ],
 )
@@ -93,7 +93,7 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == "mlp conv\n", done.stderr
+    assert done.stdout == "auto mlp conv grid\n", done.stderr
 
 
 def test_completing_is_quick() -> None:

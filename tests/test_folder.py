@@ -629,7 +629,7 @@ def peaks(count):
         for start in range(0, count, 100):
             file.write(np.random.default_rng(start).bytes(100 * SIDE * SIDE))
     small = ("--hidden", 8, "--latent-dim", 2, "--epochs", 1, "--test-fraction", 0.2)
-    train = ("train", "--data", f"{count}.npy", *small, "-o")
+    train = ("train", "--arch", "mlp", "--data", f"{count}.npy", *small, "-o")
     whole = ("eval", "--split", "all", "--per-image", "scores.csv", "--latents", "-m")
     found = {
         "train": peak(*train, "grey", "--patience", 2),
