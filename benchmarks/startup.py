@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
+
 RESULTS = Path(__file__).resolve().parent / "results"
 PYTHON = [sys.executable]
 VAECLI = [sys.executable, "-m", "vaecli"]
@@ -48,6 +50,8 @@ def commands(data: Path, folder: Path) -> dict[str, list[str]]:
         stdout=subprocess.DEVNULL,
     )
     out, page = ["-o", str(folder / "out.png")], ["-o", str(folder / "page.html")]
+    conv = {side: untrained(folder, (1 if side == 28 else 3, side, side)) for side in (28, 64)}
+    thousand = copies(grid, folder / "thousand", 1000)
     return {
         "import torch": [*PYTHON, "-c", "import torch"],
         "import typer": [*PYTHON, "-c", "import typer"],
@@ -56,10 +60,44 @@ def commands(data: Path, folder: Path) -> dict[str, list[str]]:
         "vaecli train --help": [*VAECLI, "train", "--help"],
         "vaecli reconstruct one.png": [*VAECLI, "reconstruct", str(grid), *model, *out],
         "vaecli sample": [*VAECLI, "sample", *model, *out],
+        "the same, conv, 1x28x28": [*VAECLI, "sample", *conv[28], *out],
+        "the same, conv, 3x64x64": [*VAECLI, "sample", *conv[64], *out],
+        "vaecli reconstruct FOLDER, 1,000 PNGs": [
+            *(*VAECLI, "reconstruct", str(thousand), *model, "-o", str(folder / "out"))
+        ],
         "vaecli eval": [*VAECLI, "eval", *model, "--data-dir", str(data), "--limit", "1"],
         "vaecli export --format html": [*VAECLI, "export", *model, "--format", "html", *page],
         "vaecli train --epochs 1": [*train, "-f", "-o", str(folder / "again")],
     }
+
+
+UNTRAINED = """
+import sys
+from pathlib import Path
+from vaecli.config import ModelConfig
+from vaecli.model.vae import build
+from vaecli.runs import weights
+path, *shape = sys.argv[1:]
+config = ModelConfig(image_shape=tuple(map(int, shape)), arch="conv", likelihood="logistic")
+Path(path).write_bytes(weights.encode_model(config, build(config, seed=0).weights()))
+"""
+"""In a process of its own: a child's peak memory begins with that of its parent."""
+
+
+def untrained(folder: Path, shape: tuple[int, int, int]) -> list[str]:
+    """Options that name a conv of this image shape; its weights cost what trained ones do."""
+    path = folder / f"conv-{shape[1]}.safetensors"
+    subprocess.run([*PYTHON, "-c", UNTRAINED, str(path), *map(str, shape)], check=True)
+    return ["-m", str(path), "-q", "-f"]
+
+
+def copies(picture: Path, folder: Path, count: int) -> Path:
+    """A folder with copies of a picture, at the size of a digit."""
+    folder.mkdir()
+    digit = Image.open(picture).crop((2, 2, 58, 58)).resize((28, 28))
+    for number in range(count):
+        digit.save(folder / f"{number:04d}.png")
+    return folder
 
 
 def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[dict[str, float]]]:

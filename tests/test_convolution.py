@@ -22,7 +22,7 @@ from vaecli.errors import ExitCode
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.export import html, onnx, parity, parts, pt2
 from vaecli.model import layers as modules
-from vaecli.model import network
+from vaecli.model import operations
 from vaecli.model.layers import ACTIVATIONS, Enlarge, Residual
 from vaecli.model.network import Stage, stages
 from vaecli.model.vae import VAE, build, with_weights
@@ -139,7 +139,7 @@ def enlargements(layers: nn.Sequential) -> Iterator[tuple[Enlarge, tuple[int, ..
 
 
 def test_a_residual_block_adds_its_branch_which_starts_at_zero() -> None:
-    block, features = Residual(network.Residual(3, "relu")), torch.randn(2, 3, 5, 4)
+    block, features = Residual(operations.Residual(3, "relu")), torch.randn(2, 3, 5, 4)
     assert torch.equal(block(features), features)
     first, last = (layer for layer in block.branch if isinstance(layer, nn.Conv2d))
     with torch.no_grad():

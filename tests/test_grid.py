@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from conftest import Vaecli
 from vaecli.config import Likelihood, ModelConfig
 from vaecli.data.dataset import Images
+from vaecli.errors import ExitCode
 from vaecli.evaluation import generation
 from vaecli.evaluation.evaluate import estimate, evaluate
 from vaecli.model import network, vae
@@ -17,7 +22,9 @@ from vaecli.model.bounds import elbo_terms
 from vaecli.model.numpy_vae import NumpyVAE
 from vaecli.model.prior import kl_to_prior
 from vaecli.model.vae import VAE, TorchRunner, reparameterize
+from vaecli.runs import weights
 from vaecli.training.objective import objective
+from vaecli.training.optimizer import MuonAdam
 
 SHAPES = [(1, 16, 16), (3, 17, 23), (1, 28, 28), (3, 16, 40)]
 
@@ -182,3 +189,64 @@ def test_small_or_thin_images_are_refused() -> None:
     assert [field for field, _ in config.problems()] == ["arch"]
     config = ModelConfig(image_shape=(3, 32, 32), arch="grid", hidden=(8, 8))
     assert [field for field, _ in config.problems()] == ["hidden"]
+
+
+def test_one_run_is_a_model_to_every_command(vaecli: Vaecli) -> None:
+    """Trained, continued to the same weights, and seen by each command that takes a model."""
+    Path("photos").mkdir()
+    for number, image in enumerate(pixels((3, 17, 20), 12)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(f"photos/{number}.png")
+    asked = ("--data", "photos", "--hidden", "8", "--data-dir", "cache", "--schedule", "constant")
+    whole = vaecli("train", *asked, "--epochs", "3", "-o", "whole")
+    assert whole.code == 0, whole.err
+    assert vaecli("train", *asked, "--epochs", "1", "-o", "run").code == 0
+    assert vaecli("train", "--resume", "run", "--epochs", "3", "--data-dir", "cache").code == 0
+    first, second = (weights.read_model(Path(run, "model.safetensors")) for run in ("whole", "run"))
+    assert first.config == second.config
+    assert first.config.arch == "grid"
+    assert weights.digest(first.tensors) == weights.digest(second.tensors)
+    for command in (
+        ("eval", "--importance-samples", "3", "--json"),
+        ("eval", "--per-image", "rows.csv", "--latents", "--quiet"),
+        ("reconstruct", "photos/0.png", "-o", "one.png"),
+        ("reconstruct", "--sample", "photos/0.png", "-o", "two.png"),
+        ("sample", "-n", "4", "-o", "samples.png"),
+        ("sample", "--interpolate", "0", "1", "-o", "between.png"),
+        ("sample", "--traverse", "-o", "moved.png"),
+        ("export", "--format", "pt2", "-o", "pt2"),
+        ("export", "--format", "html", "-o", "page.html"),
+        ("export", "--format", "safetensors", "--half", "-o", "half.safetensors"),
+    ):
+        outcome = vaecli(
+            *command, "-m", "run", *(("--data-dir", "cache") if "eval" in command else ())
+        )
+        assert outcome.code == 0, (command, outcome.err)
+    found = json.loads(vaecli("eval", "-m", "run", "--json", "--data-dir", "cache").out)
+    assert len(found["kl_per_dim"]) == first.config.latents
+    refused = vaecli("sample", "--prior", "gmm", "-m", "run", "-o", "mixture.png")
+    assert refused.code == ExitCode.USAGE
+    assert "too many for a mixture" in refused.err
+
+
+def test_muon_moves_every_direction_of_a_kernel_alike() -> None:
+    kernel = torch.nn.Parameter(torch.zeros(16, 8, 3, 3))
+    bias = torch.nn.Parameter(torch.zeros(16))
+    optimizer = MuonAdam({"kernel": kernel, "bias": bias}, (0.9, 0.99))
+    optimizer.set_learning_rate(0.02)
+    # a gradient whose directions differ a hundredfold
+    generator = torch.Generator().manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(16, 72, generator=generator), full_matrices=False)
+    kernel.grad = (left * torch.logspace(0, -1, 16) @ right).view_as(kernel)
+    bias.grad = torch.ones(16)
+    optimizer.step()
+    sizes = torch.linalg.svdvals(kernel.detach().flatten(1)) / 0.02
+    assert sizes.min() > 0.5
+    assert sizes.max() < 1.3
+    assert ((kernel.detach() * kernel.grad).sum() < 0).item()
+    torch.testing.assert_close(bias.detach(), torch.full((16,), -0.003))
+    assert {name for name, _ in optimizer.state()} == {
+        "step.bias",
+        "exp_avg.bias",
+        "exp_avg_sq.bias",
+        "momentum.kernel",
+    }

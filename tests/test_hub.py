@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from conftest import Vaecli
+from loopback import served
 from test_layers import modules_after
 from vaecli.config import DataConfig, RunConfig
 from vaecli.errors import ExitCode
@@ -79,12 +79,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(trained: Path) -> Iterator[str]:
     Hub.folder = trained
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as found:
-        thread = threading.Thread(target=found.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
-        thread.join()
+    with served(Hub) as address:
+        yield address
 
 
 EXPORT = ("export", "-m", "hf://someone/digits", "--format", "safetensors")

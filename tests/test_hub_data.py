@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from loopback import served
 from test_parquet import hub_file, needs_pyarrow
 from vaecli.data.own import hub_data
 from vaecli.errors import DataError
@@ -88,12 +88,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     Hub.sets, Hub.asked = tmp_path / "sets", []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as found:
-        thread = threading.Thread(target=found.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
-        thread.join()
+    with served(Hub) as address:
+        yield address
 
 
 SCRIPT = """

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,28 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import Vaecli
+from test_convolution import lively
 from vaecli.config import Activation, Likelihood, ModelConfig
 from vaecli.data.dataset import as_float
 from vaecli.evaluation import generation
 from vaecli.model import network
+from vaecli.model import operations as op
 from vaecli.model.layers import build as layer
 from vaecli.model.likelihoods import LIKELIHOODS
-from vaecli.model.network import (
-    Centre,
-    ChannelsLast,
-    Constant,
-    Convolution,
-    Enlarge,
-    Flatten,
-    Inject,
-    Keep,
-    Linear,
-    Nonlinearity,
-    Operation,
-    Output,
-    Residual,
-    Unflatten,
-)
 from vaecli.model.numpy_likelihoods import PIXELS
 from vaecli.model.numpy_vae import NumpyVAE
 from vaecli.model.vae import VAE, TorchRunner, build
@@ -50,16 +37,6 @@ MLP: dict[str, Any] = {"hidden": (30, 20)}
 CONV: dict[str, Any] = {"arch": "conv", "hidden": (4,)}
 
 
-def lively(config: ModelConfig) -> VAE:
-    """A model whose residual branches and scale are no longer at their start."""
-    model = build(config, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
 def numpy_of(model: VAE) -> NumpyVAE:
     return NumpyVAE(model.config, model.weights())
 
@@ -68,30 +45,30 @@ def pixels(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (count, *shape), np.uint8)
 
 
-OPERATIONS: list[tuple[Operation, tuple[int, ...]]] = [
-    (Linear(12, 5), (12,)),
-    *((Nonlinearity(name), (7,)) for name in get_args(Activation)),
-    (Unflatten((2, 3, 4)), (24,)),
-    (Flatten(), (2, 3, 4)),
-    (ChannelsLast(), (2, 3, 4)),
-    (Convolution(3, 4), (3, 5, 6)),
-    (Convolution(3, 4, stride=2), (3, 5, 6)),
-    (Convolution(3, 4, bias=False), (3, 1, 2)),
-    (Residual(4, "gelu"), (4, 5, 3)),
-    (Enlarge(10, 8), (3, 5, 4)),
-    (Enlarge(9, 7), (3, 5, 4)),
-    (Output(3, (1, 5, 6)), (3, 5, 6)),
-    (Output(3, (1, 9, 12), shuffled=True), (3, 5, 6)),
-    (Convolution(3, 4, size=1), (3, 5, 6)),
-    (Constant((3, 5, 6)), (1, 1, 1)),
-    (Centre(), (3, 5, 6)),
-    (Keep(), (3, 5, 6)),
+OPERATIONS: list[tuple[op.Operation, tuple[int, ...]]] = [
+    (op.Linear(12, 5), (12,)),
+    *((op.Nonlinearity(name), (7,)) for name in get_args(Activation)),
+    (op.Unflatten((2, 3, 4)), (24,)),
+    (op.Flatten(), (2, 3, 4)),
+    (op.ChannelsLast(), (2, 3, 4)),
+    (op.Convolution(3, 4), (3, 5, 6)),
+    (op.Convolution(3, 4, stride=2), (3, 5, 6)),
+    (op.Convolution(3, 4, bias=False), (3, 1, 2)),
+    (op.Residual(4, "gelu"), (4, 5, 3)),
+    (op.Enlarge(10, 8), (3, 5, 4)),
+    (op.Enlarge(9, 7), (3, 5, 4)),
+    (op.Output(3, (1, 5, 6)), (3, 5, 6)),
+    (op.Output(3, (1, 9, 12), shuffled=True), (3, 5, 6)),
+    (op.Convolution(3, 4, size=1), (3, 5, 6)),
+    (op.Constant((3, 5, 6)), (1, 1, 1)),
+    (op.Centre(), (3, 5, 6)),
+    (op.Keep(), (3, 5, 6)),
 ]
 
 
 @pytest.mark.parametrize(("operation", "shape"), OPERATIONS, ids=lambda value: str(value))
 def test_an_operation_is_the_same_in_torch_and_in_numpy(
-    operation: Operation, shape: tuple[int, ...]
+    operation: op.Operation, shape: tuple[int, ...]
 ) -> None:
     module = layer(operation)
     generator = torch.Generator().manual_seed(0)
@@ -115,7 +92,7 @@ def test_an_operation_is_the_same_in_torch_and_in_numpy(
 
 def test_every_operation_is_in_the_table() -> None:
     tested = {type(operation) for operation, _ in OPERATIONS}
-    assert tested | {Inject} == {*get_args(Operation)}  # latents besides: see test_grid.py
+    assert tested | {op.Inject} == {*get_args(op.Operation)}  # latents besides: see test_grid.py
 
 
 @pytest.mark.parametrize("arch", [MLP, CONV], ids=["mlp", "conv"])
@@ -294,6 +271,26 @@ def test_a_folder_comes_out_in_order_whatever_the_threads(
         same = Path("many", Path(name).name).read_bytes()
         assert Path(name).read_bytes() == same
     assert Path("a.png").read_bytes() == Path("one/000.recon.png").read_bytes()
+
+
+def test_threads_are_as_many_as_asked_for(
+    vaecli: Vaecli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several batches by as many threads as --threads says; by none beside where that is one."""
+    made: list[int] = []
+
+    class Executor(ThreadPoolExecutor):
+        def __init__(self, workers: int) -> None:
+            made.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", Executor)
+    for asked, expected in ((1, []), (3, [3])):
+        made.clear()
+        count = 3 * generation.BATCH_SIZE
+        done = vaecli("sample", "-m", trained, "-n", count, "--threads", asked, "-o", "a.npy", "-f")
+        assert done.code == 0, done.err
+        assert made == expected
 
 
 def test_work_in_threads_ends_with_its_first_error() -> None:

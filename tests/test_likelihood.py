@@ -13,8 +13,9 @@ from torch.distributions import Bernoulli, ContinuousBernoulli, Normal
 from vaecli.config import Likelihood, ModelConfig
 from vaecli.evaluation import units
 from vaecli.model.bounds import log_likelihood
-from vaecli.model.distribution import LEVELS, learned_scale
+from vaecli.model.distribution import learned_scale
 from vaecli.model.likelihoods import LIKELIHOODS, bounded
+from vaecli.model.numpy_likelihoods import LEVELS
 
 NAMES: list[Likelihood] = [name for name in LIKELIHOODS if name != "logistic-mixture"]
 """Those with one number per pixel; `test_logistic_mixture.py` tests the other."""

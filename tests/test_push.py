@@ -9,15 +9,15 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import Vaecli
+from loopback import served
 from test_hub import needs_hub
 from vaecli.errors import ExitCode
 from vaecli.runs.directory import OWN_FILES, WEIGHTS
@@ -113,12 +113,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     Hub.made, Hub.got = {}, {}
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as found:
-        thread = threading.Thread(target=found.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
-        thread.join()
+    with served(Hub) as address:
+        yield address
 
 
 def push(

@@ -111,7 +111,7 @@ class Model:
 
 
 def load(model: str | Path = "latest", *, device: str = "auto") -> Model:
-    """Load a run directory, a `.safetensors` file, `latest`, or `hf://OWNER/NAME`.
+    """Load a run directory, a `.safetensors` file, `latest`, `digits`, or `hf://OWNER/NAME`.
 
     Raises:
         ModelError: there is none, or it is damaged.

@@ -51,8 +51,6 @@ COLOUR_LIKELIHOODS: dict[Arch, Likelihood] = {
 }
 """Likelihood of colour images where none is given; an mlp would need 20 outputs per pixel for the
 mixture."""
-CLASSIC_SIDE = 32
-"""Grey images up to this side are for an mlp, where no architecture is given."""
 SMALL_SET_STEPS = 1000
 """Steps that a small set of own images is trained for, where no number of epochs is given."""
 SMALLEST_CONVOLVED = 16
@@ -328,13 +326,6 @@ def _check_environment(environment: dict[str, object]) -> None:
         raise ValueError("environment: it may hold only strings and whole numbers")
     if sentence := value_problem(environment.get("threads", 1), int, *RANGES["threads"]):
         raise ValueError(f"environment.threads: {sentence}")
-
-
-def chosen_arch(image_shape: tuple[int, int, int]) -> Arch:
-    """The architecture for images of this shape, where none is given."""
-    channels, height, width = image_shape
-    classic = channels == 1 and max(height, width) <= CLASSIC_SIDE
-    return "mlp" if classic or min(height, width) < SMALLEST_CONVOLVED else "grid"
 
 
 def mixture_outputs(channels: int) -> int:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vaecli.evaluation.evaluate import Evaluation
 
 FORMATS = (".csv", ".jsonl")
+LISTED = 128
+"""Latents whose KL is listed; a grid has a thousand and more."""
 
 
 def evaluate(
@@ -179,7 +181,9 @@ def _texts(value: dict[str, Any]) -> dict[str, str]:
     texts = {}
     for name, item in value.items():
         if name == "kl_per_dim":
-            texts[name] = " ".join(f"{kl:.2f}" for kl in item)
+            shown = item if len(item) <= LISTED else sorted(item, reverse=True)[:LISTED]
+            more = f" (the largest of {len(item):,})" if len(item) > LISTED else ""
+            texts[name] = " ".join(f"{kl:.2f}" for kl in shown) + more
         else:
             texts[name] = f"{item:.4f}" if isinstance(item, float) else str(item)
     return texts

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from vaecli.runs.load import LoadedModel
 
 
-TORCH_IS_FASTER = 40e9
-"""Multiplications from which torch ends sooner, its import included: about 6,000 digits of conv."""
+TORCH_IS_FASTER = 55e9
+"""Multiplications from which it is torch.  On two cores both took as long, torch's import included,
+for about 4,000 digits of conv (36e9), and for 3,000 colour pictures of 64x64 (210e9)."""
 
 
 def load_model(common: Common, spec: str | None) -> LoadedModel:
@@ -60,7 +61,7 @@ def runner(common: Common, loaded: LoadedModel, images: int = 0) -> Runner:
         from vaecli.model.numpy_vae import NumpyVAE
 
         common.check_threads()
-        return NumpyVAE(loaded.config, loaded.weights)
+        return NumpyVAE(loaded.config, loaded.weights, common.threads)
     from vaecli.model.vae import TorchRunner
 
     return TorchRunner(in_torch(common, loaded))

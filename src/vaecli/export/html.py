@@ -26,8 +26,9 @@ from vaecli.data.dataset import Images
 from vaecli.evaluation import latent_space
 from vaecli.export.half import half_difference, round_to_half
 from vaecli.model import network
-from vaecli.model.network import placed
+from vaecli.model import operations as op
 from vaecli.model.numpy_likelihoods import PIXELS
+from vaecli.model.operations import placed
 from vaecli.model.vae import VAE, TorchRunner
 
 TABLE_SIZE = 4097
@@ -145,14 +146,14 @@ def _program(model: VAE) -> tuple[list[Operation], list[Floats]]:
 
 
 def _steps(
-    name: str, layer: network.Operation, weights: Mapping[str, Floats]
+    name: str, layer: op.Operation, weights: Mapping[str, Floats]
 ) -> Iterator[tuple[Operation, list[Floats]]]:
     """What the page does for one operation, and the weights of each step."""
     match layer:
-        case network.Linear(inputs, outputs):
+        case op.Linear(inputs, outputs):
             step = {"kind": "linear", "inputs": inputs, "outputs": outputs}
             yield step, [weights[f"{name}.weight"], weights[f"{name}.bias"]]
-        case network.Convolution(inputs, outputs, 1, has_bias):
+        case op.Convolution(inputs, outputs, 1, has_bias):
             bias = weights[f"{name}.bias"] if has_bias else np.zeros(outputs, np.float32)
             step = {
                 "kind": "convolution",
@@ -161,7 +162,7 @@ def _steps(
                 "reach": layer.size // 2,
             }
             yield step, [weights[f"{name}.weight"], bias]
-        case network.Residual():
+        case op.Residual():
             inner = [
                 step
                 for place, operation in placed(f"{name}.branch", layer.branch)
@@ -169,26 +170,26 @@ def _steps(
             ]
             values = [part for _, parts in inner for part in parts]
             yield {"kind": "residual", "steps": [step for step, _ in inner]}, values
-        case network.Enlarge(height, width):
+        case op.Enlarge(height, width):
             yield {"kind": "enlarge", "height": height, "width": width}, []
-        case network.Output():
+        case op.Output():
             yield from _steps(f"{name}.convolution", layer.convolution, weights)
             if layer.shuffled:
                 yield {"kind": "shuffle", "height": layer.shape[1], "width": layer.shape[2]}, []
             bias = weights[f"{name}.bias"]
             yield {"kind": "add", "count": bias.size}, [bias]
-        case network.Unflatten((_, height, width)):
+        case op.Unflatten((_, height, width)):
             yield {"kind": "positions", "height": height, "width": width}, []
-        case network.Nonlinearity(activation):
+        case op.Nonlinearity(activation):
             yield {"kind": activation}, []
-        case network.Constant((_, height, width)):
+        case op.Constant((_, height, width)):
             value = weights[f"{name}.value"]
             step = {"kind": "constant", "count": value.size, "height": height, "width": width}
             yield step, [value]
-        case network.Inject(start, (channels, height, width), outputs):
+        case op.Inject(start, (channels, height, width), outputs):
             step = {"kind": "inject", "start": start, "inputs": channels, "outputs": outputs}
             yield {**step, "reach": 0}, [weights[f"{name}.weight"], weights[f"{name}.bias"]]
-        case network.ChannelsLast():  # the page has its own layout
+        case op.ChannelsLast():  # the page has its own layout
             pass
         case _:
             raise AssertionError(f"the page has no {layer}")

@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LEVELS = 256
-HALF_LEVEL = 0.5 / (LEVELS - 1)
-"""Half the distance of two grey levels on the scale from 0 to 1."""
-LOG_SCALE_FLOOR = -7.0
-"""Lower bound of the log scale; see `learned_scale`."""
+from vaecli.model.numpy_likelihoods import LOG_SCALE_FLOOR
 
 
 @dataclass(frozen=True)

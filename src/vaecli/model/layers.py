@@ -1,4 +1,4 @@
-"""The operations of `network.py` as torch modules.
+"""The operations of `operations.py` as torch modules.
 
 Axes: B batch, C channels, H height, W width, D = C*H*W pixels, L latent dimension.
 """
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vaecli.config import Activation
-from vaecli.model import network
-from vaecli.model.network import Operation
+from vaecli.model import operations as op
 
 ACTIVATIONS: Mapping[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -24,49 +23,49 @@ ACTIVATIONS: Mapping[Activation, type[nn.Module]] = {
 }
 
 
-def build(operation: Operation) -> nn.Module:
+def build(operation: op.Operation) -> nn.Module:
     """The module of one operation, newly initialised."""
     match operation:
-        case network.Linear(inputs, outputs):
+        case op.Linear(inputs, outputs):
             return nn.Linear(inputs, outputs)
-        case network.Nonlinearity(name):
+        case op.Nonlinearity(name):
             return ACTIVATIONS[name]()
-        case network.Convolution(inputs, outputs, stride, bias, size):
+        case op.Convolution(inputs, outputs, stride, bias, size):
             return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=bias)
-        case network.Residual():
+        case op.Residual():
             return Residual(operation)
-        case network.Enlarge(height, width):
+        case op.Enlarge(height, width):
             return Enlarge(height, width)
-        case network.Output():
+        case op.Output():
             return Output(operation)
-        case network.Flatten():
+        case op.Flatten():
             return nn.Flatten()
-        case network.Unflatten(shape):
+        case op.Unflatten(shape):
             return nn.Unflatten(1, shape)
-        case network.ChannelsLast():
+        case op.ChannelsLast():
             return ChannelsLast()
-        case network.Centre():
+        case op.Centre():
             return Centre()
-        case network.Keep():
+        case op.Keep():
             return nn.Identity()
-        case network.Constant(shape):
+        case op.Constant(shape):
             return Constant(shape)
-        case network.Inject():
+        case op.Inject():
             return Inject(operation)
 
 
-def build_all(operations: Sequence[Operation]) -> nn.Sequential:
+def build_all(operations: Sequence[op.Operation]) -> nn.Sequential:
     """The modules of operations that follow each other."""
-    if isinstance(operations[0], network.Constant):
+    if isinstance(operations[0], op.Constant):
         return Ladder(*map(build, operations))
-    enlarges = any(isinstance(operation, network.Enlarge) for operation in operations)
+    enlarges = any(isinstance(operation, op.Enlarge) for operation in operations)
     return (Expansion if enlarges else nn.Sequential)(*map(build, operations))
 
 
 class Residual(nn.Module):
-    """As `network.Residual`; its last convolution starts at 0."""
+    """As `operations.Residual`; its last convolution starts at 0."""
 
-    def __init__(self, operation: network.Residual) -> None:
+    def __init__(self, operation: op.Residual) -> None:
         super().__init__()
         *before, last = operation.branch
         ending = build(last)
@@ -139,9 +138,9 @@ def convolve_doubled(features: Tensor, convolution: nn.Module) -> Tensor:
 
 
 class Output(nn.Module):
-    """As `network.Output`."""
+    """As `operations.Output`."""
 
-    def __init__(self, operation: network.Output) -> None:
+    def __init__(self, operation: op.Output) -> None:
         super().__init__()
         self.shape = operation.shape
         self.convolution = build(operation.convolution)
@@ -166,7 +165,7 @@ class ChannelsLast(nn.Module):
 
 
 class Centre(nn.Module):
-    """As `network.Centre`."""
+    """As `operations.Centre`."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
@@ -175,7 +174,7 @@ class Centre(nn.Module):
 
 
 class Constant(nn.Module):
-    """As `network.Constant`; starts at 0."""
+    """As `operations.Constant`; starts at 0."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -188,9 +187,9 @@ class Constant(nn.Module):
 
 
 class Inject(nn.Conv2d):
-    """As `network.Inject`."""
+    """As `operations.Inject`."""
 
-    def __init__(self, operation: network.Inject) -> None:
+    def __init__(self, operation: op.Inject) -> None:
         super().__init__(operation.shape[0], operation.outputs, 1)
         self.group = operation
 

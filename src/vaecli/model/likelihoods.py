@@ -17,21 +17,14 @@ from torch.nn import functional
 
 from vaecli.config import Likelihood
 from vaecli.model.distribution import (
-    HALF_LEVEL,
-    LEVELS,
     Distribution,
     learned_scale,
     smoothed,
     uniform,
 )
 from vaecli.model.logistic_mixture import LOGISTIC_MIXTURE
+from vaecli.model.numpy_likelihoods import HALF_LEVEL, LEVELS, MAX_LOGIT, NEAR_ZERO
 
-MAX_LOGIT = 16.0
-"""Bound of the continuous Bernoulli's logit: where float32 rounds the probability to 0 or 1.
-
-Without one the density at exactly black pixels grows for ever, and is all that is learned.
-"""
-_NEAR_ZERO = 0.1
 _FACTORS = 64
 
 
@@ -160,7 +153,7 @@ def _log_sinh_ratio(h: Tensor) -> Tensor:
         >>> _log_sinh_ratio(torch.tensor([0.0, 1.0, 100.0]))
         tensor([ 0.0000,  0.1614, 94.7017])
     """
-    near = h.abs() < _NEAR_ZERO
+    near = h.abs() < NEAR_ZERO
     # the branch not taken must be finite too, or its gradient is NaN
     small, large = torch.where(near, h, 0.0), torch.where(near, 1.0, h.abs())
     square = small.square()
@@ -183,7 +176,7 @@ def _continuous_bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tens
         tensor([0.2700, 0.5000, 0.7300])
     """
     h = 0.5 * bounded(logits)
-    near = h.abs() < _NEAR_ZERO
+    near = h.abs() < NEAR_ZERO
     large = torch.where(near, 1.0, h)
     square = h.square()
     series = h * (1 / 6 - square * (1 / 90 - square / 945))

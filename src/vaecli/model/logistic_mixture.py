@@ -26,13 +26,12 @@ from torch.nn import functional
 
 from vaecli.config import MIXTURE_COMPONENTS, mixture_outputs
 from vaecli.model.distribution import (
-    LEVELS,
-    LOG_SCALE_FLOOR,
     Distribution,
     learned_scale,
     smoothed,
     uniform,
 )
+from vaecli.model.numpy_likelihoods import LEVELS, LOG_SCALE_FLOOR
 
 HALF_LEVEL = 1 / (LEVELS - 1)
 """Half the distance of two levels on the scale from -1 to 1."""

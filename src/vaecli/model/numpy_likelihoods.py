@@ -20,13 +20,17 @@ from vaecli.model.numpy_vae import quiet, sigmoid
 Floats = NDArray[Any]
 
 LEVELS = 256
-HALF_LEVEL = np.float32(0.5 / (LEVELS - 1))
+HALF_LEVEL = 0.5 / (LEVELS - 1)
 """Half the distance of two grey levels on the scale from 0 to 1."""
 LOG_SCALE_FLOOR = -7.0
 """Lower bound of the log scale; see `distribution.learned_scale`."""
-MAX_LOGIT = np.float32(16.0)
-"""Bound of the continuous Bernoulli's logit."""
-_NEAR_ZERO = 0.1
+MAX_LOGIT = 16.0
+"""Bound of the continuous Bernoulli's logit: where float32 rounds the probability to 0 or 1.
+
+Without one the density at exactly black pixels grows for ever, and is all that is learned.
+"""
+NEAR_ZERO = 0.1
+"""Where the continuous Bernoulli is computed by a series."""
 
 
 class Pixel(NamedTuple):
@@ -41,14 +45,15 @@ class Pixel(NamedTuple):
     mean: Callable[[Floats, float | None], Floats]
 
 
-def _scale(log_scale: float | None) -> np.float32:
-    assert log_scale is not None, "this likelihood has a learned scale"
-    above = float(np.logaddexp(0, log_scale - LOG_SCALE_FLOOR))
-    return np.float32(math.exp(LOG_SCALE_FLOOR + above))
-
-
 def _softplus(x: Floats) -> Floats:
     return np.logaddexp(np.float32(0), x)
+
+
+def _scale(log_scale: Floats | float | None) -> Floats:
+    assert log_scale is not None, "this likelihood has a learned scale"
+    above = np.asarray(log_scale, np.float32) - np.float32(LOG_SCALE_FLOOR)
+    scale: Floats = np.exp(LOG_SCALE_FLOOR + _softplus(above))
+    return scale
 
 
 def _bernoulli_log_prob(x: Floats, logits: Floats, log_scale: float | None) -> Floats:
@@ -68,7 +73,7 @@ def _bounded(output: Floats) -> Floats:
 def _continuous_bernoulli_log_prob(x: Floats, output: Floats, log_scale: float | None) -> Floats:
     logits = _bounded(output)
     h = np.abs(0.5 * logits)
-    near = h < _NEAR_ZERO
+    near = h < NEAR_ZERO
     square, large = np.square(h), np.where(near, np.float32(1), h)
     series = square * (1 / 6 - square * (1 / 180 - square / 2835))
     direct = large - np.log(2 * large) + np.log1p(-np.exp(-2 * large))
@@ -78,7 +83,7 @@ def _continuous_bernoulli_log_prob(x: Floats, output: Floats, log_scale: float |
 
 def _continuous_bernoulli_mean(output: Floats, log_scale: float | None) -> Floats:
     h = 0.5 * _bounded(output)
-    near = np.abs(h) < _NEAR_ZERO
+    near = np.abs(h) < NEAR_ZERO
     square, large = np.square(h), np.where(near, np.float32(1), h)
     series = h * (1 / 6 - square * (1 / 90 - square / 945))
     result: Floats = 0.5 + np.where(near, series, 0.5 / np.tanh(large) - 0.5 / large)
@@ -108,7 +113,8 @@ def _logistic_log_prob(x: Floats, location: Floats, log_scale: float | None) -> 
 
 def _logistic_mean(location: Floats, log_scale: float | None) -> Floats:
     scale = _scale(log_scale)
-    return scale * (_softplus(location / scale) - _softplus((location - 1) / scale))
+    mean: Floats = scale * (_softplus(location / scale) - _softplus((location - 1) / scale))
+    return mean
 
 
 def _split_mixture(outputs: Floats) -> tuple[Floats, Floats, Floats, Floats]:
@@ -118,10 +124,6 @@ def _split_mixture(outputs: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     ends = np.cumsum([1, channels, channels])
     logits, locations, log_scales, coefficients = np.split(each, ends)
     return logits[0], locations, log_scales, np.tanh(coefficients)
-
-
-def _mixture_scale(log_scales: Floats) -> Floats:
-    return np.exp(LOG_SCALE_FLOOR + _softplus(log_scales - np.float32(LOG_SCALE_FLOOR)))
 
 
 def _coupled(location: Floats, c: Floats, values: Sequence[Floats] | Floats) -> Floats:
@@ -137,7 +139,7 @@ def _coupled(location: Floats, c: Floats, values: Sequence[Floats] | Floats) -> 
 def _mixture_log_prob(x: Floats, outputs: Floats, log_scale: float | None) -> Floats:
     logits, locations, log_scales, c = _split_mixture(np.moveaxis(outputs, -3, 0))
     values = 2 * np.moveaxis(x, -3, 0) - 1
-    scales, half_level = _mixture_scale(log_scales), 2 * HALF_LEVEL
+    scales, half_level = _scale(log_scales), 2 * HALF_LEVEL
     each = logits - np.logaddexp.reduce(logits, 0)
     for channel, value in enumerate(values):
         location = _coupled(locations[channel], c, values[:channel])
@@ -153,7 +155,7 @@ def _mixture_log_prob(x: Floats, outputs: Floats, log_scale: float | None) -> Fl
 @quiet()
 def _mixture_mean(outputs: Floats, log_scale: float | None) -> Floats:
     logits, locations, log_scales, c = _split_mixture(np.moveaxis(outputs, -3, 0))
-    scales = _mixture_scale(log_scales)
+    scales = _scale(log_scales)
     shares = np.exp(logits - np.logaddexp.reduce(logits, 0))
     means: list[Floats] = []
     for location, scale in zip(locations, scales, strict=True):

@@ -14,33 +14,15 @@ from numpy.typing import NDArray
 
 from vaecli.config import Activation, ModelConfig
 from vaecli.model import network
-from vaecli.model.network import (
-    Centre,
-    ChannelsLast,
-    Constant,
-    Convolution,
-    Enlarge,
-    Flatten,
-    Inject,
-    Keep,
-    Linear,
-    Nonlinearity,
-    Operation,
-    Output,
-    Residual,
-    Unflatten,
-    placed,
-)
+from vaecli.model import operations as op
+from vaecli.model.network import MAX_LOG_STD
+from vaecli.model.operations import placed
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
 ROWS = 8
 """Rows of a product, filled up where there are fewer: with more, libraries round some otherwise."""
-
-
-MAX_LOG_STD = 2.0
-"""Of q(z|x) of a grid, at most: the prior has 0, and a wider posterior can only do harm."""
 
 
 def quiet() -> np.errstate:
@@ -54,12 +36,11 @@ class NumpyVAE:
     Args:
         config: of the model.
         weights: its parameters by name, float32.
+        workers: threads that may use it at once; None for one on each core.
     """
 
-    workers: int | None = None
-
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, weights: Weights, workers: int | None = None) -> None:
+        self.config, self.workers = config, workers
         self._network = network.of(config)
         self._weights = weights
         scale = weights.get("decoder.log_scale")
@@ -73,14 +54,14 @@ class NumpyVAE:
         With `noise` (B, L), those of each group of a grid given the groups drawn above it.
         """
         net = self._network
-        if not isinstance(net.heads, Linear):
+        if not isinstance(net.heads, op.Linear):
             if noise is None:
                 noise = np.zeros((len(images), self.config.latents), np.float32)
             found = [self._climb_down(*pair) for pair in zip(images, noise, strict=True)]
             means: Floats = np.stack([mean for mean, _ in found])
             log_variances: Floats = np.stack([log_variance for _, log_variance in found])
             return means, log_variances
-        flat = isinstance(net.encoder[0], Linear)
+        flat = isinstance(net.encoder[0], op.Linear)
         values = images.reshape(len(images), -1) if flat else images.transpose(0, 2, 3, 1)
         features = self._run(placed("encoder.hidden", net.encoder), values)
         return (
@@ -93,7 +74,7 @@ class NumpyVAE:
         """Latents (B, L) to pixel parameters of p(x|z), (B, P, H, W)."""
         net = self._network
         layers = [*placed("decoder.hidden", net.decoder), ("decoder.output", net.output)]
-        if isinstance(net.heads, Linear):
+        if isinstance(net.heads, op.Linear):
             result = self._run(layers, latents)
         else:
             result = np.stack([self._spatial(layers, row, _taken_from(row)) for row in latents])
@@ -108,14 +89,14 @@ class NumpyVAE:
         kept, features = list[Floats](), image.transpose(1, 2, 0)
         for layer in placed("encoder.hidden", net.encoder):
             features = self._spatial([layer], features)
-            if isinstance(layer[1], Keep):
+            if isinstance(layer[1], op.Keep):
                 kept.append(features)
         means, log_variances = list[Floats](), list[Floats]()
         heads = zip(placed("encoder.posterior", net.heads), reversed(kept), strict=True)
 
-        def drawn(group: Inject, features: Floats) -> Floats:
+        def drawn(group: op.Inject, features: Floats) -> Floats:
             (name, head), found = next(heads)
-            assert isinstance(head, Convolution)
+            assert isinstance(head, op.Convolution)
             both = self._convolve(head, name, activation(features + found))
             mean, log_std = np.split(both, 2, axis=2)
             log_std = np.minimum(log_std, np.float32(MAX_LOG_STD)).astype(np.float32)
@@ -128,7 +109,7 @@ class NumpyVAE:
         self._spatial(list(placed("decoder.hidden", net.decoder)), image, drawn)
         return np.concatenate(means), np.concatenate(log_variances)
 
-    def _run(self, layers: Sequence[tuple[str, Operation]] | Any, values: Floats) -> Floats:
+    def _run(self, layers: Sequence[tuple[str, op.Operation]] | Any, values: Floats) -> Floats:
         """Run operations on rows (B, n) or images (B, H, W, C)."""
         layers = list(layers)
         while layers:
@@ -136,27 +117,29 @@ class NumpyVAE:
                 (name, operation), layers = layers[0], layers[1:]
                 values = self._row_operation(operation, name, values)
             else:
-                dense = [place for place, (_, op) in enumerate(layers) if isinstance(op, Flatten)]
+                dense = [
+                    place for place, (_, each) in enumerate(layers) if isinstance(each, op.Flatten)
+                ]
                 count = dense[0] + 1 if dense else len(layers)
                 spatial, layers = layers[:count], layers[count:]
                 values = np.stack([self._spatial(spatial, image) for image in values])
         return values
 
-    def _row_operation(self, operation: Operation, name: str, values: Floats) -> Floats:
+    def _row_operation(self, operation: op.Operation, name: str, values: Floats) -> Floats:
         match operation:
-            case Linear():
+            case op.Linear():
                 return self._linear(operation, name, values)
-            case Nonlinearity():
+            case op.Nonlinearity():
                 return ACTIVATIONS[operation.name](values)
-            case Unflatten():
+            case op.Unflatten():
                 return values.reshape(-1, *operation.shape).transpose(0, 2, 3, 1)
         raise AssertionError(operation)
 
     def _spatial(
         self,
-        layers: Sequence[tuple[str, Operation]],
+        layers: Sequence[tuple[str, op.Operation]],
         features: Floats,
-        take: Callable[[Inject, Floats], Floats] | None = None,
+        take: Callable[[op.Inject, Floats], Floats] | None = None,
     ) -> Floats:
         """Run operations on one image's features (H, W, C); a `Flatten` at the end gives a row.
 
@@ -166,22 +149,21 @@ class NumpyVAE:
         doubled = False
         for (name, operation), after in zip(layers, following, strict=True):
             match operation:
-                case Convolution() if doubled:
+                case op.Convolution() if doubled:
                     features, doubled = self._convolve_doubled(operation, name, features), False
-                case Convolution():
+                case op.Convolution():
                     features = self._convolve(operation, name, features)
-                case Nonlinearity():
+                case op.Nonlinearity():
                     features = ACTIVATIONS[operation.name](features)
-                case Residual():
+                case op.Residual():
                     inner = list(placed(f"{name}.branch", operation.branch))
                     features = features + self._spatial(inner, features)
-                case Enlarge(height, width):
-                    doubled = isinstance(after, Convolution) and features.shape[:2] == (
-                        height / 2,
-                        width / 2,
-                    )
+                case op.Enlarge(height, width):
+                    # twice the size, and a 3x3 convolution that follows
+                    twice = (2 * features.shape[0], 2 * features.shape[1]) == (height, width)
+                    doubled = twice and isinstance(after, op.Convolution) and after.size == 3
                     features = features if doubled else _enlarge(features, height, width)
-                case Output():
+                case op.Output():
                     shape = operation.shape
                     bias = self._weights[f"{name}.bias"].reshape(shape).transpose(1, 2, 0)
                     inner_name = f"{name}.convolution"
@@ -189,25 +171,25 @@ class NumpyVAE:
                     if operation.shuffled:
                         features = _shuffle(features)[: shape[1], : shape[2]]
                     features = features + bias
-                case Constant():
+                case op.Constant():
                     features = self._weights[f"{name}.value"].transpose(1, 2, 0)
-                case Inject():
+                case op.Inject():
                     assert take is not None
                     latents = take(operation, features)
                     features = features + self._convolve(operation.convolution, name, latents)
-                case Centre():
+                case op.Centre():
                     features = 2 * features - 1
-                case Keep():
+                case op.Keep():
                     pass
-                case Flatten():
+                case op.Flatten():
                     features = features.transpose(2, 0, 1).reshape(-1)
-                case ChannelsLast():
+                case op.ChannelsLast():
                     features = np.ascontiguousarray(features)
                 case _:
                     raise AssertionError(operation)
         return features
 
-    def _linear(self, operation: Linear, name: str, values: Floats) -> Floats:
+    def _linear(self, operation: op.Linear, name: str, values: Floats) -> Floats:
         kernel, bias = self._weights[f"{name}.weight"].T, self._weights[f"{name}.bias"]
         result = np.empty((len(values), operation.outputs), np.float32)
         for start in range(0, len(values), ROWS):
@@ -219,13 +201,12 @@ class NumpyVAE:
         result += bias
         return result
 
-    def _convolve(self, operation: Convolution, name: str, features: Floats) -> Floats:
+    def _convolve(self, operation: op.Convolution, name: str, features: Floats) -> Floats:
         """One matrix product of the nine neighbours of every position with the kernel."""
         if operation.size == 1:
             kernel = self._kernel(name, lambda weight: weight[:, :, 0, 0].T)
             product = features.reshape(-1, features.shape[2]) @ kernel
-            result = product.reshape(*features.shape[:2], -1)
-            return result + self._weights[f"{name}.bias"] if operation.bias else result
+            return self._biased(operation, name, product.reshape(*features.shape[:2], -1))
         height, width, channels = features.shape
         stride = operation.stride
         size = -(-height // stride), -(-width // stride)
@@ -238,10 +219,13 @@ class NumpyVAE:
         kernel = self._kernel(
             name, lambda weight: weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
         )
-        result = (columns.reshape(-1, 9 * channels) @ kernel).reshape(*size, -1)
-        return result + self._weights[f"{name}.bias"] if operation.bias else result
+        product = columns.reshape(-1, 9 * channels) @ kernel
+        return self._biased(operation, name, product.reshape(*size, -1))
 
-    def _convolve_doubled(self, operation: Convolution, name: str, features: Floats) -> Floats:
+    def _biased(self, operation: op.Convolution, name: str, features: Floats) -> Floats:
+        return features + self._weights[f"{name}.bias"] if operation.bias else features
+
+    def _convolve_doubled(self, operation: op.Convolution, name: str, features: Floats) -> Floats:
         """Nearest upsampling to twice the size and a 3x3 convolution: four convolutions of 2x2.
 
         Upsampling repeats a position, so of the three rows (or columns) that meet an even or odd
@@ -251,7 +235,7 @@ class NumpyVAE:
         padded = _padded(features)
         result = np.empty((2 * height, 2 * width, operation.outputs), np.float32)
         columns = np.empty((height, width, 4, channels), np.float32)
-        kernels = self._kernel(f"{name} doubled", lambda weight: _doubled(weight), name)
+        kernels = self._kernel(f"{name} doubled", _doubled, name)
         for phase in range(4):
             top, left = divmod(phase, 2)
             for tap in range(4):
@@ -259,7 +243,7 @@ class NumpyVAE:
                 columns[:, :, tap] = padded[down : down + height, right : right + width]
             product = columns.reshape(-1, 4 * channels) @ kernels[phase]
             result[top::2, left::2] = product.reshape(height, width, -1)
-        return result + self._weights[f"{name}.bias"] if operation.bias else result
+        return self._biased(operation, name, result)
 
     def _kernel(
         self, key: str, arrange: Callable[[Floats], Floats], name: str | None = None
@@ -271,10 +255,10 @@ class NumpyVAE:
         return self._kernels[key]
 
 
-def _taken_from(latents: Floats) -> Callable[[Inject, Floats], Floats]:
+def _taken_from(latents: Floats) -> Callable[[op.Inject, Floats], Floats]:
     """What gives each group of the latents (L,), as (H, W, c)."""
 
-    def take(group: Inject, features: Floats) -> Floats:
+    def take(group: op.Inject, features: Floats) -> Floats:
         return latents[group.start : group.stop].reshape(group.shape).transpose(1, 2, 0)
 
     return take

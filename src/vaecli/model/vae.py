@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaecli.config import Likelihood, ModelConfig
-from vaecli.model import layers, network
+from vaecli.model import layers, network, operations
 from vaecli.model.likelihoods import LIKELIHOODS
-from vaecli.model.numpy_vae import MAX_LOG_STD, Floats
+from vaecli.model.network import MAX_LOG_STD
+from vaecli.model.numpy_vae import Floats
 from vaecli.model.precision import inference
 
 
@@ -25,8 +26,8 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         net = network.of(config)
-        assert isinstance(net.heads, network.Linear)
-        self.flat = isinstance(net.encoder[0], network.Linear)
+        assert isinstance(net.heads, operations.Linear)
+        self.flat = isinstance(net.encoder[0], operations.Linear)
         self.hidden = layers.build_all(net.encoder)
         self.mean = nn.Linear(net.heads.inputs, net.heads.outputs)
         self.log_variance = nn.Linear(net.heads.inputs, net.heads.outputs)
@@ -45,7 +46,7 @@ class GridEncoder(nn.Module):
         super().__init__()
         net = network.of(config)
         assert isinstance(net.heads, tuple)
-        self.keeps = [isinstance(operation, network.Keep) for operation in net.encoder]
+        self.keeps = [isinstance(operation, operations.Keep) for operation in net.encoder]
         self.hidden = layers.build_all(net.encoder)
         self.posterior = layers.build_all(net.heads)
         self.activation = layers.ACTIVATIONS[config.activation]()

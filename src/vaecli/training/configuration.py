@@ -10,13 +10,13 @@ from vaecli.config import (
     LATENT_CHANNELS,
     RECIPES,
     SMALL_SET_STEPS,
+    SMALLEST_CONVOLVED,
     Arch,
     DataConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
     as_options,
-    chosen_arch,
     contradictions,
 )
 from vaecli.data import catalogue
@@ -26,6 +26,8 @@ from vaecli.data.origin import Options
 from vaecli.errors import DataError, UsageError
 from vaecli.training.settings import Settings
 
+CLASSIC_SIDE = 32
+"""Grey images up to this side are for an mlp, where no architecture is given."""
 MODEL_SETTINGS = tuple(
     field.name
     for field in fields(ModelConfig)
@@ -95,7 +97,14 @@ def _arch(settings: Settings, dataset: Dataset) -> Arch:
     """The architecture that was given, or the one for these images."""
     given: Arch | None = settings.given().get("arch")
     several = len(settings.hidden or ()) > 1  # widths, as only an mlp has them
-    return given or ("mlp" if several else chosen_arch(dataset.image_shape))
+    return given or ("mlp" if several else _chosen_arch(dataset.image_shape))
+
+
+def _chosen_arch(image_shape: tuple[int, int, int]) -> Arch:
+    """The architecture for images of this shape, where none is given."""
+    channels, height, width = image_shape
+    classic = channels == 1 and max(height, width) <= CLASSIC_SIDE
+    return "mlp" if classic or min(height, width) < SMALLEST_CONVOLVED else "grid"
 
 
 def _long_enough(config: TrainConfig, settings: Settings, dataset: Dataset) -> TrainConfig:

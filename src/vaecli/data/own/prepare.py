@@ -13,11 +13,12 @@ from pathlib import Path
 
 from vaecli.config import as_options
 from vaecli.data import levels, splits_and_classes
-from vaecli.data.dataset import Dataset, Images, count_shared, shared_note
+from vaecli.data.dataset import Dataset, count_shared, shared_note
 from vaecli.data.origin import Options, Origin
 from vaecli.data.own import (
     archive_members,
     arrays,
+    both_sides,
     fast_decode,
     folder,
     hub_data,
@@ -109,7 +110,7 @@ def load(
         levels=contents.levels,
     )
     dataset = dataset.with_origin(origin, _account(source.account, contents, options, dataset))
-    return dataset if whole else _both_sides(dataset, reading.report)
+    return dataset if whole else both_sides.filled(dataset, reading.report)
 
 
 def _source(
@@ -324,39 +325,3 @@ def _refuse_bad(location: Path | str, contents: store.Contents, skip: bool, repo
         hint = "Repair or remove them, or leave them out with --skip-bad."
         raise DataError(f"--data {location}: {count}: {some}{more}", hint)
     report(f"{count} and were left out: {some}{more}")
-
-
-def _both_sides(dataset: Dataset, report: Report) -> Dataset:
-    """If one split is empty, move one file into it: the one whose hash is nearest the border."""
-    train, test = dataset.train, dataset.test
-    if len(train) + len(test) == 1:
-        only = train if len(train) else test
-        report(f"{dataset.name} has only one image, used for training and testing")
-        return replace(dataset, train=only, test=only)
-    if not len(test):
-        count = _of_one_file(train, 0)
-        report(
-            f"no image of {dataset.name} was held out, so {_path(train[:1])}"
-            " was moved to the test split"
-        )
-        return replace(dataset, train=train[count:], test=train[:count])
-    if not len(train):
-        count = _of_one_file(test, -1)
-        report(
-            f"all images of {dataset.name} were held out, so {_path(test[-1:])}"
-            " was moved to the training split"
-        )
-        return replace(dataset, train=test[-count:], test=test[:-count])
-    return dataset
-
-
-def _of_one_file(images: Images, place: int) -> int:
-    """Number of images in the file of the image at `place`."""
-    assert images.paths is not None
-    file = folder.file_of(images.paths[place])
-    return sum(folder.file_of(path) == file for path in images.paths)
-
-
-def _path(images: Images) -> str:
-    assert images.paths is not None
-    return folder.file_of(images.paths[0])
