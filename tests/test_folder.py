@@ -608,9 +608,11 @@ from vaecli.pictures import plots
 from vaecli.training import loop as training
 from vaecli.data import reading
 from vaecli.export import html
+from vaecli.system import threads
 
 SIDE = 128
 reading.memory_for_images = lambda: 1 << 20
+threads.cores = lambda: 8  # each thread holds a batch, whatever the machine of the test has
 
 def peak(*command):
     # a process of its own: what the allocator keeps of one command is not counted in the next

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ from vaecli.system.threads import in_order
 Floats = NDArray[np.float32]
 
 BATCH_SIZE = 256
+BATCH_VALUES = 1 << 20
+"""Pixels of a batch at most: each of several threads holds one, 4 MiB as float32."""
 
 
 class Runner(Protocol):
@@ -47,19 +50,24 @@ class Runner(Protocol):
         ...
 
 
+def batch_size(config: ModelConfig) -> int:
+    """Images that are encoded or decoded at once; the fewer the larger they are."""
+    return max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(config.image_shape)))
+
+
 def decode(runner: Runner, latents: Floats) -> Bytes:
     """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8."""
     latents = np.ascontiguousarray(latents, np.float32)
     found = np.empty((len(latents), *runner.config.image_shape), np.uint8)
-    mean = PIXELS[runner.config.likelihood].mean
+    mean, size = PIXELS[runner.config.likelihood].mean, batch_size(runner.config)
 
     @quiet()
     def work(start: int) -> Bytes:
-        output = runner.decode(latents[start : start + BATCH_SIZE])
+        output = runner.decode(latents[start : start + size])
         return to_uint8(mean(output, runner.log_scale))
 
-    for start, pixels in in_order(work, range(0, len(latents), BATCH_SIZE), runner.workers):
-        found[start : start + BATCH_SIZE] = pixels
+    for start, pixels in in_order(work, range(0, len(latents), size), runner.workers):
+        found[start : start + size] = pixels
     return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vaecli import philox
 from vaecli.data.dataset import Images, as_float
-from vaecli.evaluation.generation import BATCH_SIZE, Runner
+from vaecli.evaluation.generation import Runner, batch_size
 from vaecli.model.numpy_likelihoods import kl_to_prior
 from vaecli.system.threads import in_order
 
@@ -91,18 +91,18 @@ def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Emb
         redraw_seed: draw each pixel black or white first, with its grey level's probability, as a
             model trained with dynamic binarization saw it.
     """
-    latent_dim: int = runner.config.latents
+    latent_dim, size = runner.config.latents, batch_size(runner.config)
     found = Embedding(*(np.empty((len(images), latent_dim), np.float32) for _ in range(2)))
 
     def work(start: int) -> tuple[Floats, Floats]:
-        batch = next(images[start : start + BATCH_SIZE].parts())
+        batch = next(images[start : start + size].parts())
         if redraw_seed is not None:
             batch = philox.binarize(batch, start, seed=redraw_seed, purpose="aggregate-posterior")
         return runner.encode(as_float(batch))
 
-    for start, parts in in_order(work, range(0, len(images), BATCH_SIZE), runner.workers):
+    for start, parts in in_order(work, range(0, len(images), size), runner.workers):
         for whole, part in zip(found, parts, strict=True):
-            whole[start : start + BATCH_SIZE] = part
+            whole[start : start + size] = part
     return found
 
 
