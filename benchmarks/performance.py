@@ -152,22 +152,16 @@ def steps_table(steps: dict[str, Any] | None) -> str:
 
 
 def startup_table(startup: dict[str, Any] | None) -> str:
-    """Medians of seconds and peak memory, beside an import of torch."""
+    """Medians of processor time and peak memory, beside an import of torch."""
     if startup is None:
         return NOT_MEASURED
     rounds: Rounds = startup["rounds"]
-    torch = rounds["import torch"]
-    base = median(row["peak_memory"] for row in torch)
-    lines = [
-        "| | seconds | times `import torch` | peak memory over `import torch` |",
-        "| --- | --- | --- | --- |",
-    ]
+    torch = median(row["processor"] for row in rounds["import torch"])
+    lines = ["| | seconds | of `import torch` | peak memory |", "| --- | --- | --- | --- |"]
     for name, rows in rounds.items():
-        over = median(row["peak_memory"] for row in rows) - base
-        lines.append(
-            f"| `{name}` | {median(row['seconds'] for row in rows):.2f} |"
-            f" {ratio(rows, torch):.2f} | {'' if over < 0 else f'{over / 1e6:,.0f} MB'} |"
-        )
+        time, memory = (median(row[what] for row in rows) for what in ("processor", "peak_memory"))
+        shown = name if name.startswith("the same") else f"`{name}`"
+        lines.append(f"| {shown} | {time:.2f} | {time / torch:.2f} | {memory / 1e6:,.0f} MB |")
     return "\n".join(lines)
 
 
@@ -284,9 +278,16 @@ the first epoch of each with all that is done once, such as recording the step o
 
 ## Start-up and memory
 
+Processor time of a process, median of 9 rounds side by side, and its peak memory; a quiet two-core AMD
+without AVX-512, torch 2.14 with CUDA on a machine without a GPU. `sample` is 64 images:
+
 {startup}
 
-`vaecli --help` and `--version` import neither torch nor numpy nor matplotlib; most of the time of
+Side by side in one run, `reconstruct` of 1,000 PNGs of 28×28 takes 2.3 s where the version before took
+6.0 s, and of 100 of 64×64 with conv 1.4 s for 5.1 s.
+
+`sample` and `reconstruct` never import torch on the CPU, but for work that repays it: above about
+4,000 digits of conv, or 3,000 pictures of 64×64. `vaecli --help` and `--version` import neither torch nor numpy nor matplotlib; most of the time of
 `--help` is typer's own help renderer. No command imports torchvision,
 and matplotlib only draws after the results are safe and shown.
 """
