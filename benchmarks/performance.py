@@ -278,17 +278,19 @@ the first epoch of each with all that is done once, such as recording the step o
 
 ## Start-up and memory
 
-Processor time of a process, median of 9 rounds side by side, and its peak memory; a quiet two-core AMD
-without AVX-512, torch 2.14 with CUDA on a machine without a GPU. `sample` is 64 images:
+Processor time of a process, median of 9 rounds side by side, and its peak memory; a quiet
+two-core AMD without AVX-512, torch 2.14 with CUDA on a machine without a GPU. `sample` is 64
+images:
 
 {startup}
 
-Side by side in one run, `reconstruct` of 1,000 PNGs of 28×28 takes 2.3 s where the version before took
-6.0 s, and of 100 of 64×64 with conv 1.4 s for 5.1 s.
+Side by side in one run, `reconstruct` of 1,000 PNGs of 28x28 takes 2.3 s where the version before
+took 6.0 s, and of 100 of 64x64 with conv 1.4 s for 5.1 s.
 
 `sample` and `reconstruct` never import torch on the CPU, but for work that repays it: above about
-4,000 digits of conv, or 3,000 pictures of 64×64. `vaecli --help` and `--version` import neither torch nor numpy nor matplotlib; most of the time of
-`--help` is typer's own help renderer. No command imports torchvision,
+4,000 digits of conv, or 3,000 pictures of 64x64. `vaecli --help` and `--version` import neither
+torch nor numpy nor matplotlib; most of the time of `--help` is typer's own help renderer.
+No command imports torchvision,
 and matplotlib only draws after the results are safe and shown.
 """
 
