@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from conftest import Vaecli
 from vaecli.terminal import terminal
-from vaecli.terminal.progress import TrainingView
+from vaecli.terminal.progress import TrainingView, expected
 
 
 def test_a_long_epoch_is_not_silent_in_a_log(
@@ -35,3 +36,38 @@ def test_what_a_continued_run_did_before_does_not_count(
     view.step(2, 75, 0.5, 0.5)
     # 100 s for 25 images: 900 s for the 225 that are left
     assert "epoch 2/4  44 %  loss 1.00 after 75 images  15:00 left" in capsys.readouterr().err
+
+
+def test_a_long_training_is_announced_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("vaecli.terminal.progress.time.monotonic", lambda: now)
+    view = TrainingView(terminal.Terminal(), epochs=20, images=100)
+    view.start(0)
+    for images in (1, 4, 5):  # 3 s an image: 300 s an epoch
+        now = 3.0 * images
+        view.step(1, images, 1.0, 2.0)
+    told = "an epoch takes about 5:00 here, 20 take 1:40:00; --epochs 2 takes 10:00\n"
+    assert capsys.readouterr().err == told
+    short = TrainingView(terminal.Terminal(), epochs=2, images=100)
+    short.start(0)
+    now += 50
+    short.step(1, 25, 1.0, 2.0)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_shortens_a_training_depends_on_how_long_it_is() -> None:
+    assert expected(3, 20) == "an epoch takes about 0:03 here, 20 take 1:00"
+    assert expected(599, 2).endswith("; --epochs 1 takes 9:59")
+    assert expected(700, 1).endswith("; --arch mlp takes less, and --limit trains on fewer images")
+
+
+def test_a_model_too_large_for_this_machine_is_planned_but_not_made(
+    vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaecli.data.reading.memory_for_images", lambda: 10**7)
+    monkeypatch.setattr("vaecli.training.pace.epoch_seconds", lambda *_: pytest.fail("made"))
+    outcome = vaecli("train", "--data", "digits", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert "\ntime\tnot measured: half the memory of this machine is less than that" in outcome.out

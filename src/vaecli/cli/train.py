@@ -132,7 +132,7 @@ def train(
         if torchrun.rank() == 0:
             from vaecli.terminal import summary
 
-            summary.show_plan(common.terminal, _plan(common, request))
+            summary.show_plan(common.terminal, _plan(common, request), device)
         return
     from vaecli.system import processes
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 60.0
 """Away from a terminal, the longest time without a line."""
+LONG_SECONDS, KNOWN_AFTER = 600.0, 10.0
+"""A training expected to take longer is announced, once it has shown its pace this long."""
 PAUSE_FACTOR = 400
 """Redraw only after 400 times as long as the last drawing took, but at least every second."""
 
@@ -29,6 +31,7 @@ class TrainingView:
     images: int
     _first: tuple[float, int] = field(default=(0.0, 0), kw_only=True)
     _last_line: float = field(default=0.0, kw_only=True)
+    _announced: bool = field(default=False, kw_only=True)
 
     def start(self, done: int) -> None:
         """Training begins with `done` images already visited."""
@@ -37,21 +40,34 @@ class TrainingView:
 
     def step(self, epoch: int, images: int, distortion: float, rate: float) -> None:
         """Show the progress within an epoch, with the mean terms of the loss so far."""
+        done = (epoch - 1) * self.images + images
+        self._announce(done)
         if time.monotonic() - self._last_line < PLAIN_SECONDS:
             return
         self._last_line = time.monotonic()
-        share, left = self._ahead((epoch - 1) * self.images + images)
+        share, left = self._ahead(done)
         self.terminal.note(
             f"{self._head(epoch)}  {100 * share:.0f} %  loss {distortion + rate:.2f} after"
             f" {images:,} images  {left} left"
         )
 
+    def _announce(self, done: int) -> None:
+        """Say once how long a long training will take, while it costs little to stop it."""
+        if self._announced or time.monotonic() - self._first[0] < KNOWN_AFTER:
+            return
+        self._announced = True
+        if self._pace(done) * (self.epochs * self.images - done) > LONG_SECONDS:
+            self.terminal.note(expected(self._pace(done) * self.images, self.epochs))
+
+    def _pace(self, done: int) -> float:
+        """Seconds per image so far."""
+        # includes the test passes so far; the speed in images/s does not
+        return (time.monotonic() - self._first[0]) / max(done - self._first[1], 1)
+
     def _ahead(self, done: int) -> tuple[float, str]:
         """The share of all images that is `done`, and the time left, as m:ss."""
-        # includes the test passes so far; the speed in images/s does not
-        pace = (time.monotonic() - self._first[0]) / max(done - self._first[1], 1)
         total = self.epochs * self.images
-        return done / total, _clock(pace * (total - done))
+        return done / total, _clock(self._pace(done) * (total - done))
 
     def _head(self, epoch: int) -> str:
         return f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
@@ -114,6 +130,7 @@ class LiveTrainingView(TrainingView):
         if time.monotonic() < self._due:
             return
         done = (epoch - 1) * self.images + images
+        self._announce(done)
         speed = (done - self._lap[1]) / max(time.monotonic() - self._lap[0], 1e-9)
         self._bar.update(
             self._task,
@@ -178,6 +195,16 @@ def training_view(terminal: Terminal, epochs: int, images: int) -> Iterator[Trai
         return
     with LiveTrainingView(terminal, epochs, images) as view:
         yield view
+
+
+def expected(seconds: float, epochs: int) -> str:
+    """How long a training takes, given the seconds of an epoch, and what shortens a long one."""
+    text = f"an epoch takes about {_clock(seconds)} here, {epochs} take {_clock(seconds * epochs)}"
+    if seconds * epochs <= LONG_SECONDS:
+        return text
+    if fitting := int(LONG_SECONDS / seconds):
+        return f"{text}; --epochs {fitting} takes {_clock(seconds * fitting)}"
+    return f"{text}; --arch mlp takes less, and --limit trains on fewer images"
 
 
 def _clock(seconds: float) -> str:

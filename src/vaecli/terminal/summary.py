@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaecli.config import SMALL_SET_STEPS, ModelConfig, TrainConfig, option_name
 from vaecli.system.typed_json import to_json
+from vaecli.terminal.progress import expected
 from vaecli.terminal.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ def introduction(plan: Plan, path: Path, event: Started, device: torch.device) -
     )
 
 
-def show_plan(terminal: Terminal, plan: Plan) -> None:
-    """Print the plan of --dry-run."""
+def show_plan(terminal: Terminal, plan: Plan, device: torch.device) -> None:
+    """Print the plan of --dry-run, and time an epoch on `device` if it has the memory."""
+    from vaecli.data.reading import memory_for_images
     from vaecli.model.network import count_parameters
     from vaecli.model.vae import count_activations
+    from vaecli.training.pace import epoch_seconds
 
     model, training, data = plan.config.model, plan.config.training, plan.config.data
     parameters = count_parameters(model)
@@ -47,6 +50,7 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
     images = (data.n_train + data.n_test) * model.pixels
     activations = count_activations(model) + 6 * model.pixels
     memory = images + 16 * parameters + 4 * batch * activations
+    seconds = epoch_seconds(plan, device) if memory < memory_for_images() else None
     value = {
         "output": None if plan.path is None else str(plan.path),
         "status": plan.status,
@@ -54,6 +58,7 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
         "training": {"steps_per_epoch": steps, **to_json(training)},
         "data": {**to_json(data), **_account(plan)},
         "memory_bytes": memory,
+        "epoch_seconds": seconds,
     }
     texts = {
         "output": "the next number under runs/" if plan.path is None else str(plan.path),
@@ -67,6 +72,9 @@ def show_plan(terminal: Terminal, plan: Plan) -> None:
         f" seed {training.seed}",
         "objective": _objective(training),
         "memory": f"about {memory / 1e6:,.0f} MB besides torch itself",
+        "time": "not measured: half the memory of this machine is less than that"
+        if seconds is None
+        else expected(seconds, training.epochs),
     }
     terminal.values(value, texts)
 
