@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from vaecli import api
+import vaecli
 from vaecli.training import loop as training
 
 
@@ -27,7 +27,9 @@ def main(data_dir: Path, epochs: int) -> None:
     training._Loop.commit = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
-        events = api.train("mnist", output=output, data_dir=data_dir, download=False, epochs=epochs)
+        events = vaecli.train(
+            "mnist", output=output, data_dir=data_dir, download=False, epochs=epochs
+        )
         for event in events:
             if isinstance(event, training.Started):
                 began = time.perf_counter()

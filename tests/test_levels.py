@@ -291,13 +291,13 @@ def test_a_run_keeps_its_white(vaecli: Vaecli) -> None:
     Image.fromarray(array[6]).save("deep.png")
     Image.fromarray(np.full((6, 5), 200, np.uint8)).save("flat.png")
     Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save("bright.png")
-    from vaecli.cli import inputs
+    from vaecli.data.picture_for_model import read_picture
     from vaecli.runs.load import load_model
 
     loaded = load_model("run")
-    deep, _ = inputs.read_picture(loaded, Path("deep.png"), name="deep")
+    deep, _ = read_picture(loaded.config, Path("deep.png"), name="deep")
     assert np.array_equal(deep[0], scaled(array[6], 4095))
-    flat, _ = inputs.read_picture(loaded, Path("flat.png"), invert="no", name="flat")
+    flat, _ = read_picture(loaded.config, Path("flat.png"), invert="no", name="flat")
     assert np.unique(flat).tolist() == [200]
     outcome = vaecli("reconstruct", "bright.png", "-m", "run")
     assert outcome.code == ExitCode.DATA

@@ -6,6 +6,7 @@ import pytest
 
 from vaecli.cli import outputs
 from vaecli.errors import UsageError
+from vaecli.system import files
 
 
 def test_what_a_name_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,12 +29,12 @@ def test_what_a_name_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    outputs.require_new([tmp_path / "file", tmp_path / "new"], force=True)
+    files.require_new([tmp_path / "file", tmp_path / "new"], force=True)
     with pytest.raises(UsageError, match="exists"):
-        outputs.require_new([tmp_path / "file"], force=False)
+        files.require_new([tmp_path / "file"], force=False)
     for special in (tmp_path, Path("/dev/null")):
         with pytest.raises(UsageError, match=r"folder|regular"):
-            outputs.require_new([special], force=True)
+            files.require_new([special], force=True)
 
 
 def test_free_names_count_up(tmp_path: Path) -> None:

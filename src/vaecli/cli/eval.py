@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from vaecli.cli import options
 from vaecli.cli.options import option
-from vaecli.cli.outputs import STDOUT, require_new, require_new_file
-from vaecli.config import Binarize, contradictions
+from vaecli.cli.outputs import STDOUT, require_new_file
+from vaecli.config import Binarize
 from vaecli.errors import EnvironmentFailure, UsageError
 from vaecli.system import files
 from vaecli.training.settings import BINARIZE_HELP
@@ -96,12 +96,10 @@ def evaluate(
 
     from vaecli.cli.inputs import in_torch, load_images, load_model
     from vaecli.evaluation import evaluate as evaluation
+    from vaecli.training import images_for_model
 
     loaded = load_model(common, model)
-    if binarize is None:
-        binarize = "none" if loaded.run is None else loaded.run.config.training.binarize
-    for name, sentence in contradictions(loaded.config, binarize):
-        raise UsageError(f"--{name} {sentence}", "Leave --binarize out for this model.")
+    binarize = images_for_model.binarization(loaded, binarize)
     images, source = load_images(common, loaded, data, split, limit, binarize, bool(skip_bad))
     network = in_torch(common, loaded)
     with common.terminal.working() as work:
@@ -207,7 +205,7 @@ def _check_output(common: options.Common, per_image: str | None, latents: bool) 
             f"--per-image {per_image}: its name must end in {' or '.join(FORMATS)}",
             "The suffix selects the format.",
         )
-    require_new([path], force=common.force)
+    files.require_new([path], force=common.force)
     if not os.access(path.parent, os.W_OK):
         raise EnvironmentFailure(
             f"--per-image {per_image}: its folder cannot be written", "Name another folder."
@@ -219,7 +217,7 @@ def _write_scores(
 ) -> None:
     from vaecli.evaluation import scores
 
-    table = scores.rows(result, images, latents=latents)
+    table = scores.rows(scores.columns(result, images, latents=latents))
     if target == STDOUT:
         common.terminal.data(scores.as_csv(table).rstrip("\n"))
         return

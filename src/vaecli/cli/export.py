@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from vaecli.cli import options, outputs
 from vaecli.cli.options import option
@@ -14,7 +13,8 @@ from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.system import extras, files
 
 if TYPE_CHECKING:
-    from vaecli.export.html import Embedding, Figure
+    from vaecli.data.dataset import Images
+    from vaecli.export.formats import Written
     from vaecli.runs.load import LoadedModel
 
 Format = Literal["onnx", "pt2", "html", "safetensors", "hub"]
@@ -22,15 +22,6 @@ HUB = "hf://"
 IN_PARTS = ("onnx", "pt2")
 """Formats of one file per part, in a folder, checked against torch."""
 TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Written:
-    """One file of an export; `about` is what --json tells of it besides."""
-
-    path: Path
-    data: bytes
-    about: dict[str, Any]
 
 
 def export(
@@ -110,13 +101,18 @@ def export(
     loaded = load_model(common, model)
     if target is None:
         target = _default_output(common, loaded.name, format)
-    if format in IN_PARTS:
-        limit = None if verify is False else (TOLERANCE if tolerance is None else tolerance)
-        written = _in_parts(loaded, format, part, target, limit)
-    elif format == "html":
-        written = [_html(common, loaded, target)]
+
+    from vaecli.export import formats
+
+    if format == "html":
+        images = _test_images(common, loaded)
+        page = formats.page(loaded.model, target, name=loaded.name, run=loaded.run, images=images)
+        written = [page]
+    elif format == "safetensors":
+        written = [formats.safetensors(loaded.model, target, half=half)]
     else:
-        written = [_safetensors(loaded, target, half)]
+        limit = None if verify is False else (TOLERANCE if tolerance is None else tolerance)
+        written = formats.in_parts(loaded.model, format, part, target, limit)
     _save(common, format, target, written)
 
 
@@ -180,7 +176,7 @@ def _require_new(
     if target is None or str(target) == outputs.STDOUT:
         return
     if format not in IN_PARTS:
-        outputs.require_new([target], force=common.force)
+        files.require_new([target], force=common.force)
     elif target.suffix in (".html", ".safetensors"):
         raise UsageError(
             f"output {target}: --format {format} makes a folder",
@@ -189,7 +185,7 @@ def _require_new(
     elif target.exists() and not target.is_dir():
         raise UsageError(f"output {target}: it is a file", f"--format {format} makes a folder.")
     else:
-        outputs.require_new([target / n for n in _names(format, part)], force=common.force)
+        files.require_new([target / n for n in _names(format, part)], force=common.force)
 
 
 def _default_output(common: options.Common, name: str, format: Format) -> Path:
@@ -198,91 +194,19 @@ def _default_output(common: options.Common, name: str, format: Format) -> Path:
     return path if common.force else outputs.free_name(path, folder=folder)
 
 
-def _in_parts(
-    loaded: LoadedModel, format: Format, part: str | None, folder: Path, limit: float | None
-) -> list[Written]:
-    """Encoder and decoder, each compared with torch before anything is written.
-
-    Raises:
-        VaecliError: one differs from torch by more than `limit`; None does not compare.
-    """
-    from vaecli.export import onnx, parity, parts, pt2
-
-    kind = onnx if format == "onnx" else pt2
-    written = []
-    for each in parts.split(loaded.model):
-        name = f"{each.name}.{format}"
-        if name not in _names(format, part):
-            continue
-        data = kind.encode(each)
-        about: dict[str, Any] = {"part": each.name}
-        if limit is not None:
-            about["difference"] = parity.difference(each, kind.load(data))
-            parity.require_parity(each, about["difference"], limit)
-        path = folder / name
-        about["usage"] = kind.usage(each, str(path))
-        written.append(Written(path, data, about))
-    return written
-
-
-def _safetensors(loaded: LoadedModel, path: Path, half: bool) -> Written:
-    from vaecli.export import half as rounding
-    from vaecli.runs import weights
-
-    model, about = loaded.model, {}
-    if half:
-        model = rounding.round_to_half(model)
-        about["difference"] = rounding.half_difference(loaded.model, model)
-    data = weights.encode_model(model.config, model.weights(), half=half)
-    usage = f"vaecli reconstruct IMAGE.png -m {path}"
-    return Written(path, data, {**about, "usage": usage})
-
-
-def _html(common: options.Common, loaded: LoadedModel, path: Path) -> Written:
-    from vaecli.export import html
-
-    model = loaded.model.config
-    trained = f", trained on {loaded.run.config.data.name}" if loaded.run is not None else ""
-    page = html.render(
-        loaded.model,
-        title=loaded.name,
-        subtitle=f"Variational autoencoder, {model.arch}, {model.latents:,} latents{trained}",
-        figures=_figures(loaded),
-        embedding=_embedding(common, loaded),
-    )
-    return Written(path, page.text.encode(), {"difference": page.difference})
-
-
-def _figures(loaded: LoadedModel) -> list[Figure]:
-    """The test figures of the model card, from the run's last row."""
-    from vaecli.export.html import Figure
-
-    rows = [] if loaded.run is None else loaded.run.read_metrics()
-    if not rows:
-        return []
-    values = {
-        "Loss per test image": rows[-1].test_loss,
-        "Distortion": rows[-1].test_distortion,
-        "Rate": rows[-1].test_rate,
-    }
-    return [Figure(name, f"{value:.2f}", "nats") for name, value in values.items()]
-
-
-def _embedding(common: options.Common, loaded: LoadedModel) -> Embedding | None:
-    """Where the run's test images lie; None, with a note, when they are not on this machine."""
+def _test_images(common: options.Common, loaded: LoadedModel) -> Images | None:
+    """The run's test images; None, with a note, when they are not on this machine."""
     from vaecli.cli.inputs import load_images
-    from vaecli.export import html
 
     if loaded.run is None:
         common.terminal.note("no map of test images: a loose weights file does not name its data")
         return None
     try:
         here = dataclasses.replace(common, no_download=True)
-        images, _ = load_images(here, loaded, None, None, None)
+        return load_images(here, loaded, None, None, None)[0]
     except (DataError, EnvironmentFailure, UsageError) as error:
         common.terminal.note(f"no map of test images: {error.message}")
         return None
-    return html.embed(loaded.model, images)
 
 
 def _save(common: options.Common, format: Format, target: Path, written: list[Written]) -> None:

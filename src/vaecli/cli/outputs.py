@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from vaecli.errors import UsageError
+from vaecli.system import files
 
 STDOUT = "-"
 
@@ -25,22 +26,8 @@ def free_name(path: Path, *, folder: bool = False) -> Path:
     return candidate
 
 
-def require_new(paths: Iterable[Path], *, force: bool) -> None:
-    """Refuse outputs that exist, unless they may be replaced.
-
-    Raises:
-        UsageError: one exists, or is a folder.
-    """
-    for path in paths:
-        if path.exists() and not path.is_file():
-            what = "a folder" if path.is_dir() else "not a regular file"
-            raise UsageError(f"output {path}: it is {what}", "Name a file.")
-        if not force and (path.exists() or path.is_symlink()):
-            raise UsageError(f"output {path}: it exists", "Name another, or use --force.")
-
-
 def require_new_file(option: str, path: Path, suffix: str, *, force: bool) -> None:
-    """As `require_new`, for the file of an option that writes one format.
+    """As `files.require_new`, for the file of an option that writes one format.
 
     Raises:
         UsageError: its name does not end in `suffix` either.
@@ -49,7 +36,7 @@ def require_new_file(option: str, path: Path, suffix: str, *, force: bool) -> No
         raise UsageError(
             f"{option} {path}: its name must end in {suffix}", f"Name a {suffix} file."
         )
-    require_new([path], force=force)
+    files.require_new([path], force=force)
 
 
 def require_distinct(paths: Sequence[Path], sources: Sequence[str]) -> None:

@@ -238,11 +238,11 @@ class _Work:
 
     def read(self, source: str) -> Done:
         """One input at the model's shape."""
-        from vaecli.cli.inputs import read_picture
+        from vaecli.data.picture_for_model import read_picture
 
         try:
             pixels, notes = read_picture(
-                self.loaded,
+                self.loaded.config,
                 _stdin() if source == STDIN else Path(source),
                 fit=self.fit,
                 invert=self.invert,

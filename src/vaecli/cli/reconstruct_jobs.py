@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vaecli.cli import options, outputs
 from vaecli.errors import UsageError
-from vaecli.system import shell
+from vaecli.system import files, shell
 
 STDIN = "-"
 
@@ -44,13 +44,13 @@ def plan(
             )
         if grid is not None and grid.resolve() == Path(output).resolve():
             raise UsageError("--output and --grid name the same file", "Name two files.")
-        outputs.require_new([Path(output)], force=common.force)
+        files.require_new([Path(output)], force=common.force)
         return [Job(found[0][0], Path(output))]
     folder = Path(output or ".")
     targets = [folder / relative.with_name(f"{relative.stem}.recon.png") for _, relative in found]
     outputs.require_distinct(targets, [source for source, _ in found])
     if output is not None:
-        outputs.require_new(targets, force=common.force)
+        files.require_new(targets, force=common.force)
     elif not common.force:
         targets = [outputs.free_name(target) for target in targets]
     return [Job(source, target) for (source, _), target in zip(found, targets, strict=True)]

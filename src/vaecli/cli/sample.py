@@ -192,12 +192,11 @@ def _latents(
             " of Gaussians with full covariances",
             "Leave it out: the decoder of a grid is a learned prior itself.",
         )
-    from vaecli.cli.inputs import load_images, trained_binarize
+    from vaecli.cli.inputs import load_images
     from vaecli.evaluation import latent_space, mixture
 
-    binarize = trained_binarize(loaded)
-    images, source = load_images(common, loaded, asked.data, "train", None, binarize)
-    embedding = latent_space.embed(runner, images, seed if binarize == "dynamic" else None)
+    images, source = load_images(common, loaded, asked.data, "train", None, loaded.binarize)
+    embedding = latent_space.embed(runner, images, seed if loaded.binarize == "dynamic" else None)
     fitted = mixture.fit(embedding, seed=seed)
     common.terminal.note(
         f"prior: {len(fitted.weights)} Gaussians fitted to {len(images):,} latents of {source}"
@@ -266,7 +265,7 @@ def _check_output(output: str | None, *, force: bool, gif: bool) -> None:
         raise UsageError(
             f"--output {output}: only --interpolate can be animated", "Name a .png file."
         )
-    outputs.require_new([path], force=force)
+    files.require_new([path], force=force)
 
 
 def _write(common: options.Common, result: Images2D, output: str | None) -> None:
@@ -320,7 +319,7 @@ def _write_folder(common: options.Common, images: Bytes, folder: Path) -> None:
 
     digits = max(3, len(str(len(images) - 1)))
     paths = [folder / f"sample-{index:0{digits}d}.png" for index in range(len(images))]
-    outputs.require_new(paths, force=common.force)
+    files.require_new(paths, force=common.force)
     files.make_folder(folder)
     for path, image in zip(paths, images, strict=True):
         files.atomic_write(path, encode_png(image))

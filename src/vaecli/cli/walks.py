@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vaecli.cli.inputs import load_images, read_picture, trained_binarize
+from vaecli.cli.inputs import load_images
 from vaecli.cli.options import Common
 from vaecli.errors import UsageError
 
@@ -119,14 +119,16 @@ class Walker:
         """As `vaecli eval` finds them, but for the draws of dynamic binarization."""
         from vaecli.evaluation import latent_space
 
-        seed = self.loaded.seed(None) if trained_binarize(self.loaded) == "dynamic" else None
+        seed = self.loaded.seed(None) if self.loaded.binarize == "dynamic" else None
         embedding = latent_space.embed(self.runner, self._test_images(), seed)
         return latent_space.dimensions(embedding)
 
     def _image(self, name: str, option: str) -> Bytes:
         """An image file, or the test image of that index; (1, C, H, W) uint8."""
         if not name.isdecimal() or Path(name).exists():
-            pixels, notes = read_picture(self.loaded, Path(name), name=name)
+            from vaecli.data.picture_for_model import read_picture
+
+            pixels, notes = read_picture(self.loaded.config, Path(name), name=name)
             for note in notes:
                 self.common.terminal.note(note)
             return pixels[None]
@@ -139,5 +141,5 @@ class Walker:
         return next(images[index : index + 1].parts())
 
     def _test_images(self) -> Images:
-        binarize = trained_binarize(self.loaded)
+        binarize = self.loaded.binarize
         return load_images(self.common, self.loaded, self.data, "test", None, binarize)[0]

@@ -18,8 +18,8 @@ from vaecli.evaluation.evaluate import Evaluation
 Row = dict[str, int | float | str | None]
 
 
-def rows(result: Evaluation, images: Images, *, latents: bool) -> Iterator[Row]:
-    """One row per image: index, path, label, class, loss, distortion and rate in nats, and more.
+def columns(result: Evaluation, images: Images, *, latents: bool) -> dict[str, list[Any]]:
+    """Index, path, label, class, loss, distortion and rate in nats, and more, of each image.
 
     The label is empty where the model does not know the class.
 
@@ -28,25 +28,30 @@ def rows(result: Evaluation, images: Images, *, latents: bool) -> Iterator[Row]:
         images: the images it evaluated.
         latents: add the mean of q(z|x) as z0, z1, ...
     """
-    columns: dict[str, list[Any]] = {"index": list(range(result.n_images))}
+    found: dict[str, list[Any]] = {"index": list(range(result.n_images))}
     if images.paths is not None:
-        columns["path"] = [_shown(path) for path in images.paths]
+        found["path"] = [_shown(path) for path in images.paths]
     if images.labels is not None:
         labels = images.labels.tolist()
-        columns["label"] = [label if is_known(label) else None for label in labels]
-        columns["class"] = [_shown(images.class_name(label)) for label in labels]
-    columns["loss"] = _rounded(result.losses)
-    columns["distortion"] = _rounded(result.distortions)
-    columns["rate"] = _rounded(result.rates)
+        found["label"] = [label if is_known(label) else None for label in labels]
+        found["class"] = [_shown(images.class_name(label)) for label in labels]
+    found["loss"] = _rounded(result.losses)
+    found["distortion"] = _rounded(result.distortions)
+    found["rate"] = _rounded(result.rates)
     if result.likelihoods is not None:
-        columns["nll"] = _rounded(result.likelihoods.nll)
-        columns["ess"] = _rounded(result.likelihoods.effective)
+        found["nll"] = _rounded(result.likelihoods.nll)
+        found["ess"] = _rounded(result.likelihoods.effective)
     if latents:
         # nine digits bring a float32 back exactly
-        columns |= {
+        found |= {
             f"z{index}": [float(f"{value:.9g}") for value in column.tolist()]
             for index, column in enumerate(result.means.T)
         }
+    return found
+
+
+def rows(columns: dict[str, list[Any]]) -> Iterator[Row]:
+    """One row per image, each a dictionary by the names of the columns."""
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaecli.config import ModelConfig
+from vaecli.config import Binarize, ModelConfig
 from vaecli.errors import ModelError
 from vaecli.runs import hub, weights
 from vaecli.runs.directory import CONFIG, WEIGHTS, Run, latest, open_run
@@ -49,6 +49,11 @@ class LoadedModel:
         from vaecli.model.vae import with_weights
 
         return with_weights(self.config, self.weights)
+
+    @property
+    def binarize(self) -> Binarize:
+        """The binarization used in training, or "none" if unknown."""
+        return "none" if self.run is None else self.run.config.training.binarize
 
     def seed(self, given: int | None) -> int:
         """The seed for draws: `given` if not None, else the run's own, else 0."""

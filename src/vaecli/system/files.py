@@ -16,9 +16,11 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from vaecli.errors import UsageError
 
 TEMPORARY_PREFIX = ".vaecli-tmp-"
 PROBE_BYTES = 4096
@@ -42,6 +44,20 @@ class OperatingSystem:
 
 
 system = OperatingSystem()
+
+
+def require_new(paths: Iterable[Path], *, force: bool) -> None:
+    """Refuse outputs that exist, unless they may be replaced.
+
+    Raises:
+        UsageError: one exists, or is a folder.
+    """
+    for path in paths:
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise UsageError(f"output {path}: it is {what}", "Name a file.")
+        if not force and (path.exists() or path.is_symlink()):
+            raise UsageError(f"output {path}: it exists", "Name another, or use --force.")
 
 
 def atomic_write(path: Path, data: bytes) -> None:

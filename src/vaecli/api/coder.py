@@ -1,8 +1,7 @@
-"""The Python API behind `vaecli.load` and `vaecli.train`."""
+"""A trained network in Python: encode, decode, reconstruct, sample."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaecli import philox
-from vaecli.data.reading import Reading
-from vaecli.errors import DataError, UsageError
+from vaecli.data.digit_fit import Invert
+from vaecli.data.picture_fit import Fit
+from vaecli.data.picture_for_model import read_picture
+from vaecli.errors import DataError
 from vaecli.model.precision import tf32
 from vaecli.model.vae import VAE, as_float, reparameterize
-from vaecli.runs.load import load_model
-from vaecli.system import device as devices
-from vaecli.tracking import names
-from vaecli.tracking.follow import follow
-from vaecli.training import loop, planning
-from vaecli.training.events import Event, Notice
-from vaecli.training.plan import Request
-from vaecli.training.settings import Settings
+from vaecli.system.callbacks import Report, no_report
 
 
-class Model:
-    """A trained model.
+class Coder:
+    """A trained network: images to latents and back.
 
     Images are (N, C, H, W): uint8 0..255, or floating point in [0, 1]; tensors or arrays.
 
@@ -56,13 +50,26 @@ class Model:
 
         Raises:
             DataError: the images do not have the model's shape, or lie outside [0, 1].
+
+        Example:
+            >>> import vaecli
+            >>> model = vaecli.load("digits", device="cpu")
+            >>> mean, log_variance = model.encode(torch.zeros(2, 1, 28, 28))
+            >>> mean.shape, log_variance.shape
+            (torch.Size([2, 20]), torch.Size([2, 20]))
         """
         return self.vae.encode(self._images(images))
 
     @torch.no_grad()
     @tf32(False)
     def decode(self, latents: Tensor | NDArray[Any]) -> Tensor:
-        """Mean image of p(x|z) for latents (N, L): (N, C, H, W) in [0, 1]."""
+        """Mean image of p(x|z) for latents (N, L): (N, C, H, W) in [0, 1].
+
+        Example:
+            >>> import vaecli
+            >>> vaecli.load("digits", device="cpu").decode(torch.zeros(3, 20)).shape
+            torch.Size([3, 1, 28, 28])
+        """
         latents = torch.as_tensor(latents, dtype=torch.float32).to(self._device)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise DataError(f"latents: {tuple(latents.shape)} is not (N, {self.latent_dim})")
@@ -74,6 +81,13 @@ class Model:
         Args:
             images: as for `encode`.
             sample: draw the latent from q(z|x) instead of taking its mean.
+
+        Example:
+            >>> import vaecli
+            >>> model = vaecli.load("digits", device="cpu")
+            >>> digits = model.sample(16)
+            >>> bool((model.reconstruct(digits) - digits).abs().mean() < 0.05)
+            True
         """
         images = self._images(images)
         noise = self._noise(len(images), "evaluation", self.seed) if sample else None
@@ -84,9 +98,48 @@ class Model:
         return self.decode(latents)
 
     def sample(self, count: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:
-        """Decode `count` draws of the prior N(0, temperature^2): (count, C, H, W) in [0, 1]."""
+        """Decode `count` draws of the prior N(0, temperature^2): (count, C, H, W) in [0, 1].
+
+        Example:
+            >>> import vaecli
+            >>> vaecli.load("digits", device="cpu").sample(3).shape
+            torch.Size([3, 1, 28, 28])
+        """
         noise = self._noise(count, "samples", self.seed if seed is None else seed)
         return self.decode(temperature * noise)
+
+    def read(
+        self,
+        picture: str | Path | bytes,
+        *,
+        fit: Fit = "auto",
+        invert: Invert = "auto",
+        report: Report = no_report,
+    ) -> Tensor:
+        """An image file of any size and colour mode, or its bytes, as (1, C, H, W) uint8.
+
+        Args:
+            picture: path, or content of the file.
+            fit: auto, crop, pad, stretch or digit, as for `vaecli reconstruct`.
+            invert: auto, yes or no: swap dark and light.
+            report: called with each change that was made.
+
+        Raises:
+            DataError: it cannot be read.
+
+        Example:
+            >>> import vaecli
+            >>> from PIL import Image
+            >>> Image.new("RGB", (40, 30), "white").save("photo.png")
+            >>> vaecli.load("digits", device="cpu").read("photo.png", fit="crop").shape
+            torch.Size([1, 1, 28, 28])
+        """
+        source = picture if isinstance(picture, bytes) else Path(picture)
+        name = "picture" if isinstance(picture, bytes) else str(picture)
+        pixels, notes = read_picture(self.vae.config, source, fit=fit, invert=invert, name=name)
+        for note in notes:
+            report(note)
+        return torch.from_numpy(pixels[None].copy())
 
     @property
     def _device(self) -> torch.device:
@@ -108,68 +161,3 @@ class Model:
         if not bool(((images >= 0) & (images <= 1)).all()):
             raise DataError("images: floating point values must lie in [0, 1]")
         return images
-
-
-def load(model: str | Path = "latest", *, device: str = "auto") -> Model:
-    """Load a run directory, a `.safetensors` file, `latest`, `digits`, or `hf://OWNER/NAME`.
-
-    Raises:
-        ModelError: there is none, or it is damaged.
-    """
-    loaded = load_model(str(model))
-    return Model(loaded.model.to(devices.resolve(device)), loaded.seed(None))
-
-
-def train(
-    data: str = "auto",
-    *,
-    output: str | Path | None = None,
-    init_from: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    download: bool = True,
-    force: bool = False,
-    device: str = "auto",
-    dtype: torch.dtype = torch.float32,
-    track: Sequence[str] = (),
-    **settings: Any,
-) -> Iterator[Event]:
-    """Train as `vaecli train` does, and yield the events of `vaecli.training.events`.
-
-    An unfinished run of the same settings at `output` is continued; a finished one yields
-    `Finished` at once.
-
-    Args:
-        data: a data set's name, or the path of a folder of images or of an array file.
-        output: the run directory; the next number under `runs/` for None.
-        init_from: a run or weights file whose weights to start from.
-        data_dir: where named sets and prepared images are kept.
-        download: whether the network may be used.
-        force: replace a run of other settings at `output`.
-        device: auto, cpu, cuda, cuda:N or mps.
-        dtype: float64 to compute in it; the weights file holds float32 all the same.
-        track: experiment trackers to log to: tensorboard, mlflow, wandb, trackio.
-        **settings: the options of `vaecli train`, such as `epochs` or `latent_dim`: the fields of
-            `training.settings.Settings`.
-
-    Raises:
-        VaecliError: as the command would; nothing is raised before the first event is asked for.
-    """
-    tracks = names.require(track)
-    notices: list[str] = []
-    where = devices.resolve(device, notices.append)
-    if dtype == torch.float64 and not devices.has_float64(where):
-        raise UsageError(f"dtype float64: {where} does not support it", "Train on the CPU.")
-    request = Request(
-        data=data,
-        settings=Settings.from_names(settings),
-        output=None if output is None else Path(output),
-        init_from=None if init_from is None else str(init_from),
-        force=force,
-        device=where.type,
-    )
-    folder = None if data_dir is None else Path(data_dir)
-    plan = planning.plan(request, Reading(folder, download, notices.append))
-    yield from map(Notice, notices + plan.dataset.account.warnings)
-    with plan.opened() as run:
-        events = loop.train(run, plan.dataset, device=where, initial=plan.initial, dtype=dtype)
-        yield from follow(events, run, tracks)

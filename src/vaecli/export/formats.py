@@ -1,0 +1,116 @@
+"""Each format of an export as files in memory, checked and ready to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vaecli.data.dataset import Images
+from vaecli.export import half as rounding
+from vaecli.export import html, onnx, parity, parts, pt2
+from vaecli.model.vae import VAE
+from vaecli.runs import weights
+from vaecli.runs.directory import Run
+
+Format = Literal["onnx", "pt2", "html", "safetensors"]
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Written:
+    """One file of an export; `about` is what --json tells of it besides."""
+
+    path: Path
+    data: bytes
+    about: dict[str, Any]
+
+
+def paths(output: Path, format: Format, part: str | None) -> list[Path]:
+    """The files that an export writes: encoder and decoder in a folder, or `output` itself."""
+    if format not in ("onnx", "pt2"):
+        return [output]
+    names = ("encoder", "decoder") if part in (None, "all") else (part,)
+    return [output / f"{name}.{format}" for name in names]
+
+
+def in_parts(
+    model: VAE,
+    format: Literal["onnx", "pt2"],
+    part: str | None,
+    folder: Path,
+    limit: float | None,
+) -> list[Written]:
+    """Encoder and decoder, each compared with torch before anything is written.
+
+    Args:
+        model: to export.
+        format: of the files.
+        part: `encoder` or `decoder`; None or `all` for both.
+        folder: of the files.
+        limit: largest difference from torch that passes; None does not compare.
+
+    Raises:
+        VaecliError: one differs by more.
+    """
+    kind = onnx if format == "onnx" else pt2
+    written = []
+    for each in parts.split(model):
+        path = folder / f"{each.name}.{format}"
+        if path not in paths(folder, format, part):
+            continue
+        data = kind.encode(each)
+        about: dict[str, Any] = {"part": each.name}
+        if limit is not None:
+            about["difference"] = parity.difference(each, kind.load(data))
+            parity.require_parity(each, about["difference"], limit)
+        about["usage"] = kind.usage(each, str(path))
+        written.append(Written(path, data, about))
+    return written
+
+
+def safetensors(model: VAE, path: Path, *, half: bool) -> Written:
+    """One file with the model's configuration in its header; `half` stores fp16."""
+    about: dict[str, Any] = {}
+    rounded = rounding.round_to_half(model) if half else model
+    if half:
+        about["difference"] = rounding.half_difference(model, rounded)
+    data = weights.encode_model(rounded.config, rounded.weights(), half=half)
+    usage = f"vaecli reconstruct IMAGE.png -m {path}"
+    return Written(path, data, {**about, "usage": usage})
+
+
+def page(model: VAE, path: Path, *, name: str, run: Run | None, images: Images | None) -> Written:
+    """The page that decodes in a browser.
+
+    Args:
+        model: whose decoder it runs.
+        path: of the file.
+        name: the title.
+        run: the run of the model, for what the page tells of it; None for a loose file.
+        images: to show where they lie; None for no map.
+    """
+    config = model.config
+    trained = "" if run is None else f", trained on {run.config.data.name}"
+    made = html.render(
+        model,
+        title=name,
+        subtitle=f"Variational autoencoder, {config.arch}, {config.latents:,} latents{trained}",
+        figures=_figures(run),
+        embedding=None if images is None else html.embed(model, images),
+    )
+    return Written(path, made.text.encode(), {"difference": made.difference})
+
+
+def _figures(run: Run | None) -> Sequence[html.Figure]:
+    """The test figures of the model card, from the run's last row."""
+    rows = [] if run is None else run.read_metrics()
+    if not rows:
+        return []
+    values = {
+        "Loss per test image": rows[-1].test_loss,
+        "Distortion": rows[-1].test_distortion,
+        "Rate": rows[-1].test_rate,
+    }
+    return [html.Figure(name, f"{value:.2f}", "nats") for name, value in values.items()]
