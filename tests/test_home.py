@@ -43,8 +43,9 @@ def parameters() -> list[Any]:
 @pytest.mark.parametrize("parameter", parameters())
 def test_every_path_knows_the_home_folder(parameter: Any, home: Path) -> None:
     for given, expected in (("~/x", home / "x"), ("a/~/x", Path("a/~/x"))):
-        value = parameter.process_value(None, [given] if parameter.name == "inputs" else given)
-        assert str(value[0] if parameter.name == "inputs" else value) == str(expected)
+        many = parameter.nargs == -1 or getattr(parameter, "multiple", False)
+        value = parameter.process_value(None, [given] if many else given)
+        assert str(value[0] if many else value) == str(expected)
 
 
 def test_no_path_is_forgotten() -> None:

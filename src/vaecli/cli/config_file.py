@@ -35,8 +35,14 @@ def read_defaults(ctx: typer.Context, file: str | None) -> str | None:
     if path or DEFAULT_FILE.is_file():
         defaults = _read_file(Path(path or DEFAULT_FILE), ctx)
     for name, variable in SHORT_VARIABLES.items():
-        if name in known and os.environ.get(variable):
-            defaults[name] = os.environ[variable]
+        if name not in known:
+            continue
+        many = getattr(known[name], "multiple", False)
+        own = f"VAECLI_{str(ctx.info_name).upper()}_{name.upper()}"
+        if many and os.environ.get(own):
+            variable = own
+        if value := os.environ.get(variable):
+            defaults[name] = [value] if many else value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return file
 

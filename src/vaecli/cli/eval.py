@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vaecli.cli import options
+from vaecli.cli.compare_models import Question, compare
 from vaecli.cli.options import option
 from vaecli.cli.outputs import STDOUT, require_new_file
 from vaecli.config import Binarize
@@ -17,6 +18,7 @@ from vaecli.training.settings import BINARIZE_HELP
 if TYPE_CHECKING:
     from vaecli.data.dataset import Images
     from vaecli.evaluation.evaluate import Evaluation
+    from vaecli.runs.load import LoadedModel
 
 FORMATS = (".csv", ".jsonl")
 LISTED = 128
@@ -25,7 +27,7 @@ LISTED = 128
 
 def evaluate(
     *,
-    model: options.Model = None,
+    model: options.Models = None,
     data: options.EvalData = None,
     split: options.Split = None,
     limit: options.Limit = None,
@@ -82,6 +84,7 @@ def evaluate(
     [bold]Examples[/bold]
       vaecli eval
       vaecli eval -m runs/001-mnist-mlp --json
+      vaecli eval -m runs/001-mnist-mlp -m runs/002-mnist-mlp
       vaecli eval --importance-samples 5000
       vaecli eval --plot latents.png
       vaecli eval -d fashion-mnist --per-image scores.csv --latents
@@ -94,27 +97,23 @@ def evaluate(
     if plot is not None:
         require_new_file("--plot", plot, ".png", force=common.force)
 
-    from vaecli.cli.inputs import in_torch, load_images, load_model
-    from vaecli.evaluation import evaluate as evaluation
+    question = Question(
+        data, split, limit, bool(skip_bad), binarize, batch_size, importance_samples, seed
+    )
+    if model is not None and len(model) > 1:
+        for name, given in (("--per-image", per_image), ("--plot", plot)):
+            if given is not None:
+                raise UsageError(f"{name} is for one model", "Leave it out, or give one -m.")
+        compare(common, model, question, lambda *case: _judged(common, *case)[0])
+        return
+
+    from vaecli.cli.inputs import load_images, load_model
     from vaecli.training import images_for_model
 
-    loaded = load_model(common, model)
+    loaded = load_model(common, None if model is None else model[0])
     binarize = images_for_model.binarization(loaded, binarize)
     images, source = load_images(common, loaded, data, split, limit, binarize, bool(skip_bad))
-    network = in_torch(common, loaded)
-    with common.terminal.working() as work:
-        result = evaluation.evaluate(
-            network,
-            images.to(network.device),
-            seed=loaded.seed(seed),
-            batch_size=batch_size,
-            redraw=binarize == "dynamic",
-            importance_samples=importance_samples,
-            progress=work,
-        )
-    value = _measured(result)
-    value |= _meaning(loaded.config, images, binarize, result)
-    value["protocol"] = _protocol(loaded.config, binarize, source, importance_samples)
+    value, result = _judged(common, loaded, images, source, question)
     if per_image is not None:
         _write_scores(common, result, images, per_image, latents)
     if plot is not None:
@@ -127,6 +126,32 @@ def evaluate(
             common.terminal.note(f"{name}: {text}")
     else:
         common.terminal.values(value, _texts(value))
+
+
+def _judged(
+    common: options.Common, loaded: LoadedModel, images: Images, source: str, question: Question
+) -> tuple[dict[str, Any], Evaluation]:
+    """What is told of the images, and the evaluation itself."""
+    from vaecli.cli.inputs import in_torch
+    from vaecli.evaluation import evaluate as evaluation
+    from vaecli.training import images_for_model
+
+    binarize = images_for_model.binarization(loaded, question.binarize)
+    samples = question.importance_samples
+    network = in_torch(common, loaded)
+    with common.terminal.working() as work:
+        result = evaluation.evaluate(
+            network,
+            images.to(network.device),
+            seed=loaded.seed(question.seed),
+            batch_size=question.batch_size,
+            redraw=binarize == "dynamic",
+            importance_samples=samples,
+            progress=work,
+        )
+    value = _measured(result) | _meaning(loaded.config, images, binarize, result)
+    value["protocol"] = _protocol(loaded.config, binarize, source, samples)
+    return value, result
 
 
 def _measured(result: Evaluation) -> dict[str, Any]:

@@ -141,17 +141,25 @@ Preview = Annotated[
 RunSeed = Annotated[
     int | None, option("The only source of randomness.", default="the run's own, or 0", metavar="N")
 ]
-Model = Annotated[
-    str | None,
+_MODEL = (
+    "A run directory, a .safetensors file, latest, hf://OWNER/NAME, or digits, which comes with"
+    " vaecli{}."
+)
+_MODEL_NAMES = ("--model", "-m")
+_MODEL_MORE: dict[str, Any] = {
+    "default": "latest",
+    "metavar": "MODEL",
+    "parser": home_text,
+    "autocompletion": completion.runs,
+}
+Model = Annotated[str | None, option(_MODEL.format(""), *_MODEL_NAMES, **_MODEL_MORE)]
+Models = Annotated[
+    list[str] | None,
     option(
-        "A run directory, a .safetensors file, latest, hf://OWNER/NAME, or digits, which comes with"
-        " vaecli.",
-        "--model",
-        "-m",
-        default="latest",
-        metavar="MODEL",
-        parser=home_text,
-        autocompletion=completion.runs,
+        _MODEL.format("; several are compared"),
+        *_MODEL_NAMES,
+        allow_from_autoenv=False,  # it would end a name at a space; config_file.py reads it
+        **_MODEL_MORE,
     ),
 ]
 EvalData = Annotated[

@@ -35,6 +35,13 @@ def describe(config: ModelConfig, binarize: Binarize = "none") -> str:
     return _PROTOCOLS[binarize]
 
 
+def measure(config: ModelConfig, binarize: Binarize) -> str:
+    """What the loss measures; only losses of one measure compare."""
+    if config.likelihood == "bernoulli":
+        return f"Bernoulli, binarize {binarize}"
+    return "probability of 256 levels" if has_levels(config) else "density in [0, 1]"
+
+
 def is_grey(config: ModelConfig, binarize: Binarize) -> bool:
     """Whether the loss is the grey-scale BCE, which is not a normalised likelihood."""
     return config.likelihood == "bernoulli" and binarize == "none"

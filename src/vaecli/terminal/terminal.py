@@ -117,6 +117,18 @@ class Terminal:
             for name, text in texts.items():
                 self.data(f"{name}\t{text}")
 
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print rows under a line of names: aligned at a terminal, else separated by tabs."""
+        lines = [columns, *rows]
+        if sys.stdout is not None and sys.stdout.isatty():
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            for first, *rest in lines:
+                cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+                self.data("  ".join([escape(first).ljust(widths[0]), *cells]))
+        else:
+            for line in lines:
+                self.data("\t".join(map(escape, line)))
+
     def note(self, text: str) -> None:
         """Print a line on stderr, unless --quiet."""
         if not self.quiet:
