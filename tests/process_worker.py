@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from test_training import DATASET, make_run
+from test_training import DATASET, images, make_run
+from vaecli.data.dataset import Dataset
 from vaecli.errors import DataError
 from vaecli.runs.directory import Run
 from vaecli.system import processes
@@ -23,19 +24,22 @@ CASES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "single": (torch.float32, {"epochs": 3}),
     # four images in a last batch of three processes' steps, several passes a step
     "several": (torch.float64, {"epochs": 2, "importance_samples": 3, "batch_size": 33}),
+    "grid": (torch.float64, {"epochs": 1, "arch": "grid"}),
     "empty": (torch.float64, {"epochs": 1, "batch_size": 23}),  # 70 = 3 x 23 + 1
 }
+LARGER = Dataset("larger", images(38, side=16), images(9, side=16))
+"""For a grid, which needs a side of 16."""
 
 
 def train(folder: Path, group: processes.Processes) -> None:
     """Train every case into its own run under `folder`."""
     for name, (dtype, settings) in CASES.items():
-        path = folder / name
+        path, dataset = folder / name, LARGER if name == "grid" else DATASET
         if group.first:
-            make_run(path, **settings)
-        config = make_run(folder / f"config-{name}-{group.rank}", **settings).config
+            make_run(path, dataset, **settings)
+        config = make_run(folder / f"config-{name}-{group.rank}", dataset, **settings).config
         run = Run(path, config)
-        events = loop.train(run, DATASET, processes=group, dtype=dtype)
+        events = loop.train(run, dataset, processes=group, dtype=dtype)
         for event in events:
             if isinstance(event, Finished) and group.first:
                 rows = [[row.train_loss, row.test_loss] for row in event.metrics]

@@ -25,13 +25,13 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def images(count: int) -> Images:
+def images(count: int, side: int = 8) -> Images:
     """Blobs: a bright square at one of four places, on black."""
-    pixels = np.zeros((count, 1, 8, 8), np.uint8)
+    pixels, half = np.zeros((count, 1, side, side), np.uint8), side // 2
     labels = torch.randint(0, 4, (count,), generator=GENERATOR).numpy()
     for index, label in enumerate(labels.tolist()):
-        row, column = 4 * (label // 2), 4 * (label % 2)
-        pixels[index, 0, row : row + 4, column : column + 4] = 200
+        row, column = half * (label // 2), half * (label % 2)
+        pixels[index, 0, row : row + half, column : column + half] = 200
     return Images(pixels, labels)
 
 
@@ -39,11 +39,19 @@ DATASET = Dataset("blobs", images(70), images(21))
 
 
 def make_run(
-    path: Path, dataset: Dataset = DATASET, likelihood: Any = "bernoulli", **settings: object
+    path: Path,
+    dataset: Dataset = DATASET,
+    likelihood: Any = "bernoulli",
+    arch: Any = "mlp",
+    **settings: object,
 ) -> Run:
     config = RunConfig(
         model=ModelConfig(
-            image_shape=dataset.image_shape, hidden=(16,), latent_dim=2, likelihood=likelihood
+            image_shape=dataset.image_shape,
+            arch=arch,
+            hidden=(16,),
+            latent_dim=2,
+            likelihood=likelihood,
         ),
         training=TrainConfig(**{"epochs": 3, "batch_size": 16, **settings}),  # type: ignore[arg-type]
         data=DataConfig(
