@@ -51,6 +51,7 @@ VARIANTS = (
     "--arch conv --hidden 8",
     "--arch conv --hidden 8 --likelihood logistic --precision bf16",
     "--arch conv --hidden 8 --importance-samples 3 --binarize dynamic",
+    "--arch grid --hidden 16 --likelihood logistic-mixture",
 )
 
 
