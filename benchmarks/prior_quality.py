@@ -101,11 +101,9 @@ def main() -> None:
         "their reconstructions": generation.reconstruct(runner, shown),
         "normal prior": generation.sample(runner, count, seed=seed),
     }
-    for components in (1, 3, 10, 30):
-        fitted = mixture.fit(embedding, components=components, seed=seed)
-        kinds[f"mixture of {components}"] = generation.decode(
-            runner, fitted.sample(count, seed=seed)
-        )
+    for components in (1, 10, 40, 100):
+        fitted = mixture.fit(embedding, sizes=[components], seed=seed).mixture
+        kinds[f"mixture of {components}"] = generation.decode(runner, fitted.draw(count, seed=seed))
     close = None
     print("| images | confidence | at least 90 % sure | classes | nearest | too close |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -107,7 +107,6 @@ def test_the_commands_behind_the_pictures_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
     """As written, on a small set and for two epochs; each makes the picture that is shown."""
-    pytest.importorskip("sklearn", reason="needs scikit-learn: vaecli[gmm]")
     pytest.importorskip("pyte", reason="needs pyte, a terminal emulator: the test group has it")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VAECLI_DATA_DIR", str(data_dir))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import mmap
 import os
@@ -642,9 +641,8 @@ def peaks(count):
         "eval static": peak(*whole, "static"),
         "export": peak("export", "-m", "grey", "--format", "html", "-o", "page.html"),
     }
-    if sys.argv[1] == "mixture":
-        sample = ("sample", "--prior", "gmm", "-o", "samples.png", "-m")
-        found["sample"] = peak(*sample, "dynamic")
+    sample = ("sample", "--prior", "gmm", "-o", "samples.png", "-m")
+    found["sample"] = peak(*sample, "dynamic")
     return found
 
 few, many = peaks(1_400), peaks(2_900)
@@ -663,10 +661,9 @@ def test_a_set_larger_than_memory_needs_bounded_memory(tmp_path: Path) -> None:
     By the peak of the resident memory of the process, of whatever kind, of every command that
     looks at a whole set.  The allocator is told to give back what is freed.
     """
-    mixture = "mixture" if importlib.util.find_spec("sklearn") else "none"
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
     outcome = subprocess.run(
-        [sys.executable, "-c", MAPPED, mixture],
+        [sys.executable, "-c", MAPPED],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -675,7 +672,7 @@ def test_a_set_larger_than_memory_needs_bounded_memory(tmp_path: Path) -> None:
     )
     assert outcome.returncode == 0, outcome.stderr
     peaks = json.loads(outcome.stdout)
-    assert len(peaks) >= 7
+    assert len(peaks) == 8
     assert all(many - few < 12 for few, many in peaks.values()), f"for 23 MiB of images: {peaks}"
 
 

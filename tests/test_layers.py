@@ -94,7 +94,7 @@ def test_the_files_that_make_a_folder_a_package_are_empty() -> None:
         ("typer", ("cli.",)),
         ("rich", ("terminal.",)),
         ("matplotlib", ("pictures.plots",)),
-        ("sklearn", ("evaluation.mixture",)),
+        ("sklearn", ()),
         ("torchvision", ()),
         ("onnxruntime", ("export.onnx",)),
         ("huggingface_hub", ("runs.hub", "system.hub", "data.own.hub_data", "tracking.trackio")),

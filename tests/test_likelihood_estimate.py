@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from test_likelihood import scale_parameter
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.evaluation.evaluate import Evaluation, evaluate
+from vaecli.model import numpy_prior
+from vaecli.model.prior import FullMixture
 from vaecli.model.vae import VAE, build
 
 DIM, LATENTS, SIGMA = 9, 2, 0.1
@@ -57,6 +60,27 @@ def linear_gaussian(*, shift: float = 0.0, widen: float = 0.0) -> VAE:
     weights["decoder.log_scale"] = log_scale
     model.load_state_dict(weights)
     return model
+
+
+PRIOR = numpy_prior.Mixture(
+    weights=np.array([0.4, 0.6]),
+    means=np.array([[0.8, -0.5], [-0.3, 0.6]]),
+    factors=np.array([[[0.6, 0.0], [0.3, 0.5]], [[1.1, 0.0], [-0.2, 0.7]]]),
+)
+"""With it x is a mixture of normals, whose likelihood is known as well."""
+
+
+def exact_under_mixture() -> Tensor:
+    """-log p(x) of each image where p(z) is `PRIOR`."""
+    factors, means = torch.from_numpy(PRIOR.factors), torch.from_numpy(PRIOR.means)
+    noise = SIGMA**2 * torch.eye(DIM, dtype=torch.float64)
+    each = [
+        MultivariateNormal(CENTRE + WEIGHT @ mean, WEIGHT @ factor @ factor.T @ WEIGHT.T + noise)
+        for mean, factor in zip(means, factors, strict=True)
+    ]
+    x = torch.as_tensor(IMAGES.pixels[:]).view(400, DIM).double() / 255
+    log_probs = torch.stack([normal.log_prob(x) for normal in each], 1)
+    return -torch.logsumexp(log_probs + torch.from_numpy(PRIOR.weights).log(), 1)
 
 
 def draw(count: int) -> Images:
@@ -136,3 +160,27 @@ def test_the_mean_weight_is_unbiased() -> None:
         assert float(ratios.mean()) == pytest.approx(
             1, abs=4 * float(ratios.std()) / math.sqrt(ratios.numel())
         )
+
+
+def test_the_estimate_covers_the_likelihood_under_a_mixture() -> None:
+    """The posterior is another then, and the draws are still the encoder's."""
+    exact, model = exact_under_mixture(), linear_gaussian(widen=0.7)
+    result = evaluate(model, IMAGES, seed=0, importance_samples=4000, prior=FullMixture(PRIOR))
+    normal = judge(model, 4000)
+    assert result.likelihoods is not None
+    assert result.likelihoods.nll_normal is not None
+    torch.testing.assert_close(result.likelihoods.nll_normal, nll(normal))
+    torch.testing.assert_close(result.losses_normal, normal.losses)
+    assert result.nll == pytest.approx(float(exact.mean()), abs=3e-3)
+    assert abs(result.nll - normal.nll) > 0.05
+    assert result.nll < result.loss
+    assert result.kl_per_dim == normal.kl_per_dim
+
+
+def test_the_loss_under_a_mixture_is_its_bound_of_one_sample_in_expectation() -> None:
+    model, prior = linear_gaussian(widen=0.4), FullMixture(PRIOR)
+    found = [
+        evaluate(model, IMAGES, seed=seed, importance_samples=1, prior=prior) for seed in range(20)
+    ]
+    gaps = torch.stack([result.losses - nll(result) for result in found]).mean(0)
+    assert abs(float(gaps.mean())) < 4 * float(gaps.std()) / math.sqrt(400)

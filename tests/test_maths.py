@@ -13,9 +13,9 @@ import pytest
 
 import vaecli
 from conftest import REPOSITORY
-from vaecli.model import bounds, distribution, likelihoods, prior
+from vaecli.model import bounds, distribution, likelihoods, numpy_prior, prior
 
-MODULES = [distribution, likelihoods, bounds, prior]
+MODULES = [distribution, likelihoods, bounds, prior, numpy_prior]
 
 
 def rows() -> Iterator[dict[str, str]]:

@@ -21,13 +21,14 @@ from vaecli.evaluation import evaluate as evaluation
 from vaecli.evaluation import scores
 from vaecli.evaluation.evaluate import BATCH_SIZE, Evaluation
 from vaecli.export import formats
-from vaecli.model.vae import VAE
+from vaecli.model.prior import FullMixture
+from vaecli.model.vae import VAE, TorchRunner
 from vaecli.runs import hub
 from vaecli.runs.load import LoadedModel, load_model
 from vaecli.system import device as devices
 from vaecli.system import extras, files
 from vaecli.system.callbacks import Progress, Report, no_progress, no_report
-from vaecli.training import images_for_model
+from vaecli.training import fitted_prior, images_for_model
 from vaecli.training.images_for_model import Choice
 
 Data = str | Path | Tensor | NDArray[Any]
@@ -61,6 +62,7 @@ class Model(Coder):
         split: Split | Literal["all"] | None = None,
         limit: int | None = None,
         importance_samples: int | None = None,
+        prior: Literal["normal", "gmm"] = "normal",
         binarize: Binarize | None = None,
         batch_size: int = BATCH_SIZE,
         seed: int | None = None,
@@ -78,6 +80,7 @@ class Model(Coder):
             split: test, train, validation or all; None: test of the run's own data, else all.
             limit: judge only the first so many.
             importance_samples: K, to estimate the negative log-likelihood as well.
+            prior: gmm: by the mixture fitted to the training images, which the run then keeps.
             binarize: none, dynamic or static; None: as in training.
             batch_size: images per pass; changes speed and memory, not the numbers.
             seed: of the noise; None: the run's.
@@ -101,7 +104,9 @@ class Model(Coder):
         """
         choice = Choice(None, split, limit, skip_bad)
         reading = _reading(data_dir, download, report, progress)
-        return self._judge(data, choice, reading, binarize, importance_samples, batch_size, seed)[0]
+        return self._judge(
+            data, choice, reading, binarize, importance_samples, prior, batch_size, seed
+        )[0]
 
     def score(
         self,
@@ -111,6 +116,7 @@ class Model(Coder):
         split: Split | Literal["all"] | None = None,
         limit: int | None = None,
         importance_samples: int | None = None,
+        prior: Literal["normal", "gmm"] = "normal",
         binarize: Binarize | None = None,
         batch_size: int = BATCH_SIZE,
         seed: int | None = None,
@@ -132,6 +138,7 @@ class Model(Coder):
             split: as for `evaluate`, and so are all that follow.
             limit: score only the first so many.
             importance_samples: K, for `nll` and `ess`.
+            prior: normal or gmm; with gmm also `prior` and `loss_normal`.
             binarize: none, dynamic or static; None: as in training.
             batch_size: images per pass.
             seed: of the noise; None: the run's.
@@ -151,7 +158,7 @@ class Model(Coder):
         choice = Choice(None, split, limit, skip_bad)
         reading = _reading(data_dir, download, report, progress)
         found, images = self._judge(
-            data, choice, reading, binarize, importance_samples, batch_size, seed
+            data, choice, reading, binarize, importance_samples, prior, batch_size, seed
         )
         columns = scores.columns(found, images, latents=latents)
         return {
@@ -247,6 +254,7 @@ class Model(Coder):
         reading: Reading,
         binarize: Binarize | None,
         importance_samples: int | None,
+        prior: Literal["normal", "gmm"],
         batch_size: int,
         seed: int | None,
     ) -> tuple[Evaluation, Images]:
@@ -260,6 +268,12 @@ class Model(Coder):
             images, _ = images_for_model.load(self._loaded, choice, reading, binarize)
         else:
             images = self._in_memory(data, choice, binarize)
+        mixture = None
+        if prior == "gmm":
+            own = choice.data if self._loaded.run is None else None
+            mixture = fitted_prior.of_model(
+                self._loaded, reading, lambda _: TorchRunner(self.vae), data=own, note=no_report
+            )
         found = evaluation.evaluate(
             self.vae,
             images.to(self._device),
@@ -267,6 +281,7 @@ class Model(Coder):
             batch_size=batch_size,
             redraw=binarize == "dynamic",
             importance_samples=importance_samples,
+            prior=None if mixture is None else FullMixture(mixture),
             progress=reading.progress,
         )
         return found, images

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from vaecli.runs.load import LoadedModel
 
 COLUMNS = (
-    *("model", "validation_loss", "loss", "distortion", "rate", "active_units", "bits_per_dim"),
-    *("nll", "nll_se", "ess"),
+    *("model", "validation_loss", "loss", "prior", "loss_normal", "distortion", "rate"),
+    *("active_units", "bits_per_dim", "nll", "nll_se", "ess"),
 )
 """The columns of the table, of those that were measured."""
 
@@ -37,6 +37,7 @@ class Question:
         batch_size: images per pass.
         importance_samples: K, or None for no likelihood estimate.
         seed: None for each run's own.
+        prior: normal, or gmm for the mixture of each model.
     """
 
     data: str | None
@@ -47,6 +48,7 @@ class Question:
     batch_size: int
     importance_samples: int | None
     seed: int | None
+    prior: Literal["normal", "gmm"]
 
 
 Judge = Callable[["LoadedModel", "Images", str, Question], dict[str, Any]]

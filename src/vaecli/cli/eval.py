@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from vaecli.cli import options
+from vaecli.cli import fitted_prior, options
 from vaecli.cli.compare_models import Question, compare
 from vaecli.cli.options import option
 from vaecli.cli.outputs import STDOUT, require_new_file
 from vaecli.config import Binarize
 from vaecli.errors import EnvironmentFailure, UsageError
-from vaecli.system import files
+from vaecli.system import files, numpy_threads
 from vaecli.training.settings import BINARIZE_HELP
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def evaluate(
             metavar="K",
         ),
     ] = None,
+    prior: fitted_prior.Choice = "normal",
     binarize: Annotated[Binarize | None, option(BINARIZE_HELP, default="as in training")] = None,
     per_image: Annotated[
         str | None,
@@ -86,9 +87,12 @@ def evaluate(
       vaecli eval -m runs/001-mnist-mlp --json
       vaecli eval -m runs/001-mnist-mlp -m runs/002-mnist-mlp
       vaecli eval --importance-samples 5000
+      vaecli eval --prior gmm
       vaecli eval --plot latents.png
       vaecli eval -d fashion-mnist --per-image scores.csv --latents
     """
+    if prior == "gmm":
+        numpy_threads.import_numpy()  # fitting it works in threads itself
     options.require_at_least("--batch-size", batch_size, 1)
     options.require_at_least("--limit", limit, 1)
     options.require_at_least("--seed", seed, 0)
@@ -98,7 +102,7 @@ def evaluate(
         require_new_file("--plot", plot, ".png", force=common.force)
 
     question = Question(
-        data, split, limit, bool(skip_bad), binarize, batch_size, importance_samples, seed
+        data, split, limit, bool(skip_bad), binarize, batch_size, importance_samples, seed, prior
     )
     if model is not None and len(model) > 1:
         for name, given in (("--per-image", per_image), ("--plot", plot)):
@@ -134,11 +138,16 @@ def _judged(
     """What is told of the images, and the evaluation itself."""
     from vaecli.cli.inputs import in_torch
     from vaecli.evaluation import evaluate as evaluation
+    from vaecli.model.prior import FullMixture
+    from vaecli.model.vae import TorchRunner
     from vaecli.training import images_for_model
 
     binarize = images_for_model.binarization(loaded, question.binarize)
     samples = question.importance_samples
-    network = in_torch(common, loaded)
+    network, prior = in_torch(common, loaded), None
+    if question.prior == "gmm":
+        data, embedder = question.data if loaded.run is None else None, TorchRunner(network)
+        prior = FullMixture(fitted_prior.fitted(common, loaded, data, embedder))
     with common.terminal.working() as work:
         result = evaluation.evaluate(
             network,
@@ -147,10 +156,11 @@ def _judged(
             batch_size=question.batch_size,
             redraw=binarize == "dynamic",
             importance_samples=samples,
+            prior=prior,
             progress=work,
         )
     value = _measured(result) | _meaning(loaded.config, images, binarize, result)
-    value["protocol"] = _protocol(loaded.config, binarize, source, samples)
+    value["protocol"] = _protocol(loaded.config, binarize, source, samples, result.prior)
     return value, result
 
 
@@ -160,10 +170,13 @@ def _measured(result: Evaluation) -> dict[str, Any]:
         "elbo": result.elbo,
         "distortion": result.distortion,
         "rate": result.rate,
+        "prior": result.prior,
         "active_units": result.active_units,
         "kl_per_dim": result.kl_per_dim,
         "n_images": result.n_images,
     }
+    if result.losses_normal is not None:
+        value["loss_normal"] = float(result.losses_normal.mean())
     if result.likelihoods is not None:
         value |= {
             "importance_samples": result.likelihoods.samples,
@@ -171,6 +184,8 @@ def _measured(result: Evaluation) -> dict[str, Any]:
             "nll_se": result.nll_se,
             "ess": result.ess,
         }
+        if result.likelihoods.nll_normal is not None:
+            value["nll_normal"] = float(result.likelihoods.nll_normal.mean())
     return value
 
 
@@ -188,7 +203,9 @@ def _meaning(model: Any, images: Any, binarize: Binarize, result: Evaluation) ->
     return value
 
 
-def _protocol(model: Any, binarize: Binarize, source: str, samples: int | None) -> str:
+def _protocol(
+    model: Any, binarize: Binarize, source: str, samples: int | None, prior: str
+) -> str:
     from vaecli.evaluation import units
 
     estimate = ""
@@ -197,7 +214,9 @@ def _protocol(model: Any, binarize: Binarize, source: str, samples: int | None) 
             f" nll: importance-weighted bound of {samples:,} samples per image, nll_se its"
             " standard error over the images, ess the mean effective number of samples."
         )
-    return f"{units.describe(model, binarize)} One noise sample per image; {source}.{estimate}"
+    fitted = "" if prior == "normal" else f" {units.FITTED_PRIOR}"
+    what = f"{units.describe(model, binarize)} One noise sample per image; {source}."
+    return f"{what}{estimate}{fitted}"
 
 
 def _texts(value: dict[str, Any]) -> dict[str, str]:

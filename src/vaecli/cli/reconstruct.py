@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vaecli.cli import options, outputs
+from vaecli.cli import fitted_prior, options, outputs
 from vaecli.cli.options import option
 from vaecli.cli.reconstruct_jobs import STDIN, Job, grid_of_test_images, plan
-from vaecli.errors import DataError
+from vaecli.errors import DataError, UsageError
 from vaecli.system import files, numpy_threads
 from vaecli.system.size_limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from vaecli.data.dataset import Bytes
+    from vaecli.model.numpy_prior import Prior
     from vaecli.runs.load import LoadedModel
 
 Fit = Literal["auto", "crop", "pad", "stretch", "digit"]
@@ -76,6 +77,7 @@ def reconstruct(
         Literal["auto", "yes", "no"],
         option("Swap dark and light; auto does so if the background is opposite."),
     ] = "auto",
+    prior: fitted_prior.Choice = "normal",
     seed: options.RunSeed = None,
     preview: options.Preview = None,
     common: options.Common,
@@ -91,6 +93,8 @@ def reconstruct(
     numpy_threads.import_numpy()
     common.terminal.preview = preview is not False
     options.require_at_least("--seed", seed, 0)
+    if prior != "normal" and not common.terminal.json:
+        raise UsageError(f"--prior {prior} changes only the scores of --json", "Add --json.")
     to_stdout = output == outputs.STDOUT or (
         output is None and inputs == [STDIN] and grid is None and not _stdout_is_terminal()
     )
@@ -107,6 +111,8 @@ def reconstruct(
 
     loaded = load_model(common, model)
     work = _Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed), len(jobs))
+    if prior == "gmm":
+        work.prior = fitted_prior.fitted(common, loaded)
     if inputs:
         # the terminal shows only the first few
         keep = len(jobs) if grid is not None else ACROSS if common.terminal.draws else 0
@@ -165,8 +171,10 @@ class _Work:
         images: int,
     ) -> None:
         from vaecli.cli.inputs import runner
+        from vaecli.model.numpy_prior import Normal
 
         self.common, self.loaded, self.runner = common, loaded, runner(common, loaded, images)
+        self.prior: Prior = Normal(loaded.config.latents)
         self.fit = fit
         self.invert: Literal["auto", "yes", "no"] = invert
         self.compare, self.sample, self.seed = compare, sample, seed
@@ -218,7 +226,7 @@ class _Work:
         )
         scores: list[dict[str, float]] | list[None] = [None] * len(good)
         if self.common.terminal.json:
-            scores = generation.score(self.runner, originals, noise)
+            scores = generation.score(self.runner, originals, noise, self.prior)
         for index, result, values in zip(good, results, scores, strict=True):
             original, output = read[index].original, jobs[places[index]].output
             assert original is not None
@@ -265,7 +273,7 @@ class _Work:
             self.common.terminal.bytes(done.png)
         if self.common.terminal.json:
             output = None if job.output is None else str(job.output)
-            scores = done.scores or {}
+            scores = {**(done.scores or {}), "prior": self.prior.name}
             self.common.terminal.object({"input": job.source, "output": output, **scores})
         elif job.output is not None:
             self.common.terminal.data(str(job.output))

@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from vaecli.cli import options, outputs
+from vaecli.cli import fitted_prior, options, outputs
 from vaecli.cli.options import option
 from vaecli.config import option_name
 from vaecli.errors import UsageError
-from vaecli.system import extras, files, numpy_threads
+from vaecli.system import files, numpy_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,13 +54,7 @@ class Asked:
         int | None, option("Images in a row.", default="a square grid", metavar="N")
     ] = None
     temperature: Annotated[float, option("Standard deviation of the prior.", metavar="T")] = 1.0
-    prior: Annotated[
-        Literal["normal", "gmm"],
-        option(
-            "gmm first fits a mixture of Gaussians to the latents of the training images;"
-            " needs vaecli\\[gmm]."
-        ),
-    ] = "normal"
+    prior: fitted_prior.Choice = "normal"
     latents: Annotated[
         Path | None,
         option(
@@ -148,8 +142,6 @@ def sample(
     if asked.output == outputs.STDOUT:
         common.require_stdout()
     _check_output(asked.output, force=common.force, gif=asked.interpolate is not None)
-    if asked.prior == "gmm":
-        extras.require("gmm", "--prior gmm")
 
     from vaecli.cli.inputs import load_model, runner
     from vaecli.cli.walks import Walker
@@ -186,24 +178,8 @@ def _latents(
         return read_latents(asked.latents, loaded.config.latents)
     if asked.prior == "normal":
         return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
-    if loaded.config.arch == "grid":
-        raise UsageError(
-            f"--prior gmm: this model has {loaded.config.latents:,} latents, too many for a mixture"
-            " of Gaussians with full covariances",
-            "Leave it out: the decoder of a grid is a learned prior itself.",
-        )
-    from vaecli.cli.inputs import load_images
-    from vaecli.evaluation import latent_space, mixture
-
-    images, source = load_images(common, loaded, asked.data, "train", None, loaded.binarize)
-    embedding = latent_space.embed(runner, images, seed if loaded.binarize == "dynamic" else None)
-    fitted = mixture.fit(embedding, seed=seed)
-    common.terminal.note(
-        f"prior: {len(fitted.weights)} Gaussians fitted to {len(images):,} latents of {source}"
-    )
-    if not fitted.converged:
-        common.terminal.warning("the mixture did not converge; it is used anyway")
-    return fitted.sample(count, seed=seed, temperature=asked.temperature)
+    mixture = fitted_prior.fitted(common, loaded, asked.data)
+    return mixture.draw(count, seed=seed, temperature=asked.temperature)
 
 
 def _grid(runner: Runner, latents: NDArray[np.float32], columns: int | None) -> Images2D:

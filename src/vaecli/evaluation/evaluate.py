@@ -16,7 +16,7 @@ from vaecli.data.mapped import Mapped
 from vaecli.evaluation.latent_space import ACTIVE_VARIANCE
 from vaecli.model.bounds import ImportanceWeights, elbo_terms, log_likelihood
 from vaecli.model.precision import inference
-from vaecli.model.prior import kl_to_prior, log_prior_ratio
+from vaecli.model.prior import FullMixture, kl_to_prior, log_gain, log_prior_ratio
 from vaecli.model.vae import VAE, as_float, reparameterize
 from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
 from vaecli.system.callbacks import Progress, no_progress
@@ -36,11 +36,13 @@ class Likelihoods:
         samples: K.
         nll: (N,) float64, negative importance-weighted bound, nats.
         effective: (N,) float64, effective sample size, 1 to K.
+        nll_normal: the bound under N(0, I), from the same draws, where another prior was given.
     """
 
     samples: int
     nll: Tensor
     effective: Tensor
+    nll_normal: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ class Evaluation:
 
     Attributes:
         distortions: (N,) float64, -log p(x|z) at one draw per image, nats.
-        rates: (N,) float64, KL(q(z|x) || p(z)), nats.
+        rates: (N,) float64, KL(q(z|x) || p(z)), nats; at that draw, where p is not N(0, I).
         means: (N, L) mean of q(z|x), the embedding.
-        kl_per_dim: the rate of each latent dimension, nats per image.
+        kl_per_dim: KL to N(0, I) of each latent dimension, nats per image.
         likelihoods: with importance samples, else None.
+        prior: the name of p(z).
+        rates_normal: the rates under N(0, I), where another prior was given in its place.
     """
 
     distortions: Tensor
@@ -60,6 +64,8 @@ class Evaluation:
     means: Tensor
     kl_per_dim: tuple[float, ...]
     likelihoods: Likelihoods | None = None
+    prior: str = "normal"
+    rates_normal: Tensor | None = None
 
     @property
     def n_images(self) -> int:
@@ -70,6 +76,11 @@ class Evaluation:
     def losses(self) -> Tensor:
         """Negative ELBO of each image, (N,) nats."""
         return self.distortions + self.rates
+
+    @property
+    def losses_normal(self) -> Tensor | None:
+        """The losses under N(0, I), where another prior was given in its place."""
+        return None if self.rates_normal is None else self.distortions + self.rates_normal
 
     @property
     def loss(self) -> float:
@@ -123,6 +134,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     redraw: bool = False,
     importance_samples: int | None = None,
+    prior: FullMixture | None = None,
     progress: Progress = no_progress,
     before_batch: Callable[[], None] = lambda: None,
     processes: Processes = ONE_PROCESS,
@@ -139,6 +151,7 @@ def evaluate(
         batch_size: images per pass; changes speed and memory, not the meaning.
         redraw: draw each pixel black or white with its grey level's probability.
         importance_samples: K, to estimate log p(x) as well.
+        prior: to judge by instead of N(0, I).
         progress: told (what, done, total) as it goes.
         before_batch: called before each pass; raises to end the evaluation.
         processes: those that judge together, pass by pass in turn, which changes no bit.
@@ -148,7 +161,8 @@ def evaluate(
     levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device) if redraw else None
     noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=device)
     dtype, home = next(model.parameters()).dtype, float64_home(device)
-    terms = torch.zeros(2, len(pixels), dtype=torch.float64, device=home)
+    prior = None if prior is None else prior.to(device, dtype)
+    terms = torch.zeros(3, len(pixels), dtype=torch.float64, device=home)
     means = torch.zeros(len(pixels), latent_dim, dtype=dtype, device=device)
     count = math.ceil(len(pixels) / batch_size)
     kl = torch.zeros(count, latent_dim, dtype=torch.float64, device=home)
@@ -160,9 +174,13 @@ def evaluate(
         batch = torch.as_tensor(pixels[start : start + batch_size]).to(device)
         x = as_float(batch if levels is None else levels.binarize(batch, start)).to(dtype)
         stop = start + len(x)
-        parameters, mean, log_variance = model(x, noise.rows(start, stop).to(dtype))
+        e = noise.rows(start, stop).to(dtype)
+        parameters, mean, log_variance = model(x, e)
         distortion, rate = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
         terms[0, start:stop], terms[1, start:stop] = in_float64(distortion), in_float64(rate)
+        if prior is not None:
+            gain = log_gain(prior, reparameterize(mean, log_variance, e))
+            terms[2, start:stop] = in_float64(gain)
         # a grid's mean depends on the draw: the embedding is the one without
         means[start:stop] = model.encode(x)[0] if model.config.arch == "grid" else mean
         kl[number] = in_float64(kl_to_prior(mean, log_variance)).sum(0)
@@ -173,9 +191,18 @@ def evaluate(
     likelihoods = None
     if importance_samples is not None:
         likelihoods = estimate(
-            model, pixels, importance_samples, seed, batch_size, progress, levels
+            model, pixels, importance_samples, seed, batch_size, progress, levels, prior
         )
-    return Evaluation(terms[0].cpu(), terms[1].cpu(), means.cpu(), tuple(kl_per_dim), likelihoods)
+    distortions, rates, gains = terms.cpu()
+    return Evaluation(
+        distortions,
+        rates - gains,
+        means.cpu(),
+        tuple(kl_per_dim),
+        likelihoods,
+        prior="normal" if prior is None else prior.name,
+        rates_normal=None if prior is None else rates,
+    )
 
 
 @inference()
@@ -187,6 +214,7 @@ def estimate(
     batch_size: int = BATCH_SIZE,
     progress: Progress = no_progress,
     levels: LevelNoise | None = None,
+    prior: FullMixture | None = None,
 ) -> Likelihoods:
     """Log p(x) of each image by importance sampling, in blocks of constant memory.
 
@@ -198,42 +226,64 @@ def estimate(
         batch_size: about how many latents are decoded at once.
         progress: told (what, done, total) as it goes.
         levels: to draw each pixel black or white with, by place; None leaves it as it is.
+        prior: to judge by instead of N(0, I).
     """
     device, (height, width) = model.device, SAMPLE_BLOCK
     noise = SampleNoise(model.config.latents, seed=seed, purpose="evaluation", device=device)
-    bounds, effective = [], []
+    bounds, effective, under_normal = [], [], []
     rows = max(1, batch_size // width)
     for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
         evidence = model.encoder(x)
         weights = ImportanceWeights(len(x), float64_home(device))
+        normal = ImportanceWeights(len(x), float64_home(device))
         for column in range(math.ceil(samples / width)):
             count = min(width, samples - column * width)
             block = noise.block(band, column)[: len(x), :count]
             part = [
-                log_weights(model, x[row], tuple(part[row] for part in evidence), block[row])
+                log_weights(model, x[row], tuple(part[row] for part in evidence), block[row], prior)
                 for row in (slice(first, first + rows) for first in range(0, len(x), rows))
             ]
-            weights.add(in_float64(torch.cat(part)))
+            found, gains = (torch.cat(each) for each in zip(*part, strict=True))
+            weights.add(in_float64(found + gains))
+            if prior is not None:
+                normal.add(in_float64(found))
             done = start * samples + len(x) * (column * width + count)
             progress("likelihood", done, len(pixels) * samples)
         bounds.append(weights.bound().cpu())
         effective.append(weights.effective_samples().cpu())
-    return Likelihoods(samples, -torch.cat(bounds), torch.cat(effective))
+        if prior is not None:
+            under_normal.append(normal.bound().cpu())
+    return Likelihoods(
+        samples,
+        -torch.cat(bounds),
+        torch.cat(effective),
+        -torch.cat(under_normal) if under_normal else None,
+    )
 
 
-def log_weights(model: VAE, images: Tensor, evidence: tuple[Tensor, ...], noise: Tensor) -> Tensor:
-    """Log p(x|z) p(z) / q(z|x) at the latents that `noise` (B, K, L) draws; (B, K) nats.
+def log_weights(
+    model: VAE,
+    images: Tensor,
+    evidence: tuple[Tensor, ...],
+    noise: Tensor,
+    prior: FullMixture | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log p(x|z) N(z; 0, I) / q(z|x) at the latents that `noise` (B, K, L) draws, and the gain.
+
+    The sum of both, each (B, K) nats, is the log weight under p(z).
 
     Args:
         model: decodes the latents.
         images: (B, C, H, W) in [0, 1].
         evidence: what its encoder gives for the images.
         noise: standard normal.
+        prior: p(z), if that is not N(0, I).
     """
     parameters, mean, log_variance = model.decode_draws(evidence, noise)
     latents = reparameterize(mean, log_variance, noise)
     ratios = log_prior_ratio(latents, noise, log_variance)
-    return log_likelihood(images, parameters, *model.likelihood) + ratios
+    found = log_likelihood(images, parameters, *model.likelihood) + ratios
+    return found, torch.zeros_like(found) if prior is None else log_gain(prior, latents)
 
 
 def floats(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Bytes, as_float, to_uint8
-from vaecli.model.numpy_likelihoods import PIXELS, kl_to_prior
+from vaecli.model.numpy_likelihoods import PIXELS
+from vaecli.model.numpy_prior import Normal, Prior, rate
 from vaecli.model.numpy_vae import quiet
 from vaecli.system.threads import in_order
 
@@ -93,14 +94,25 @@ def reconstruct(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -
 
 
 @quiet()
-def score(runner: Runner, pixels: Bytes, noise: Floats) -> list[dict[str, float]]:
-    """Loss, distortion and rate of images (N, C, H, W) uint8, each at one latent, in nats."""
+def score(
+    runner: Runner, pixels: Bytes, noise: Floats, prior: Prior | None = None
+) -> list[dict[str, float]]:
+    """Loss, distortion and rate of images (N, C, H, W) uint8, each at one latent, in nats.
+
+    Args:
+        runner: the model.
+        pixels: images of its shape.
+        noise: (N, L), which draws the latents.
+        prior: to judge by instead of N(0, I).
+    """
+    prior = prior or Normal(runner.config.latents)
     images = as_float(pixels)
     mean, log_variance = runner.encode(images, noise)
-    parameters = runner.decode(draw_latents(mean, log_variance, noise))
+    latents = draw_latents(mean, log_variance, noise)
+    parameters = runner.decode(latents)
     log_prob = PIXELS[runner.config.likelihood].log_prob(images, parameters, runner.log_scale)
     distortions = -log_prob.sum((1, 2, 3), dtype=np.float64)
-    rates = kl_to_prior(mean, log_variance).sum(1, dtype=np.float64)
+    rates = rate(prior, mean, log_variance, latents)
     return [
         {"loss": distortion + rate, "distortion": distortion, "rate": rate}
         for distortion, rate in zip(distortions.tolist(), rates.tolist(), strict=True)
@@ -115,7 +127,7 @@ def noise(runner: Runner, start: int, stop: int, *, seed: int, purpose: str) -> 
 
 def draw(runner: Runner, count: int, *, seed: int, temperature: float = 1.0) -> Floats:
     """Draw latents (count, L) from the prior N(0, temperature^2)."""
-    return np.float32(temperature) * noise(runner, 0, count, seed=seed, purpose="samples")
+    return Normal(runner.config.latents).draw(count, seed=seed, temperature=temperature)
 
 
 def sample(runner: Runner, count: int, *, seed: int, temperature: float = 1.0) -> Bytes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vaecli import philox
 from vaecli.data.dataset import Images, as_float
 from vaecli.evaluation.generation import Runner, batch_size
-from vaecli.model.numpy_likelihoods import kl_to_prior
+from vaecli.model.numpy_prior import kl_to_normal
 from vaecli.system.threads import in_order
 
 Path = Literal["spherical", "linear"]
@@ -108,7 +108,7 @@ def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Emb
 
 def dimensions(embedding: Embedding) -> Dimensions:
     """KL and activity of each latent dimension over embedded images."""
-    kl = kl_to_prior(*embedding).mean(0, dtype=np.float64)
+    kl = kl_to_normal(*embedding).mean(0, dtype=np.float64)
     return Dimensions.of(embedding.mean, kl.tolist())
 
 

@@ -38,6 +38,9 @@ def columns(result: Evaluation, images: Images, *, latents: bool) -> dict[str, l
     found["loss"] = _rounded(result.losses)
     found["distortion"] = _rounded(result.distortions)
     found["rate"] = _rounded(result.rates)
+    if result.losses_normal is not None:
+        found["prior"] = [result.prior] * result.n_images
+        found["loss_normal"] = _rounded(result.losses_normal)
     if result.likelihoods is not None:
         found["nll"] = _rounded(result.likelihoods.nll)
         found["ess"] = _rounded(result.likelihoods.effective)

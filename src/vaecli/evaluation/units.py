@@ -52,6 +52,12 @@ def has_levels(config: ModelConfig) -> bool:
     return LIKELIHOODS[config.likelihood].levels
 
 
+FITTED_PRIOR = (
+    "Prior: a mixture of Gaussians fitted to the latents of training images. The rate is a Monte"
+    " Carlo estimate, at the draw of the distortion; kl_per_dim is KL to N(0, I), as loss_normal"
+    " is, and does not add up to the rate."
+)
+"""What `eval --prior gmm` says of its numbers besides."""
 _PROTOCOLS = {
     "none": (
         "Grey-scale BCE: pixels in [0, 1] under a Bernoulli; an upper bound on the expected"

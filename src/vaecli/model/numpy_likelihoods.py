@@ -166,12 +166,6 @@ def _mixture_mean(outputs: Floats, log_scale: float | None) -> Floats:
     return np.moveaxis(np.float32(0.5) + np.float32(0.5) * weighted, 0, -3)
 
 
-@quiet()
-def kl_to_prior(mean: Floats, log_variance: Floats) -> Floats:
-    """KL divergence from q(z|x) to N(0, I) for each latent, nats; see `prior.kl_to_prior`."""
-    return np.float32(0.5) * (np.square(mean) + np.exp(log_variance) - 1 - log_variance)
-
-
 PIXELS: Mapping[Likelihood, Pixel] = {
     "bernoulli": Pixel(_bernoulli_log_prob, _bernoulli_mean),
     "continuous-bernoulli": Pixel(_continuous_bernoulli_log_prob, _continuous_bernoulli_mean),

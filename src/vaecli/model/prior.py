@@ -1,16 +1,20 @@
-"""The prior p(z) = N(0, I): its KL divergence and log ratio.
+"""Priors p(z): KL divergence, log ratio, and log densities of those other than N(0, I).
 
-Axes: B batch, K importance samples, L latent dimension.  Everything is in nats.
+Axes: B batch, K importance samples, L latent dimension, J components.  Everything is in nats.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from vaecli.model import numpy_prior
 
 
 def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL divergence from q(z|x) to the prior, for each latent dimension.
+    """KL divergence from q(z|x) to the prior N(0, I), for each latent dimension.
 
     With m = mean and v = log_variance::
 
@@ -33,7 +37,7 @@ def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def log_prior_ratio(latents: Tensor, noise: Tensor, log_variance: Tensor) -> Tensor:
-    """Log ratio of prior to posterior at latents drawn from the posterior.
+    """Log ratio of the prior N(0, I) to the posterior at latents drawn from the posterior.
 
     At z = m + exp(v/2) e, with e = noise and v = log_variance, the normalising constants of the
     two normals cancel::
@@ -64,3 +68,63 @@ def log_prior_ratio(latents: Tensor, noise: Tensor, log_variance: Tensor) -> Ten
     if log_variance.ndim < noise.ndim:
         log_variance = log_variance.unsqueeze(1)
     return 0.5 * (noise.square() + log_variance - latents.square()).sum(-1)
+
+
+def log_gain(prior: nn.Module, latents: Tensor) -> Tensor:
+    """How much denser another prior is than N(0, I) at latents drawn from the posterior.
+
+    ::
+
+        log p(z) - log N(z; 0, I)
+
+    Its mean is what the rate falls by: KL(q || p) = KL(q || N(0, I)) - E_q[log p(z) - log N(z)].
+    So the closed form for N(0, I) stays, and only this is left to a draw.
+
+    Args:
+        prior: a module that gives log p(z).
+        latents: z, (..., L).
+
+    Returns:
+        (...) nats.
+
+    Example:
+        A Gaussian at 1 in place of the one at 0:
+
+        >>> import numpy as np
+        >>> one = numpy_prior.Mixture(np.ones(1), np.ones((1, 1)), np.ones((1, 1, 1)))
+        >>> log_gain(FullMixture(one).float(), torch.tensor([[1.0], [0.0]]))
+        tensor([ 0.5000, -0.5000])
+    """
+    normal = -0.5 * (latents.square().sum(-1) + latents.shape[-1] * math.log(2 * math.pi))
+    density: Tensor = prior(latents)
+    return density - normal
+
+
+class FullMixture(nn.Module):
+    """The log density of `numpy_prior.Mixture`.
+
+    Args:
+        mixture: its weights, means and factors.
+
+    Example:
+        >>> import numpy as np
+        >>> one = numpy_prior.Mixture(np.ones(1), np.ones((1, 1)), np.ones((1, 1, 1)))
+        >>> FullMixture(one)(torch.ones(1, 1, dtype=torch.float64))
+        tensor([-0.9189], dtype=torch.float64)
+    """
+
+    matrix: Tensor
+    centres: Tensor
+    constant: Tensor
+
+    def __init__(self, mixture: numpy_prior.Mixture) -> None:
+        super().__init__()
+        self.name = mixture.name
+        for name, values in zip(("matrix", "centres", "constant"), mixture.whitening, strict=True):
+            self.register_buffer(name, torch.from_numpy(values))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map latents (..., L) to log p(z), (...)."""
+        noise = latents @ self.matrix.T - self.centres
+        squares = noise.unflatten(-1, (len(self.constant), -1)).square().sum(-1)
+        return torch.logsumexp(self.constant - 0.5 * squares, -1)

@@ -32,6 +32,8 @@ RECONSTRUCTIONS = "reconstructions.png"
 SAMPLES = "samples.png"
 CURVES = "curves.png"
 LATENTS = "latents.png"
+FITTED_PRIOR = "prior-gmm.safetensors"
+"""Of `--prior gmm`; not in every run, and nothing that resuming needs; see fitted_prior.py."""
 STATE = "state"
 MANIFEST = "manifest.json"
 GENERATIONS = "generation-*.safetensors"
@@ -54,6 +56,11 @@ class Run:
     def committed(self) -> bool:
         """Whether it holds weights."""
         return (self.path / WEIGHTS).is_file()
+
+    @property
+    def has_state(self) -> bool:
+        """Whether it can be locked, and training resumed; what is downloaded cannot."""
+        return (self.path / STATE).is_dir()
 
     @property
     def intact(self) -> bool:
@@ -143,7 +150,7 @@ class Run:
         """
         state = self.path / STATE
         derived = [self.path / name for name in OWN_FILES if name != CONFIG]
-        own = (*state.glob(GENERATIONS), state / ORIGIN, state / TRACKING)
+        own = (*state.glob(GENERATIONS), state / ORIGIN, state / TRACKING, self.path / FITTED_PRIOR)
         for path in [state / MANIFEST, *derived, *own]:
             if path.is_file():
                 files.remove(path)

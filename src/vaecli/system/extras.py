@@ -12,7 +12,6 @@ from vaecli.errors import EnvironmentFailure
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "hub": ("huggingface_hub", "pyarrow"),
-    "gmm": ("sklearn",),
     "heic": ("pillow_heif",),
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
@@ -22,7 +21,6 @@ EXTRAS = {
 """The packages of each extra in pyproject.toml, under the names they are imported by."""
 
 PROJECTS = {
-    "sklearn": "scikit-learn",
     "pillow_heif": "pillow-heif",
     "mlflow": "mlflow-skinny",
 }

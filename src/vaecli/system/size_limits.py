@@ -59,6 +59,8 @@ MAX_ORIGIN_BYTES = 2**23
 MAX_PARAMETERS = 1_000_000_000
 """Parameters of a model, counted without allocating them."""
 MAX_HIDDEN_LAYERS = 16
+MAX_COMPONENTS = 1024
+"""Gaussians of a mixture that is a prior; vaecli fits at most 100."""
 MAX_PIXELS = 3 * 1024 * 1024
 """Channels times height times width of the images of a model."""
 RANGES: dict[str, tuple[float, float]] = {

@@ -85,7 +85,7 @@ model-index:
 # Variational autoencoder on {config.data.name}
 
 Made by vaecli {__version__}: `{model.arch}` encoder and decoder, hidden {hidden}, latent
-dimension {model.latents}, {model.likelihood} decoder, images {shape}.
+dimension {model.latents}, prior N(0, I), {model.likelihood} decoder, images {shape}.
 
 | nats per image | train | test |
 | --- | --- | --- |

@@ -1,0 +1,49 @@
+"""The option --prior, and the mixture that it names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from vaecli.cli import options
+from vaecli.cli.inputs import runner
+from vaecli.cli.options import option
+
+if TYPE_CHECKING:
+    from vaecli.evaluation.generation import Runner
+    from vaecli.model.numpy_prior import Mixture
+    from vaecli.runs.load import LoadedModel
+
+Choice = Annotated[
+    Literal["normal", "gmm"],
+    option(
+        "normal, or gmm: a mixture of Gaussians, fitted once to the latents of the training images"
+        " and kept in the run."
+    ),
+]
+
+
+def fitted(
+    common: options.Common,
+    loaded: LoadedModel,
+    data: str | None = None,
+    embedder: Runner | None = None,
+) -> Mixture:
+    """The mixture of a model, kept or fitted now.
+
+    Args:
+        common: options.
+        loaded: the model.
+        data: a set whose training images are to be used instead of the run's own.
+        embedder: what encodes them; None for what is fastest.
+    """
+    from vaecli.training import fitted_prior
+
+    with common.reading() as reading:
+        return fitted_prior.of_model(
+            loaded,
+            reading,
+            lambda count: embedder or runner(common, loaded, count),
+            data=data,
+            workers=common.threads,
+            note=common.terminal.note,
+        )

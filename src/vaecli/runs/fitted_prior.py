@@ -1,0 +1,111 @@
+"""The mixture that `--prior gmm` fits, kept in its run as `prior-gmm.safetensors`.
+
+Its header says which weights it was fitted to, and how; with others it counts as absent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vaecli.errors import ModelError
+from vaecli.model.numpy_prior import Mixture
+from vaecli.runs import weights
+from vaecli.runs.directory import FITTED_PRIOR, Run
+from vaecli.system.size_limits import MAX_COMPONENTS
+
+_REMEDY = "Remove the file, and it is fitted again."
+
+
+class FittedPrior(NamedTuple):
+    """A mixture, and what it was fitted to.
+
+    Attributes:
+        mixture: the prior.
+        fitted: latents of training images that it was fitted to.
+        held_out: others, which chose its number of components.
+    """
+
+    mixture: Mixture
+    fitted: int
+    held_out: int
+
+
+def read(run: Run, model: weights.Arrays) -> FittedPrior | None:
+    """The mixture kept in a run, or None where none of these weights is.
+
+    Args:
+        run: the run.
+        model: its weights.
+
+    Raises:
+        ModelError: the file is not as `write` makes it.
+    """
+    path = run.path / FITTED_PRIOR
+    if not path.exists():
+        return None
+    with weights.open_weights(path) as file:
+        try:
+            header = weights.read_header(file)
+            info = header.info
+            if info.get("prior") != Mixture.name:
+                raise ValueError("it is no mixture that vaecli fitted")
+            count, latents, fitted, held_out = (
+                _number(info, name) for name in ("components", "latents", "fitted", "held_out")
+            )
+            if not (1 <= count <= MAX_COMPONENTS and latents == run.config.model.latents):
+                raise ValueError(
+                    f"it has {count:,} components of {latents:,} latents; at most"
+                    f" {MAX_COMPONENTS:,} of {run.config.model.latents:,} are read"
+                )
+            if info.get("model") != weights.digest(model):
+                return None
+            expected = {
+                "weights": ("float64", (count,)),
+                "means": ("float64", (count, latents)),
+                "factors": ("float64", (count, latents, latents)),
+            }
+            mixture = Mixture(**weights.read_tensors(file, header, expected))
+            _check(mixture)
+        except ValueError as error:
+            raise ModelError(f"{path}: {error}", _REMEDY) from None
+    return FittedPrior(mixture, fitted, held_out)
+
+
+def write(run: Run, model: weights.Arrays, prior: FittedPrior) -> None:
+    """Keep a mixture fitted to the latents of these weights, under the run's lock.
+
+    Raises:
+        BusyError: another process uses the run.
+        OSError: the run cannot be written to.
+    """
+    mixture = prior.mixture
+    count, latents = mixture.means.shape
+    info = {
+        "prior": mixture.name,
+        "model": weights.digest(model),
+        "components": count,
+        "latents": latents,
+        "fitted": prior.fitted,
+        "held_out": prior.held_out,
+    }
+    tensors = {name: getattr(mixture, name) for name in ("weights", "means", "factors")}
+    with run.locked():
+        run.write(FITTED_PRIOR, weights.encode(tensors, info))
+
+
+def _number(info: dict[str, Any], name: str) -> int:
+    number = info.get(name)
+    if type(number) is not int:
+        raise ValueError(f"{name} is no whole number in its header")
+    return number
+
+
+def _check(mixture: Mixture) -> None:
+    """ValueError unless its numbers are those of a mixture."""
+    diagonals = np.diagonal(mixture.factors, axis1=1, axis2=2)
+    if (mixture.weights <= 0).any() or abs(mixture.weights.sum() - 1) > 1e-6:
+        raise ValueError("its weights are not positive, or do not add up to 1")
+    if (diagonals <= 0).any() or np.triu(mixture.factors, 1).any():
+        raise ValueError("its factors are not lower triangular with a positive diagonal")

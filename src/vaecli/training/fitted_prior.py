@@ -1,0 +1,95 @@
+"""The mixture of `--prior gmm`: the one kept in a run, or one that is fitted now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vaecli.data.reading import Reading
+from vaecli.errors import UsageError, VaecliError
+from vaecli.evaluation import latent_space, mixture
+from vaecli.evaluation.generation import Runner
+from vaecli.model.numpy_prior import Mixture
+from vaecli.runs import fitted_prior as kept
+from vaecli.runs.fitted_prior import FittedPrior
+from vaecli.runs.load import LoadedModel
+from vaecli.system.callbacks import Report
+from vaecli.training import images_for_model
+from vaecli.training.images_for_model import Choice
+
+
+def of_model(
+    loaded: LoadedModel,
+    reading: Reading,
+    embedder: Callable[[int], Runner],
+    *,
+    data: str | None = None,
+    workers: int | None = None,
+    note: Report,
+) -> Mixture:
+    """The mixture of a model; one that is fitted is kept where that can be done, with a note.
+
+    Args:
+        loaded: the model.
+        reading: how its images are read.
+        embedder: called with the number of images for what encodes them.
+        data: a set whose training images are to be used instead of the run's own.
+        workers: threads; None for one on each core.
+        note: called with what was done.
+
+    Raises:
+        UsageError: the model has too many latents, or nothing says which images are its own.
+        ModelError: the mixture that is kept is damaged.
+    """
+    config, run = loaded.config, loaded.run if data is None else None
+    if config.latents > mixture.MAX_LATENTS:
+        grid = "the decoder of a grid is a learned prior itself"
+        raise UsageError(
+            f"--prior gmm: this model has {config.latents:,} latents, too many for a mixture"
+            " of Gaussians with full covariances",
+            f"Leave it out{f': {grid}' if config.arch == 'grid' else ''}.",
+        )
+    if run is not None and (found := kept.read(run, loaded.weights)) is not None:
+        note(f"prior: the mixture of {len(found.mixture.weights)} Gaussians kept in {run.path}")
+        return found.mixture
+    fitted = _fit(loaded, reading, embedder, data, workers, note)
+    if reason := _keep(loaded, fitted, data):
+        note(f"prior: not kept, so that it is fitted each time: {reason}")
+    return fitted.mixture
+
+
+def _fit(
+    loaded: LoadedModel,
+    reading: Reading,
+    embedder: Callable[[int], Runner],
+    data: str | None,
+    workers: int | None,
+    note: Report,
+) -> FittedPrior:
+    binarize, seed = loaded.binarize, loaded.seed(None)
+    images, source = images_for_model.load(loaded, Choice(data, "train"), reading, binarize)
+    redraw_seed = seed if binarize == "dynamic" else None
+    embedding = latent_space.embed(embedder(len(images)), images, redraw_seed)
+    found = mixture.fit(embedding, seed=seed, workers=workers, progress=reading.progress)
+    note(
+        f"prior: {len(found.mixture.weights)} Gaussians fitted to {found.fitted:,} latents of"
+        f" {source}; {found.held_out:,} others chose their number"
+    )
+    return found
+
+
+def _keep(loaded: LoadedModel, fitted: FittedPrior, data: str | None) -> str:
+    """Keep it in its run; why it is not kept, or nothing."""
+    run = loaded.run
+    if data is not None:
+        return "--data names the images"
+    if run is None:
+        return f"{loaded.path} is no run directory"
+    if not run.has_state:
+        return f"{run.path} has no state/, by which it could be locked"
+    try:
+        kept.write(run, loaded.weights, fitted)
+    except VaecliError as error:
+        return error.message
+    except OSError as error:
+        return str(error)
+    return ""
