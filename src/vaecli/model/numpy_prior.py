@@ -25,7 +25,13 @@ BLOCK = 1 << 20
 
 
 class Prior(Protocol):
-    """A density of latents (N, L) that can be drawn from."""
+    """A density of latents (N, L) that can be drawn from.
+
+    Example:
+        >>> prior: Prior = Normal(3)
+        >>> prior.draw(2, seed=0).shape
+        (2, 3)
+    """
 
     name: ClassVar[PriorName]
     """What results call it."""
