@@ -38,8 +38,8 @@ makes a spike."""
 CENTRE_PASSES = 8
 CENTRE_DRAWS = 10_000
 """Draws among which the first centres are looked for."""
-BLOCK = 1 << 20
-"""Features computed at once."""
+BLOCK, FEWEST = 1 << 17, 256
+"""Features, or shares of components, that are computed at once; of this many draws at least."""
 
 
 def fit(
@@ -163,7 +163,7 @@ class _Fitting:
         return score / len(self.draws), sums
 
     def _rows(self, features: int) -> int:
-        return max(1, BLOCK // max(features, self.size))
+        return max(FEWEST, BLOCK // max(features, self.size))
 
     def _maximised(self, sums: Floats) -> Mixture:
         """The mixture with the moments that the sums (J, F) say."""
