@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+import vaecli as package
 from conftest import Vaecli
 from vaecli.errors import ExitCode, ModelError
 from vaecli.evaluation import mixture as fitting
@@ -395,3 +396,21 @@ def test_it_needs_neither_torch_nor_scikit_learn(run: Path, data_dir: Path) -> N
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not loaded & {"torch", "sklearn", "scipy", "matplotlib"}
     assert (run / FITTED_PRIOR).is_file()
+
+
+def test_python_and_several_models_know_the_mixture(
+    vaecli: Vaecli, run: Path, data_dir: Path
+) -> None:
+    model = package.load(run, device="cpu")
+    found = model.evaluate(prior="gmm", data_dir=data_dir, download=False)
+    assert (run / FITTED_PRIOR).is_file()
+    assert found.prior == "gmm"
+    assert found.losses_normal is not None
+    columns = model.score(prior="gmm", data_dir=data_dir, download=False)
+    assert set(columns["prior"]) == {"gmm"}
+    assert columns["loss_normal"].mean() == pytest.approx(float(found.losses_normal.mean()))
+    both = vaecli("eval", "-m", run, "-m", run, "--prior", "gmm", "--json", "--data-dir", data_dir)
+    values = json.loads(both.out)["models"]
+    assert [value["prior"] for value in values] == ["gmm", "gmm"]
+    assert values[0]["loss"] == pytest.approx(found.loss)
+    assert values[0]["loss_normal"] == pytest.approx(float(found.losses_normal.mean()))

@@ -203,9 +203,7 @@ def _meaning(model: Any, images: Any, binarize: Binarize, result: Evaluation) ->
     return value
 
 
-def _protocol(
-    model: Any, binarize: Binarize, source: str, samples: int | None, prior: str
-) -> str:
+def _protocol(model: Any, binarize: Binarize, source: str, samples: int | None, prior: str) -> str:
     from vaecli.evaluation import units
 
     estimate = ""
