@@ -95,6 +95,7 @@ def test_the_files_that_make_a_folder_a_package_are_empty() -> None:
         ("rich", ("terminal.",)),
         ("matplotlib", ("pictures.plots",)),
         ("sklearn", ()),
+        ("scipy", ("data.named.svhn",)),
         ("torchvision", ()),
         ("onnxruntime", ("export.onnx",)),
         ("huggingface_hub", ("runs.hub", "system.hub", "data.own.hub_data", "tracking.trackio")),

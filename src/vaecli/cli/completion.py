@@ -7,7 +7,10 @@ from pathlib import Path
 
 from vaecli.tracking.names import CLASSES
 
-DATA_NAMES = ("auto", "digits", "mnist", "fashion-mnist", "kmnist", "cifar10")
+DATA_NAMES = (
+    *("auto", "digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "emnist-letters"),
+    *("emnist-balanced", "omniglot", "usps", "svhn"),
+)
 """Those of `catalogue.NAMES`, which imports torch: too slow for the completion of a word."""
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 OUTPUT, MACHINE = "Output and messages", "Machine"
 
 
+SETS = (
+    "digits, mnist, fashion-mnist, kmnist, cifar10, emnist-letters, -balanced, omniglot, usps, svhn"
+)
 OWN_IMAGES = (
     "a folder, .zip or .tar of images, an .npy, .npz, .csv, .parquet or idx file, or"
     " hf://datasets/OWNER/NAME"
@@ -165,7 +168,7 @@ Models = Annotated[
 EvalData = Annotated[
     str | None,
     option(
-        f"digits, mnist, fashion-mnist, kmnist, or {OWN_IMAGES}.",
+        f"{SETS}, {OWN_IMAGES}.",
         "--data",
         "-d",
         default="the run's own",

@@ -30,7 +30,7 @@ def train(
     data: Annotated[
         str | None,
         option(
-            f"digits, mnist, fashion-mnist, kmnist, cifar10, or {options.OWN_IMAGES}.",
+            f"{options.SETS}, {options.OWN_IMAGES}.",
             "--data",
             "-d",
             default="auto: mnist, else digits",

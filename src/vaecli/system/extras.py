@@ -13,6 +13,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "hub": ("huggingface_hub", "pyarrow"),
     "heic": ("pillow_heif",),
+    "mat": ("scipy",),
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "wandb": ("wandb",),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaecli._version import __version__
+from vaecli.config import DataConfig
 from vaecli.data.dataset import Images
+from vaecli.data.named.licences import LICENCES
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.evaluation.units import describe
@@ -95,7 +97,7 @@ dimension {model.latents}, prior N(0, I), {model.likelihood} decoder, images {sh
 
 After {last.epoch} epochs on {config.data.n_train:,} images; test figures over all
 {config.data.n_test:,} test images, one noise sample each. {protocol}
-
+{_licence(config.data)}
 ```
 vaecli eval -m .
 vaecli reconstruct IMAGE.png -m .
@@ -106,6 +108,13 @@ From the Hugging Face Hub, `-m hf://OWNER/NAME` in place of `-m .` does the same
 
 Configuration: `{canonical_json(config.to_json()["training"])}`
 """
+
+
+def _licence(data: DataConfig) -> str:
+    """What the card says of the licence of a published set; it says nothing of one's own images."""
+    if data.kind != "named" or data.name not in LICENCES:
+        return ""
+    return f"\nLicence of the images: {LICENCES[data.name]}.\n"
 
 
 def _metrics(row: EpochMetrics) -> str:

@@ -1,4 +1,4 @@
-"""Downloads MNIST, its relatives and CIFAR-10 if they are not on disk.
+"""Downloads the published sets if they are not on disk.
 
 The files are kept unchanged, in torchvision's layout (`DATA_DIR/MNIST/raw/`).
 """
@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from vaecli.data.dataset import Dataset
-from vaecli.data.named import cache, cifar, http_download, idx
+from vaecli.data.named import cache, http_download, idx
 from vaecli.data.named.mirrors import DOWNLOADS, Downloads
 from vaecli.data.named.sets import (
-    CIFAR10,
+    FORMATS,
     IDX,
     Format,
     find,
-    format_of,
     raw_folders,
     write_cache,
 )
 from vaecli.data.reading import Reading
 from vaecli.errors import DataError, EnvironmentFailure
-from vaecli.system import files, locks
+from vaecli.system import extras, files, locks
 from vaecli.system.callbacks import Progress
 
 LOCK_WAIT = 900.0  # seconds to wait for another process that downloads the same set
@@ -54,8 +53,10 @@ def load(name: str, reading: Reading, downloads: Downloads | None = None) -> Dat
 def offline_recipe(name: str, data_dir: Path) -> str:
     """A sentence that says which files to put where by hand."""
     folder = next(raw_folders(name, data_dir))
-    if name == CIFAR10:
-        return f"Put {DOWNLOADS[name].mirrors[0]}{cifar.ARCHIVE} into {folder}."
+    form = FORMATS[name]
+    if form is not IDX:
+        addresses = [_address(DOWNLOADS[name].mirrors[0], file) for file in form.files]
+        return f"Put {' and '.join(addresses)} into {folder}."
     *most, last = idx.FILES
     return f"Put {', '.join(most)} and {last} (each .gz or not) into {folder}."
 
@@ -119,7 +120,9 @@ def download(name: str, reading: Reading, downloads: Downloads | None = None) ->
 
 
 def _fetch_all(name: str, data_dir: Path, downloads: Downloads, progress: Progress) -> Dataset:
-    form, folder = format_of(name), next(raw_folders(name, data_dir))
+    form, folder = FORMATS[name], next(raw_folders(name, data_dir))
+    if form.extra is not None:
+        extras.require(form.extra, f"--data {name}")
     mirrors, contents = list(downloads.mirrors), {}
     for file in form.files:
         path = folder / form.download_name(file)

@@ -7,7 +7,7 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -143,23 +143,26 @@ def _pair(images: Bytes, labels: Bytes, names: Mapping[int, str], where: str) ->
     return Images(images[:, None], labels, classes=names)
 
 
-def read_folder(name: str, folder: Path, report: Report) -> Dataset | None:
+def read_folder(
+    name: str, folder: Path, report: Report, names: Sequence[str] = FILES
+) -> Dataset | None:
     """Read the four files of a set, each under any of its `spellings`, whichever is sound.
 
     Args:
         name: name of the set.
         folder: where the files lie.
         report: told of every damaged file, and of what is missing when the rest is there.
+        names: of the files, in the order of `FILES`.
 
     Returns:
         The set, or None when it is not there whole.
     """
     arrays, missing = {}, []
-    for file in FILES:
+    for file, given in zip(FILES, names, strict=True):
         try:
-            array = _read_any(folder / file, report)
+            array = _read_any(folder / given, report)
         except FileNotFoundError:
-            missing.append(file)
+            missing.append(given)
             continue
         if array is not None:
             arrays[file] = array

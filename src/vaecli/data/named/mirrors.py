@@ -1,7 +1,7 @@
 """Where the named sets are downloaded from, and the MD5 of each file.
 
-For MNIST and its relatives they are copied from torchvision: importing it took seconds, and failed
-if it was built for another torch.  A test compares the two.
+But for CIFAR-10 they are copied from torchvision: importing it took seconds, and failed if it was
+built for another torch.  A test compares the two.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vaecli.data.named import cifar, idx
+from vaecli.data.named import cifar, emnist, idx, omniglot, svhn, usps
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ def _idx(mirrors: Sequence[str], *md5: str) -> Downloads:
     return Downloads(mirrors, dict(zip(idx.FILES, md5, strict=True)))
 
 
+_EMNIST = Downloads(
+    ("https://biometrics.nist.gov/cs_links/EMNIST/",),
+    {emnist.ARCHIVE: "58c8d27c78d21e728a6bc7b3cc06412e"},
+)
 DOWNLOADS = {
     "mnist": _idx(
         ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
@@ -56,5 +60,27 @@ DOWNLOADS = {
     # its own page gives both; torchvision has only the pickled version
     cifar.NAME: Downloads(
         ("https://www.cs.toronto.edu/~kriz/",), {cifar.ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"}
+    ),
+    **dict.fromkeys(emnist.NAMES, _EMNIST),
+    omniglot.NAME: Downloads(
+        ("https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",),
+        {
+            omniglot.FILES[0]: "68d2efa1b9178cc56df9314c21c6e718",
+            omniglot.FILES[1]: "6b91aef0f799c5bb55b94e3f2daec811",
+        },
+    ),
+    usps.NAME: Downloads(
+        ("https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/",),
+        {
+            usps.FILES[0]: "ec16c51db3855ca6c91edd34d0e9b197",
+            usps.FILES[1]: "8ea070ee2aca1ac39742fdd1ef5ed118",
+        },
+    ),
+    svhn.NAME: Downloads(
+        ("http://ufldl.stanford.edu/housenumbers/",),
+        {
+            svhn.FILES[0]: "e26dedcc434d2e4c54c9b2d4a06d8373",
+            svhn.FILES[1]: "eb5a983be6a315427106f1b164d9cef3",
+        },
     ),
 }

@@ -1,4 +1,4 @@
-"""Finds MNIST, its relatives and CIFAR-10 on the disk.
+"""Finds the published sets on the disk.
 
 Next to the downloaded files, which stay unchanged, is our own cache: it has a SHA-256 and loads
 twice as fast.  A damaged cache is rebuilt from the files, without network.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vaecli.data.dataset import Dataset
-from vaecli.data.named import cache, cifar, http_download, idx
+from vaecli.data.named import cache, cifar, emnist, http_download, idx, omniglot, svhn, usps
 from vaecli.errors import DataError
 from vaecli.system import files
 from vaecli.system.callbacks import Report, no_report
@@ -29,7 +30,6 @@ _FOLDERS = {
 _MNIST_TEST_LABELS = "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"
 """SHA-256 of the 10,000 bytes; other sets use the same file names."""
 CIFAR10 = cifar.NAME
-NAMES = (*TORCHVISION_CLASSES, CIFAR10)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Format:
         parse: turns (the bytes of a file, where they are from) into its content.
         assemble: turns (name of the set, content of each file, folder) into the set.
         read: turns (name of the set, folder, callback for damage) into the set, or None.
+        folder: of the files below the data folder, as a download lays them.
+        extra: the extra of vaecli whose packages read them, or None.
     """
 
     files: Sequence[str]
@@ -51,6 +53,8 @@ class Format:
     parse: Callable[[bytes, str], Any]
     assemble: Callable[[str, Mapping[str, Any], str], Dataset]
     read: Callable[[str, Path, Report], Dataset | None]
+    folder: str = ""
+    extra: str | None = None
 
     def download_name(self, file: str) -> str:
         """The name of a file on the server and on the disk."""
@@ -70,9 +74,74 @@ _CIFAR = Format(
 )
 
 
-def format_of(name: str) -> Format:
-    """The file format of the set `name`."""
-    return _CIFAR if name == CIFAR10 else IDX
+def _emnist(name: str) -> Format:
+    def assemble(name: str, arrays: Mapping[str, Any], where: str) -> Dataset:
+        return emnist.assemble(name, arrays[emnist.ARCHIVE], where)
+
+    def read(name: str, folder: Path, report: Report) -> Dataset | None:
+        return emnist.read_folder(name, folder, report) or _read_files(form, name, folder, report)
+
+    parse = partial(emnist.parse_archive, name)
+    form = Format((emnist.ARCHIVE,), "", emnist.LIMIT, parse, assemble, read, emnist.FOLDER)
+    return form
+
+
+def _files(
+    files: Sequence[str],
+    limit: int,
+    parse: Callable[[bytes, str], Any],
+    assemble: Callable[[str, Mapping[str, Any], str], Dataset],
+    **more: str,
+) -> Format:
+    """A format whose files are on the disk as they are downloaded."""
+
+    def read(name: str, folder: Path, report: Report) -> Dataset | None:
+        return _read_files(form, name, folder, report)
+
+    form = Format(files, "", limit, parse, assemble, read, **more)
+    return form
+
+
+FORMATS = {
+    **dict.fromkeys(TORCHVISION_CLASSES, IDX),
+    CIFAR10: _CIFAR,
+    **{name: _emnist(name) for name in emnist.NAMES},
+    omniglot.NAME: _files(
+        omniglot.FILES,
+        omniglot.LIMIT,
+        omniglot.parse_archive,
+        omniglot.assemble,
+        folder=omniglot.FOLDER,
+    ),
+    usps.NAME: _files(usps.FILES, usps.LIMIT, usps.parse, usps.assemble),
+    svhn.NAME: _files(svhn.FILES, svhn.LIMIT, svhn.parse, svhn.assemble, extra=svhn.EXTRA),
+}
+NAMES = tuple(FORMATS)
+
+
+def _read_files(form: Format, name: str, folder: Path, report: Report) -> Dataset | None:
+    """Read a set from the files of its format in a folder; None when they are not there whole."""
+    contents, missing = {}, []
+    for file in form.files:
+        path = folder / form.download_name(file)
+        try:
+            contents[file] = form.parse(files.read_capped(path, form.limit), str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(str(path))
+        except DataError as error:
+            report(error.message)
+        except (OSError, ValueError) as error:
+            report(f"{name}: {path}: {getattr(error, 'strerror', None) or error}")
+    if len(missing) < len(form.files):
+        for absent in missing:
+            report(f"{name}: {absent}: it is missing, but other files of the set are there")
+    if len(contents) < len(form.files):
+        return None
+    try:
+        return form.assemble(name, contents, str(folder))
+    except DataError as error:
+        report(error.message)
+        return None
 
 
 def find(
@@ -105,7 +174,7 @@ def find(
     except OSError as error:
         report(f"data cache: {path}: {error.strerror or error}")
     for folder in raw_folders(name, data_dir):
-        dataset = format_of(name).read(name, folder, report)
+        dataset = FORMATS[name].read(name, folder, report)
         if dataset is None or not _belongs(dataset, folder, guess, report):
             continue
         if rebuild:
@@ -119,8 +188,8 @@ def raw_folders(name: str, data_dir: Path) -> Iterator[Path]:
 
     Sets of idx files use the same file names: a folder named after another set is left out.
     """
-    if name == CIFAR10:
-        yield data_dir
+    if name not in TORCHVISION_CLASSES:
+        yield from dict.fromkeys((data_dir / FORMATS[name].folder, data_dir))
         return
     yield data_dir / TORCHVISION_CLASSES[name] / "raw"
     if data_dir.absolute().name == TORCHVISION_CLASSES[name]:
@@ -138,7 +207,7 @@ def _set_of(folder: Path) -> str | None:
 
 def _belongs(dataset: Dataset, folder: Path, guess: bool, report: Report) -> bool:
     """Whether files found in `folder` are those of the set, judged by its name or their labels."""
-    if dataset.name == CIFAR10 or _set_of(folder) == dataset.name:
+    if dataset.name not in TORCHVISION_CLASSES or _set_of(folder) == dataset.name:
         return True
     labels = dataset.test.labels
     assert labels is not None
