@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from conftest import Vaecli
+from vaecli import philox
 from vaecli.config import Likelihood, ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.errors import ExitCode
-from vaecli.evaluation import generation
+from vaecli.evaluation import generation, latent_space
 from vaecli.evaluation.evaluate import estimate, evaluate
 from vaecli.model import network, vae
 from vaecli.model.bounds import elbo_terms
@@ -191,7 +192,9 @@ def test_small_or_thin_images_are_refused() -> None:
     assert [field for field, _ in config.problems()] == ["hidden"]
 
 
-def test_one_run_is_a_model_to_every_command(vaecli: Vaecli) -> None:
+def test_one_run_is_a_model_to_every_command(
+    vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained, continued to the same weights, and seen by each command that takes a model."""
     Path("photos").mkdir()
     for number, image in enumerate(pixels((3, 17, 20), 12)):
@@ -223,9 +226,28 @@ def test_one_run_is_a_model_to_every_command(vaecli: Vaecli) -> None:
         assert outcome.code == 0, (command, outcome.err)
     found = json.loads(vaecli("eval", "-m", "run", "--json", "--data-dir", "cache").out)
     assert len(found["kl_per_dim"]) == first.config.latents
-    refused = vaecli("sample", "--prior", "gmm", "-m", "run", "-o", "mixture.png")
+    cached = ("-m", "run", "--data-dir", "cache")
+    judged = vaecli("eval", "--prior", "gmm", "--json", *cached)
+    assert "prior: one Gaussian fitted to" in judged.err
+    assert json.loads(judged.out)["loss_normal"] == found["loss"]
+    outcome = vaecli("sample", "--prior", "gmm", "-n", "4", "-o", "gaussian.png", *cached)
+    assert outcome.code == 0, outcome.err
+    assert Path("gaussian.png").read_bytes() != Path("samples.png").read_bytes()
+    monkeypatch.setattr("vaecli.evaluation.mixture.MAX_COVARIANCE", 100)
+    refused = vaecli("sample", "--prior", "gmm", "-o", "mixture.png", *cached)
     assert refused.code == ExitCode.USAGE
-    assert "too many for a mixture" in refused.err
+    assert "too many for a Gaussian with a full covariance; it can have 100" in refused.err
+
+
+def test_the_latents_of_a_grid_that_a_prior_is_fitted_to_are_draws() -> None:
+    """Each group given those drawn above it, not given their means."""
+    model, images = a_model(), Images(pixels((3, 17, 23), 5))
+    runner = TorchRunner(model)
+    found = latent_space.embed(runner, images, draw_seed=3)
+    noise = philox.normal(model.config.latents, 0, 5, seed=3, purpose="aggregate-posterior")
+    wanted = runner.encode(pixels((3, 17, 23), 5).astype("f4") / 255, noise)
+    np.testing.assert_allclose(found.mean, wanted[0], rtol=1e-5, atol=1e-5)
+    assert not np.allclose(found.mean, latent_space.embed(runner, images).mean, atol=1e-3)
 
 
 def test_muon_moves_every_direction_of_a_kernel_alike() -> None:

@@ -147,12 +147,34 @@ def test_held_out_draws_choose_the_size() -> None:
     assert (few.fitted, few.held_out) == (200, 40)
 
 
+def test_many_latents_get_one_gaussian_that_is_better_than_both_of_its_ends() -> None:
+    """300 latents in which 10 directions vary; 400 images do not determine 300 variances."""
+    random = np.random.default_rng(0)
+    axes = random.standard_normal((300, 10))
+    truth = MultivariateNormal(
+        torch.zeros(300).double(), torch.from_numpy(axes @ axes.T + np.eye(300))
+    )
+    torch.manual_seed(0)
+    draws, fresh = (truth.sample((count,)).numpy() for count in (480, 2000))
+    found = fit(spread(draws.astype(np.float32), 1e-9), seed=0)
+    assert (found.fitted, found.held_out) == (400, 80)
+    assert found.mixture.factors.shape == (1, 300, 300)
+    score = found.mixture.log_prob(fresh).mean()
+    assert score < truth.log_prob(torch.from_numpy(fresh)).mean()
+    for share in (0.0, 1.0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fitting, "SHRINKAGES", (share,))
+            end = fit(spread(draws.astype(np.float32), 1e-9), seed=0).mixture
+        assert score > end.log_prob(fresh).mean() + 10
+
+
+@pytest.mark.parametrize("latents", [3, 300])
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_a_few_images_give_a_mixture_too(count: int) -> None:
-    same = np.ones((count, 3), np.float32)
+def test_a_few_images_give_a_mixture_too(count: int, latents: int) -> None:
+    same = np.ones((count, latents), np.float32)
     found = fit(spread(same, 1e-9), seed=0).mixture
     assert np.isfinite(found.log_prob(same)).all()
-    np.testing.assert_allclose(found.draw(5, seed=0), np.ones((5, 3)), atol=0.01)
+    np.testing.assert_allclose(found.draw(5, seed=0), np.ones((5, latents)), atol=0.01)
 
 
 def test_fit_does_not_depend_on_the_threads() -> None:
@@ -375,12 +397,16 @@ def test_a_damaged_file_is_refused_and_another_run_clears_it(
     assert not (run / FITTED_PRIOR).exists()
 
 
-def test_too_many_latents(vaecli: Vaecli, data_dir: Path) -> None:
+def test_too_many_latents(vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = ("train", "--data", "mnist", "--hidden", "8", "--latent-dim", "257", "-e", "1")
     vaecli(*train, "--data-dir", data_dir, "-o", "wide", "-q")
-    outcome = vaecli("eval", "-m", "wide", "--prior", "gmm", "--data-dir", data_dir)
+    judged = ("eval", "-m", "wide", "--prior", "gmm", "--data-dir", data_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "MAX_COVARIANCE", 256)
+        outcome = vaecli(*judged)
     assert outcome.code == ExitCode.USAGE
     assert "257 latents, too many" in outcome.err
+    assert vaecli(*judged).code == 0
 
 
 def test_it_needs_neither_torch_nor_scikit_learn(run: Path, data_dir: Path) -> None:

@@ -82,7 +82,12 @@ class Plane(NamedTuple):
     title: str
 
 
-def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Embedding:
+def embed(
+    runner: Runner,
+    images: Images,
+    redraw_seed: int | None = None,
+    draw_seed: int | None = None,
+) -> Embedding:
     """Encode images.
 
     Args:
@@ -90,6 +95,8 @@ def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Emb
         images: of the model's shape.
         redraw_seed: draw each pixel black or white first, with its grey level's probability, as a
             model trained with dynamic binarization saw it.
+        draw_seed: draw the latents of a grid by the noise "aggregate-posterior", each group given
+            those above it; None takes their means.  It changes nothing for other architectures.
     """
     latent_dim, size = runner.config.latents, batch_size(runner.config)
     found = Embedding(*(np.empty((len(images), latent_dim), np.float32) for _ in range(2)))
@@ -98,7 +105,12 @@ def embed(runner: Runner, images: Images, redraw_seed: int | None = None) -> Emb
         batch = next(images[start : start + size].parts())
         if redraw_seed is not None:
             batch = philox.binarize(batch, start, seed=redraw_seed, purpose="aggregate-posterior")
-        return runner.encode(as_float(batch))
+        noise = None
+        if draw_seed is not None:
+            noise = philox.normal(
+                latent_dim, start, start + len(batch), seed=draw_seed, purpose="aggregate-posterior"
+            )
+        return runner.encode(as_float(batch), noise)
 
     for start, parts in in_order(work, range(0, len(images), size), runner.workers):
         for whole, part in zip(found, parts, strict=True):

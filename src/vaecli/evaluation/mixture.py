@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,12 @@ SIZES = 1, 10, 40, 100
 HELD_OUT = 6
 """One draw in this many is not fitted to, but chooses the size."""
 MAX_LATENTS = 256
-"""A covariance of more latents has more numbers than images could tell, and takes too long."""
+"""Covariances of more latents than this hold more numbers than images tell: then there is one
+Gaussian, whose covariance is drawn towards that of independent latents."""
+MAX_COVARIANCE = 6000
+"""A covariance of more latents takes too much memory and time."""
+SHRINKAGES = 0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0
+"""How far towards independence is tried."""
 TOLERANCE = 1e-3
 """The fit ends where a pass gains less than this, in nats per draw..."""
 PASSES = 100
@@ -35,9 +41,13 @@ PASSES = 100
 SPREAD = 1e-4
 """Added to each variance, in those of all draws: no image alone, and no collapsed latent, then
 makes a spike."""
+SMALLEST_SCALE = 1e-6
+"""Latents that vary less are taken for constants."""
 CENTRE_PASSES = 8
 CENTRE_DRAWS = 10_000
 """Draws among which the first centres are looked for."""
+DRAWS = 4096
+"""Draws of many latents whose products are summed at once."""
 BLOCK, FEWEST = 1 << 17, 256
 """Features, or shares of components, that are computed at once; of this many draws at least."""
 
@@ -60,7 +70,8 @@ def fit(
     expectation-maximisation (Dempster, Laird & Rubin 1977)
 
     Args:
-        embedding: mean and log variance of q(z|x) of the N training images, each (N, L).
+        embedding: mean and log variance of q(z|x) of the N training images, each (N, L); of a
+            grid at the draws of this seed, see `latent_space.embed`.
         seed: seed of the draws, of the split, and of the first guess.
         sizes: numbers of components to try, in order; the first that is no better ends it.
         workers: threads; None for one on each core.
@@ -68,12 +79,31 @@ def fit(
     """
     count, latent_dim = embedding.mean.shape
     noise = philox.normal(latent_dim, 0, count, seed=seed, purpose="aggregate-posterior")
-    draws = draw_latents(*embedding, noise).astype(np.float64)
-    centre, scale = draws.mean(0), draws.std(0)
-    scale[scale == 0] = 1
-    draws = (draws - centre) / scale
+    draws = draw_latents(*embedding, noise)
+    if latent_dim <= MAX_LATENTS:
+        draws = draws.astype(np.float64)
+    centre, scale = draws.mean(0, dtype=np.float64), draws.std(0, dtype=np.float64)
+    scale = scale.clip(min=SMALLEST_SCALE)
+    draws = (draws - centre.astype(draws.dtype)) / scale.astype(draws.dtype)
     order = philox.uniform(1, 0, count, seed=seed, purpose="mixture held out")[:, 0].argsort()
     held_out, fitted = np.split(draws[order], [count // HELD_OUT])
+    if latent_dim > MAX_LATENTS:
+        best = _gaussian(fitted, held_out, progress)
+    else:
+        best = _best_size(fitted, held_out, sizes, seed, workers, progress)
+    means = centre + scale * best.means
+    mixture = Mixture(best.weights, means, scale[:, None] * best.factors)
+    return FittedPrior(mixture, len(fitted), len(held_out))
+
+
+def _best_size(
+    fitted: Floats,
+    held_out: Floats,
+    sizes: Sequence[int],
+    seed: int,
+    workers: int | None,
+    progress: Progress,
+) -> Mixture:
     best, best_score = None, -math.inf
     sizes = [size for size in sizes if size <= len(fitted)] or [1]
     for tried, size in enumerate(sizes):
@@ -85,9 +115,37 @@ def fit(
         best, best_score = found, score
     progress("fitting the prior", len(sizes), len(sizes))
     assert best is not None
-    means = centre + scale * best.means
-    mixture = Mixture(best.weights, means, scale[:, None] * best.factors)
-    return FittedPrior(mixture, len(fitted), len(held_out))
+    return best
+
+
+def _gaussian(fitted: NDArray[Any], held_out: NDArray[Any], progress: Progress) -> Mixture:
+    """One Gaussian, whose covariance is shrunk as far as suits the draws that were held out.
+
+    With S the covariance of standardised draws, it is::
+
+        (1 - a) S + a I
+
+    Source: Ledoit & Wolf 2004, https://doi.org/10.1016/S0047-259X(03)00096-4, but for their a.
+    """
+    mean = fitted.mean(0, dtype=np.float64)
+    covariance = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(fitted), DRAWS):
+        progress("fitting the prior", start, len(fitted))
+        part = fitted[start : start + DRAWS] - mean
+        covariance += part.T @ part
+    variances, axes = np.linalg.eigh(covariance / len(fitted))
+    variances = variances.clip(min=0)
+    squares = np.square((held_out - mean) @ axes).mean(0) if len(held_out) else np.ones_like(mean)
+
+    def score(share: float) -> float:
+        shrunk = (1 - share) * variances + share + SPREAD
+        return -float((squares / shrunk + np.log(shrunk)).sum())
+
+    best = max(SHRINKAGES, key=score)
+    shrunk = (1 - best) * variances + best + SPREAD
+    factor = np.linalg.cholesky((axes * shrunk) @ axes.T)
+    progress("fitting the prior", len(fitted), len(fitted))
+    return Mixture(np.ones(1), mean[None], factor[None])
 
 
 @dataclass

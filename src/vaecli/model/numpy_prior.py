@@ -144,7 +144,10 @@ class Mixture:
         noise = philox.normal(self.means.shape[1], 0, count, seed=seed, purpose="mixture")
         uniform = philox.uniform(1, 0, count, seed=seed, purpose="mixture components")[:, 0]
         chosen = np.searchsorted(np.cumsum(self.weights)[:-1], uniform, side="right")
-        spread = np.einsum("nij,nj->ni", self.factors[chosen], noise)
+        spread = np.empty(noise.shape)
+        for component in np.unique(chosen):  # a factor for each draw would be of any size
+            rows = chosen == component
+            spread[rows] = np.einsum("ij,nj->ni", self.factors[component], noise[rows])
         drawn: Floats = (self.means[chosen] + temperature * spread).astype(np.float32)
         return drawn
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from vaecli.data.reading import Reading
 from vaecli.errors import UsageError, VaecliError
 from vaecli.evaluation import latent_space, mixture
@@ -15,6 +17,9 @@ from vaecli.runs.load import LoadedModel
 from vaecli.system.callbacks import Report
 from vaecli.training import images_for_model
 from vaecli.training.images_for_model import Choice
+
+MAX_NUMBERS = 1 << 26
+"""Latents held at once, of all images together; of more, evenly spaced images are taken."""
 
 
 def of_model(
@@ -41,15 +46,14 @@ def of_model(
         ModelError: the mixture that is kept is damaged.
     """
     config, run = loaded.config, loaded.run if data is None else None
-    if config.latents > mixture.MAX_LATENTS:
-        grid = "the decoder of a grid is a learned prior itself"
+    if config.latents > mixture.MAX_COVARIANCE:
         raise UsageError(
-            f"--prior gmm: this model has {config.latents:,} latents, too many for a mixture"
-            " of Gaussians with full covariances",
-            f"Leave it out{f': {grid}' if config.arch == 'grid' else ''}.",
+            f"--prior gmm: this model has {config.latents:,} latents, too many for a Gaussian with"
+            f" a full covariance; it can have {mixture.MAX_COVARIANCE:,}",
+            "Leave it out.",
         )
     if run is not None and (found := kept.read(run, loaded.weights)) is not None:
-        note(f"prior: the mixture of {len(found.mixture.weights)} Gaussians kept in {run.path}")
+        note(f"prior: {_counted(found.mixture)} kept in {run.path}")
         return found.mixture
     fitted = _fit(loaded, reading, embedder, data, workers, note)
     if reason := _keep(loaded, fitted, data):
@@ -67,14 +71,24 @@ def _fit(
 ) -> FittedPrior:
     binarize, seed = loaded.binarize, loaded.seed(None)
     images, source = images_for_model.load(loaded, Choice(data, "train"), reading, binarize)
+    step = -(-len(images) * loaded.config.latents // MAX_NUMBERS)
+    if step > 1:
+        images = images.take(np.arange(0, len(images), step))
     redraw_seed = seed if binarize == "dynamic" else None
-    embedding = latent_space.embed(embedder(len(images)), images, redraw_seed)
+    embedding = latent_space.embed(embedder(len(images)), images, redraw_seed, seed)
     found = mixture.fit(embedding, seed=seed, workers=workers, progress=reading.progress)
+    many = loaded.config.latents > mixture.MAX_LATENTS
+    chosen = "how far its latents depend on each other" if many else "how many"
     note(
-        f"prior: {len(found.mixture.weights)} Gaussians fitted to {found.fitted:,} latents of"
-        f" {source}; {found.held_out:,} others chose their number"
+        f"prior: {_counted(found.mixture)} fitted to {found.fitted:,} latents of {source};"
+        f" {found.held_out:,} others chose {chosen}"
     )
     return found
+
+
+def _counted(mixture: Mixture) -> str:
+    count = len(mixture.weights)
+    return "one Gaussian" if count == 1 else f"a mixture of {count} Gaussians"
 
 
 def _keep(loaded: LoadedModel, fitted: FittedPrior, data: str | None) -> str:
