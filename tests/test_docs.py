@@ -52,6 +52,17 @@ def test_the_tree_in_the_readme_is_the_one_on_disk() -> None:
     assert listed == found - empty
 
 
+def test_the_readme_is_short_and_in_the_order_of_a_newcomer() -> None:
+    assert len(README.splitlines()) <= 120
+    parts = (
+        *("![Training", "vaecli train --epochs 20", "- The numbers", "\n## Install\n"),
+        *("\n## Your own photos\n", "\n## Beside others\n", "\n## Numbers\n", "(docs/cli.md)"),
+    )
+    places = [README.index(part) for part in parts]
+    assert places == sorted(places)
+    assert README.split("\n## Install\n")[0].count("\n- ") == 5  # what is different
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
     text = re.sub(r"`[^`\n]*`", "", prose(page))
