@@ -42,6 +42,14 @@ def write_idx(path: Path, array: Bytes) -> None:
     path.write_bytes(gzip.compress(header + array.tobytes(), 1))
 
 
+def foreign_images(digits: Bytes) -> tuple[Bytes, NDArray[np.uint8]]:
+    """34 of noise, 33 capital letters, 33 inverted digits: (100, 28, 28), and the kind, 1 to 3."""
+    noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (34, 28, 28)).astype(np.uint8)
+    letters = [letter("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[i % 26], 27 + i % 3) for i in range(33)]
+    kinds = np.repeat([1, 2, 3], [34, 33, 33]).astype(np.uint8)
+    return np.concatenate([noise, np.stack(letters), 255 - digits[:33]]), kinds
+
+
 def area_under_roc(foreign: NDArray[np.float64], own: NDArray[np.float64]) -> float:
     """The share of pairs in which the foreign image has the higher score."""
     own = np.sort(own)
@@ -56,10 +64,9 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.Generator(np.random.PCG64(0))
     digits = np.asarray(catalogue.load("mnist", Reading(options.data_dir)).test.pixels)[:, 0]
-    letters = [letter("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[i % 26], 27 + i % 3) for i in range(33)]
-    noise = rng.integers(0, 256, (34, 28, 28)).astype(np.uint8)
-    images = np.concatenate([digits[:9900], noise, np.stack(letters), 255 - digits[9900:9933]])
-    kinds = np.repeat([0, 1, 2, 3], [9900, 34, 33, 33]).astype(np.uint8)
+    foreign, foreign_kinds = foreign_images(digits[9900:])
+    images = np.concatenate([digits[:9900], foreign])
+    kinds = np.concatenate([np.zeros(9900, np.uint8), foreign_kinds])
     order = rng.permutation(len(images))
     with tempfile.TemporaryDirectory() as temporary:
         folder, scores = Path(temporary), Path(temporary) / "scores.csv"

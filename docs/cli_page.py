@@ -52,6 +52,7 @@ a file, and for bash and zsh a line in `.bashrc` or `.zshrc`; open a new shell a
 | 5 | environment: disk, permission, network, device, memory, missing package |
 | 6 | training diverged; the last good state is kept |
 | 7 | the run directory is in use by another process |
+| 8 | `eval --fail-on-alert` found an alert |
 | 129, 130, 143 | stopped by SIGHUP, Ctrl-C, SIGTERM; the state is saved |
 | 141 | the reader of our pipe went away |
 """

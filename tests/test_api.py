@@ -135,7 +135,7 @@ ELSEWHERE = {
     *("json", "quiet", "verbose", "debug", "no_progress", "config", "ctx", "threads"),
     *("model", "device"),  # of load
     *("no_download", "verify", "private"),  # download; tolerance=None; of push
-    *("per_image", "plot", "seed", "output"),
+    *("per_image", "plot", "seed", "output", "fail_on_alert"),
 }
 """Options that are no argument of the method: of the command line, or by another name."""
 

@@ -55,6 +55,7 @@ def test_train_prints_the_run_directory_and_nothing_else(vaecli: Vaecli) -> None
         "samples.png",
         "curves.png",
         "latents.png",
+        "held-out.safetensors",
         "README.md",
         "state",
     }

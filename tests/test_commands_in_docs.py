@@ -41,6 +41,7 @@ ANYONES = {
     "photos/",
     "elsewhere/photos",
     "images.npy",
+    "shapes.npz",
     "photos.zip",
     "digits.csv",
     "FOLDER",

@@ -150,6 +150,7 @@ def test_what_each_command_loads(trained: Path, data_dir: Path, tmp_path: Path) 
     commands = {
         "sample": (["sample", *model, "-n", "1", "-o", digit], PICTURES),
         "reconstruct": (["reconstruct", digit, *model, "-o", digit + ".png"], PICTURES),
+        "heatmap": (["reconstruct", digit, *model, "-o", digit + ".png", "--heatmap"], PICTURES),
         "eval": (["eval", "-m", str(trained), "-q", *data], READING | {"platformdirs"}),
         "train": (
             # pictures come last: matplotlib is loaded when all is safe and shown

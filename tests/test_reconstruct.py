@@ -128,7 +128,8 @@ def test_json_has_a_line_per_input(vaecli: Vaecli, trained: Path, png: Path) -> 
     Path("b.png").write_bytes(png.read_bytes())
     outcome = vaecli("reconstruct", png, "b.png", "-m", trained, "-o", "out", "--json")
     first, second = map(json.loads, outcome.out.splitlines())
-    assert set(first) == {"schema_version", "input", "output", "loss", "distortion", "rate"}
+    names = {"schema_version", "input", "output", "loss", "distortion", "rate", "prior"}
+    assert set(first) == names
     assert first["loss"] == pytest.approx(first["distortion"] + first["rate"])
     assert second["output"] == "out/b.recon.png"
     assert vaecli("reconstruct", png, "-m", trained, "-o", "-", "--json").code == 2

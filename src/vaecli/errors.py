@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 5
     DIVERGED = 6
     BUSY = 7
+    ALERT = 8
     HANGUP = 129
     INTERRUPTED = 130
     BROKEN_PIPE = 141

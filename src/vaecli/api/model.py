@@ -19,6 +19,7 @@ from vaecli.data.splits_and_classes import Split
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.evaluation import evaluate as evaluation
 from vaecli.evaluation import scores
+from vaecli.evaluation.alerts import HeldOutScores
 from vaecli.evaluation.evaluate import BATCH_SIZE, Evaluation
 from vaecli.export import formats
 from vaecli.model.prior import FullMixture
@@ -113,6 +114,8 @@ class Model(Coder):
         data: Data | None = None,
         *,
         latents: bool = False,
+        alert_rate: float | None = None,
+        score: str = "loss",
         split: Split | Literal["all"] | None = None,
         limit: int | None = None,
         importance_samples: int | None = None,
@@ -129,12 +132,15 @@ class Model(Coder):
         """Score each image: the columns of `vaecli eval --per-image`, (N,) each.
 
         `index`; `path`, `label` and `class` where the data has them; `loss`, `distortion` and
-        `rate` in nats, to a millionth; with importance samples `nll` and `ess`.  What is unknown
+        `rate` in nats, to a millionth; with importance samples `nll` and `ess`; with an alert rate
+        `p_value` and `verdict`.  What is unknown
         is NaN.  A data frame of pandas or polars takes the dictionary as it is.
 
         Args:
             data: as for `evaluate`.
             latents: also the mean of q(z|x), as `z0`, `z1`, ...
+            alert_rate: share of ordinary images that may raise an alert; for runs only.
+            score: loss, distortion or complexity, by which alerts go.
             split: as for `evaluate`, and so are all that follow.
             limit: score only the first so many.
             importance_samples: K, for `nll` and `ess`.
@@ -157,10 +163,16 @@ class Model(Coder):
         """
         choice = Choice(None, split, limit, skip_bad)
         reading = _reading(data_dir, download, report, progress)
+        known = None
+        if alert_rate is not None:
+            drawn = images_for_model.binarization(self._loaded, binarize)
+            known = HeldOutScores.of(self._loaded, alert_rate, score, drawn, prior)
         found, images = self._judge(
             data, choice, reading, binarize, importance_samples, prior, batch_size, seed
         )
         columns = scores.columns(found, images, latents=latents)
+        if known is not None:
+            columns |= known.judge(found, images).columns()
         return {
             name: np.array([np.nan if value is None else value for value in values])
             for name, values in columns.items()

@@ -6,17 +6,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from vaecli.cli import fitted_prior, options
+from vaecli.cli.alerts import Alerts
 from vaecli.cli.compare_models import Question, compare
 from vaecli.cli.options import option
 from vaecli.cli.outputs import STDOUT, require_new_file
 from vaecli.config import Binarize
-from vaecli.errors import EnvironmentFailure, UsageError
+from vaecli.errors import EnvironmentFailure, ExitCode, UsageError
 from vaecli.system import files, numpy_threads
 from vaecli.training.settings import BINARIZE_HELP
 
 if TYPE_CHECKING:
     from vaecli.data.dataset import Images
+    from vaecli.evaluation.alerts import Verdicts
     from vaecli.evaluation.evaluate import Evaluation
     from vaecli.runs.load import LoadedModel
 
@@ -77,6 +81,7 @@ def evaluate(
             panel=options.OUTPUT,
         ),
     ] = None,
+    alerts: Alerts,
     seed: options.RunSeed = None,
     common: options.Common,
 ) -> None:
@@ -90,6 +95,7 @@ def evaluate(
       vaecli eval --prior gmm
       vaecli eval --plot latents.png
       vaecli eval -d fashion-mnist --per-image scores.csv --latents
+      vaecli eval -d suspects --alert-rate 0.01 --fail-on-alert
     """
     if prior == "gmm":
         numpy_threads.import_numpy()  # fitting it works in threads itself
@@ -97,6 +103,7 @@ def evaluate(
     options.require_at_least("--limit", limit, 1)
     options.require_at_least("--seed", seed, 0)
     options.require_at_least("--importance-samples", importance_samples, 1)
+    alerts.check()
     _check_output(common, per_image, latents)
     if plot is not None:
         require_new_file("--plot", plot, ".png", force=common.force)
@@ -105,21 +112,33 @@ def evaluate(
         data, split, limit, bool(skip_bad), binarize, batch_size, importance_samples, seed, prior
     )
     if model is not None and len(model) > 1:
-        for name, given in (("--per-image", per_image), ("--plot", plot)):
+        for name, given in (
+            ("--per-image", per_image),
+            ("--plot", plot),
+            ("--alert-rate", alerts.alert_rate),
+        ):
             if given is not None:
                 raise UsageError(f"{name} is for one model", "Leave it out, or give one -m.")
         compare(common, model, question, lambda *case: _judged(common, *case)[0])
         return
 
     from vaecli.cli.inputs import load_images, load_model
+    from vaecli.evaluation.alerts import HeldOutScores
     from vaecli.training import images_for_model
 
     loaded = load_model(common, None if model is None else model[0])
     binarize = images_for_model.binarization(loaded, binarize)
+    known = None
+    if alerts.alert_rate is not None:
+        known = HeldOutScores.of(loaded, alerts.alert_rate, alerts.score, binarize, prior)
     images, source = load_images(common, loaded, data, split, limit, binarize, bool(skip_bad))
     value, result = _judged(common, loaded, images, source, question)
+    verdicts = None if known is None else known.judge(result, images)
+    if verdicts is not None:
+        value |= verdicts.values()
+        value["protocol"] += verdicts.protocol()
     if per_image is not None:
-        _write_scores(common, result, images, per_image, latents)
+        _write_scores(common, result, images, per_image, latents, verdicts)
     if plot is not None:
         from vaecli.pictures import plots
 
@@ -130,6 +149,11 @@ def evaluate(
             common.terminal.note(f"{name}: {text}")
     else:
         common.terminal.values(value, _texts(value))
+    if verdicts is not None:
+        for line in verdicts.warnings(images):
+            common.terminal.warning(line)
+        if alerts.fail_on_alert and len(verdicts.alerts):
+            raise typer.Exit(ExitCode.ALERT)
 
 
 def _judged(
@@ -225,7 +249,8 @@ def _texts(value: dict[str, Any]) -> dict[str, str]:
             more = f" (the largest of {len(item):,})" if len(item) > LISTED else ""
             texts[name] = " ".join(f"{kl:.2f}" for kl in shown) + more
         else:
-            texts[name] = f"{item:.4f}" if isinstance(item, float) else str(item)
+            digits = "g" if name == "alert_rate" else ".4f"
+            texts[name] = f"{item:{digits}}" if isinstance(item, float) else str(item)
     return texts
 
 
@@ -255,11 +280,17 @@ def _check_output(common: options.Common, per_image: str | None, latents: bool) 
 
 
 def _write_scores(
-    common: options.Common, result: Evaluation, images: Images, target: str, latents: bool
+    common: options.Common,
+    result: Evaluation,
+    images: Images,
+    target: str,
+    latents: bool,
+    verdicts: Verdicts | None,
 ) -> None:
     from vaecli.evaluation import scores
 
-    table = scores.rows(scores.columns(result, images, latents=latents))
+    columns = scores.columns(result, images, latents=latents)
+    table = scores.rows(columns if verdicts is None else columns | verdicts.columns())
     if target == STDOUT:
         common.terminal.data(scores.as_csv(table).rstrip("\n"))
         return

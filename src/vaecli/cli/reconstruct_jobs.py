@@ -15,10 +15,11 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class Job:
-    """One input, and the file its reconstruction goes to (None: none of its own)."""
+    """One input, and the files of its reconstruction and heat map (None: none of its own)."""
 
     source: str
     output: Path | None
+    heatmap: Path | None = None
 
 
 def plan(
@@ -27,6 +28,7 @@ def plan(
     output: str | None,
     grid: Path | None,
     to_stdout: bool,
+    heatmap: bool,
 ) -> list[Job]:
     """Inputs and their outputs; every contradiction is found before any work."""
     if grid is not None:
@@ -35,6 +37,10 @@ def plan(
     found = list(_expand(common, inputs))
     if to_stdout and len(found) > 1:
         raise UsageError("--output -: only one image can go to stdout", "Name a folder with -o.")
+    if to_stdout and heatmap:
+        raise UsageError(
+            "--heatmap: only one picture can go to stdout", "Name a file or a folder with -o."
+        )
     if to_stdout or (grid is not None and output is None):
         return [Job(source, None) for source, _ in found]
     if output is not None and outputs.kind(output, (".png",)) == "file":
@@ -42,18 +48,25 @@ def plan(
             raise UsageError(
                 f"--output {output}: it is not a folder", "Name a folder for several images."
             )
-        if grid is not None and grid.resolve() == Path(output).resolve():
+        written = [Path(output)]
+        if heatmap:
+            written.append(Path(output).with_suffix(".heatmap.png"))
+        if grid is not None and grid.resolve() in [path.resolve() for path in written]:
             raise UsageError("--output and --grid name the same file", "Name two files.")
-        files.require_new([Path(output)], force=common.force)
-        return [Job(found[0][0], Path(output))]
+        files.require_new(written, force=common.force)
+        return [Job(found[0][0], *written)]
     folder = Path(output or ".")
-    targets = [folder / relative.with_name(f"{relative.stem}.recon.png") for _, relative in found]
-    outputs.require_distinct(targets, [source for source, _ in found])
-    if output is not None:
-        files.require_new(targets, force=common.force)
-    elif not common.force:
-        targets = [outputs.free_name(target) for target in targets]
-    return [Job(source, target) for (source, _), target in zip(found, targets, strict=True)]
+    sources = [source for source, _ in found]
+    columns = []
+    for kind in ("recon", "heatmap")[: 1 + heatmap]:
+        targets = [folder / path.with_name(f"{path.stem}.{kind}.png") for _, path in found]
+        outputs.require_distinct(targets, sources)
+        if output is not None:
+            files.require_new(targets, force=common.force)
+        elif not common.force:
+            targets = [outputs.free_name(target) for target in targets]
+        columns.append(targets)
+    return [Job(*row) for row in zip(sources, *columns, strict=True)]
 
 
 def _expand(common: options.Common, inputs: list[str]) -> Iterator[tuple[str, Path]]:

@@ -58,13 +58,13 @@ def encode_png(pixels: Bytes) -> bytes:
     return file.getvalue()
 
 
-def make_pairs(originals: Bytes, reconstructions: Bytes, *, columns: int) -> Bytes:
-    """A grid of rows of originals, each above the row of their reconstructions.
+def make_pairs(originals: Bytes, *below: Bytes, columns: int) -> Bytes:
+    """A grid of rows of originals, each above the rows of what belongs to them.
 
     Args:
         originals: (N, C, H, W) uint8.
-        reconstructions: the same shape.
-        columns: pairs in a row.
+        below: reconstructions, and more of the same shape.
+        columns: originals in a row.
 
     Returns:
         (C, H', W') uint8.
@@ -73,7 +73,7 @@ def make_pairs(originals: Bytes, reconstructions: Bytes, *, columns: int) -> Byt
     rows = [
         images[start : start + columns]
         for start in range(0, len(originals), columns)
-        for images in (originals, reconstructions)
+        for images in (originals, *below)
     ]
     # a short last row must not let its reconstructions move up beside the originals
     missing = columns - len(rows[-1])

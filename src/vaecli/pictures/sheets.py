@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vaecli.evaluation.latent_space import REACH, Dimensions, quantiles
@@ -16,6 +18,14 @@ ALARM = (176, 58, 0)
 """Dark vermilion for collapsed dimensions; colour-blind readers can tell it from `INK`."""
 TILE = 56
 PAD = 8
+HEAT_SIDE = 224
+"""Pixels of the longer side of a heat map at least, for its legend."""
+HEAT_COLOURS = np.array(
+    [(106, 23, 110), (188, 55, 84), (237, 105, 37), (251, 180, 26), (252, 255, 164)], np.float64
+)
+"""Five colours of matplotlib's inferno, each lighter than the one before for every kind of eyes."""
+DIMMED = 0.5
+"""Brightness of the picture under the heat."""
 
 
 def traversal(pixels: Bytes, dimensions: Dimensions, steps: int) -> Bytes:
@@ -125,6 +135,60 @@ def captioned(picture: Bytes, text: str) -> Bytes:
     _text(draw, (image.width / 2, image.height + 11), text, PAPER, 14, "mm")
     captured = _pixels(sheet)
     return captured[:1] if picture.shape[0] == 1 else captured
+
+
+def heated(pixels: Bytes, heat: NDArray[np.float32]) -> Bytes:
+    """Pictures dimmed to grey, with heat as colour over them: dark purple, orange, light yellow.
+
+    Args:
+        pixels: (N, C, H, W) uint8.
+        heat: (N, H, W) from 0, which shows the picture alone, to 1.
+
+    Returns:
+        (N, 3, H, W) uint8.
+    """
+    grey = pixels if pixels.shape[1] == 1 else _luminance(pixels)
+    result: Bytes = np.moveaxis(_over(DIMMED * grey[:, 0], heat), -1, 1)
+    return result
+
+
+def heatmap(pixels: Bytes, heat: NDArray[np.float32]) -> Bytes:
+    """One picture (C, H, W) with its heat (H, W), enlarged, above the legend; (3, H', W')."""
+    scale = max(1, math.ceil(HEAT_SIDE / max(heat.shape)))
+    size = heat.shape[1] * scale, heat.shape[0] * scale
+    smooth = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
+    large = pixels.repeat(scale, 1).repeat(scale, 2)
+    return with_legend(heated(large[None], smooth[None].clip(0, 1))[0])
+
+
+def with_legend(picture: Bytes) -> Bytes:
+    """A picture (3, H, W) with heat, above what its colours mean; (3, H', W')."""
+    image = _rgb(picture)
+    width = max(image.width, HEAT_SIDE)
+    sheet, draw = _page(width, image.height + 38)
+    sheet.paste(image, ((width - image.width) // 2, 0))
+    bar = _over(np.zeros((10, width)), np.linspace(0, 1, width)[None].repeat(10, 0))
+    sheet.paste(Image.fromarray(bar), (0, image.height + 5))
+    y = image.height + 26
+    _text(draw, (2, y), "as usual", INK, 12, "lm")
+    _text(draw, (width - 2, y), "as in 1 of 100 pictures", INK, 12, "rm")
+    return _pixels(sheet)
+
+
+def _over(grey: NDArray[Any], heat: NDArray[Any]) -> Bytes:
+    """Heat (...) from 0 to 1 in colour over grey (...), the stronger the less transparent."""
+    places = np.linspace(0, 1, len(HEAT_COLOURS))
+    colours = np.stack([np.interp(heat, places, channel) for channel in HEAT_COLOURS.T], -1)
+    opacity = np.sqrt(heat)[..., None]
+    mixed: Bytes = np.rint((1 - opacity) * grey[..., None] + opacity * colours).astype(np.uint8)
+    return mixed
+
+
+def _luminance(pixels: Bytes) -> NDArray[np.float64]:
+    """Colour (N, 3, H, W) as grey (N, 1, H, W); Rec. 601, as Pillow does it."""
+    weights = np.array([0.299, 0.587, 0.114])
+    grey: NDArray[np.float64] = np.einsum("nchw,c->nhw", pixels, weights)[:, None]
+    return grey
 
 
 def _scale(pixels: Bytes) -> int:

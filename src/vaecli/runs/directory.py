@@ -34,6 +34,8 @@ CURVES = "curves.png"
 LATENTS = "latents.png"
 FITTED_PRIOR = "prior-gmm.safetensors"
 """Of `--prior gmm`; not in every run, and nothing that resuming needs; see fitted_prior.py."""
+HELD_OUT = "held-out.safetensors"
+"""What alerts and heat maps compare with; see held_out.py."""
 STATE = "state"
 MANIFEST = "manifest.json"
 GENERATIONS = "generation-*.safetensors"
@@ -157,7 +159,9 @@ class Run:
         files.sync_folder(state)
 
 
-OWN_FILES = (CONFIG, WEIGHTS, METRICS, CARD, RECONSTRUCTIONS, SAMPLES, CURVES, LATENTS)
+OWN_FILES = (
+    *(CONFIG, WEIGHTS, METRICS, CARD, RECONSTRUCTIONS, SAMPLES, CURVES, LATENTS, HELD_OUT),
+)
 
 
 def open_run(path: Path) -> Run:

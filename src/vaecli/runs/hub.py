@@ -10,11 +10,11 @@ from http import HTTPStatus
 from pathlib import Path
 
 from vaecli.errors import EnvironmentFailure, ModelError, UsageError
-from vaecli.runs.directory import CARD, OWN_FILES, Run
+from vaecli.runs.directory import CARD, HELD_OUT, OWN_FILES, Run
 from vaecli.system import extras, hub, shell
 
 SCHEME = hub.SCHEME
-FILES = ("config.json", "model.safetensors", "metrics.csv")
+FILES = ("config.json", "model.safetensors", "metrics.csv", HELD_OUT)
 """The files that are downloaded: those the commands read."""
 
 _ADDRESS = re.compile(r"hf://(?P<repo>\w[\w.-]*/(?P<name>\w[\w.-]*))(@(?P<revision>\w[\w./-]*))?")

@@ -1,4 +1,4 @@
-"""Pictures, curves and model card of a finished run."""
+"""Pictures, held-out scores and model card of a finished run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.evaluation.units import describe
 from vaecli.model.vae import VAE, TorchRunner
 from vaecli.pictures.grid import encode_png, make_grid, make_pairs
-from vaecli.runs.directory import CARD, CURVES, LATENTS, RECONSTRUCTIONS, SAMPLES, Run
+from vaecli.runs.directory import (
+    CARD,
+    CURVES,
+    HELD_OUT,
+    LATENTS,
+    RECONSTRUCTIONS,
+    SAMPLES,
+    Run,
+)
 from vaecli.runs.metrics import EpochMetrics
 from vaecli.system.strict_json import canonical_json
+from vaecli.training import calibration
 
 PAIRS = 12
 SAMPLE_COLUMNS = 8
@@ -26,7 +35,7 @@ SAMPLE_COLUMNS = 8
 def write(
     run: Run, model: VAE, test: Images, rows: Sequence[EpochMetrics], epoch: int
 ) -> tuple[Path, ...]:
-    """Write pictures, curves and model card of a run directory; returns their paths.
+    """Write pictures, held-out scores and model card of a run directory.
 
     Args:
         run: the run directory.
@@ -34,6 +43,9 @@ def write(
         test: test images.
         rows: the metrics of all epochs.
         epoch: the epoch of the model's weights, from 1.
+
+    Returns:
+        The paths of pictures and card.
     """
     from vaecli.pictures import plots
 
@@ -48,6 +60,7 @@ def write(
     result = evaluate(model, test, seed=settings.seed, redraw=settings.binarize == "dynamic")
     figure = plots.latents(result, test.labels, source=f"{run.config.data.name}, test split")
     run.write(LATENTS, figure)
+    run.write(HELD_OUT, calibration.measure(model, test, settings).encode(model.weights()))
     run.write(CARD, card(run, rows[:epoch]).encode())
     names = (RECONSTRUCTIONS, SAMPLES, CURVES, LATENTS, CARD)
     return tuple(run.path / name for name in names)

@@ -1,0 +1,101 @@
+"""Where in an image a model is surprised, compared with what held-out images show.
+
+Axes: N images, C channels, H height, W width.  In numpy, as everything that `reconstruct` needs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecli.data.dataset import Bytes, Images, as_float
+from vaecli.evaluation.generation import Runner, batch_size, draw_latents
+from vaecli.model.numpy_likelihoods import PIXELS
+from vaecli.model.numpy_vae import quiet
+from vaecli.runs.held_out import Surprise
+from vaecli.system.threads import in_order
+
+Floats = NDArray[np.float32]
+
+MOST_IMAGES = 2000
+MOST_VALUES = 1 << 24
+"""Pixels of held-out images that are measured at most: 64 MiB as float32."""
+SMOOTHING = 1 / 28
+"""Standard deviation of the smoothing, as a share of the longer side: a pixel of a digit."""
+QUIET, LOUD = 0.5, 0.99
+"""Shares of held-out images that stay below the heat 0 and 1 everywhere."""
+
+
+@quiet()
+def surprise(runner: Runner, pixels: Bytes, noise: Floats | None = None) -> Floats:
+    """How surprised the model is at each pixel, smoothed: (N, H, W) nats.
+
+    ::
+
+        surprise = -log p(x|z), summed over channels
+                   less the entropy of x, if p is a Bernoulli: no model avoids it at a grey pixel
+
+    Args:
+        runner: the model.
+        pixels: (N, C, H, W) of the model's shape.
+        noise: (N, L) to draw z from q(z|x); without it, z is the mean.
+    """
+    images, likelihood = as_float(pixels), runner.config.likelihood
+    latents, log_variance = runner.encode(images, noise)
+    if noise is not None:
+        latents = draw_latents(latents, log_variance, noise)
+    found = -PIXELS[likelihood].log_prob(images, runner.decode(latents), runner.log_scale)
+    if likelihood == "bernoulli":
+        found = found - _entropy(images)
+    return smooth(found.sum(1))
+
+
+def _entropy(x: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = -(x * np.log(x) + (1 - x) * np.log1p(-x))
+    entropy: Floats = np.nan_to_num(each)
+    return entropy
+
+
+def smooth(maps: Floats) -> Floats:
+    """Blur maps (N, H, W) by a Gaussian; the edge goes on beyond itself."""
+    deviation = SMOOTHING * max(maps.shape[1:])
+    reach = math.ceil(3 * deviation)
+    kernel = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / deviation)).astype("f4")
+    for axis in (1, 2):
+        margins = [(reach, reach) if each == axis else (0, 0) for each in range(3)]
+        padded, size = np.pad(maps, margins, "edge"), maps.shape[axis]
+        maps = sum(
+            weight * padded.take(range(start, start + size), axis)
+            for start, weight in enumerate(kernel / kernel.sum())
+        )
+    return maps
+
+
+def measure(runner: Runner, images: Images) -> Surprise:
+    """How surprised a model is at held-out images; at some of them, if there are very many."""
+    size = math.prod(runner.config.image_shape[1:])
+    count = max(1, min(len(images), MOST_IMAGES, MOST_VALUES // size))
+    images = images.take(np.linspace(0, len(images) - 1, count).astype(np.int64))
+    step = batch_size(runner.config)
+
+    def work(start: int) -> Floats:
+        return surprise(runner, next(images[start : start + step].parts()))
+
+    parts = in_order(work, range(0, count, step), runner.workers)
+    maps = np.concatenate([part for _, part in parts])
+    mean = maps.mean(0, dtype=np.float64).astype(np.float32)
+    return Surprise(mean, np.sort((maps - mean).max((1, 2))))
+
+
+def heat(maps: Floats, usual: Surprise) -> Floats:
+    """Surprise (N, H, W) on a scale from 0 to 1, set by the hottest place of each held-out image.
+
+    Half of the held-out images are 0 everywhere, and one in a hundred reaches 1 somewhere.
+    """
+    low, high = np.quantile(usual.peaks, (QUIET, LOUD))
+    scaled = (maps - usual.mean - low) / max(high - low, np.finfo(np.float32).tiny)
+    result: Floats = np.nan_to_num(scaled, nan=1).clip(0, 1).astype(np.float32)
+    return result
