@@ -28,6 +28,7 @@ from vaecli.model.network import Stage, stages
 from vaecli.model.vae import VAE, build, with_weights
 from vaecli.runs import directory, weights
 from vaecli.system.typed_json import from_json, to_json
+from vaecli.training import recipe
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -220,10 +221,10 @@ def test_each_architecture_has_its_recipe(vaecli: Vaecli) -> None:
     first = ("train", "-d", "grey", "--epochs", "1", "--data-dir", "cache", "--hidden", "4")
     for more, expected in (
         ((), {"lr": 6e-3, "batch_size": 128}),
-        (("--arch", "conv"), settings_of.RECIPES["conv"]),
-        (("--arch", "conv", "--lr", "0.5"), {**settings_of.RECIPES["conv"], "lr": 0.5}),
+        (("--arch", "conv"), recipe.RECIPES["conv"]),
+        (("--arch", "conv", "--lr", "0.5"), {**recipe.RECIPES["conv"], "lr": 0.5}),
         (("--arch", "auto"), {"lr": 6e-3, "batch_size": 128}),
-        (("-d", "colour", "--arch", "auto"), settings_of.RECIPES["grid"]),
+        (("-d", "colour", "--arch", "auto"), recipe.RECIPES["grid"]),
     ):
         outcome = vaecli(*first, *more, "--json", "--dry-run")
         assert outcome.code == 0, outcome.err

@@ -20,6 +20,7 @@ from vaecli.evaluation.latent_space import (
     quantiles,
     traverse,
 )
+from vaecli.model.numpy_prior import Normal
 from vaecli.model.numpy_vae import NumpyVAE
 from vaecli.model.vae import TorchRunner
 from vaecli.runs.load import load_model
@@ -109,7 +110,7 @@ def test_where_no_angle_is_defined_the_walk_is_a_line() -> None:
 
 def test_traversal_moves_one_dimension_at_a_time() -> None:
     centre = normal(4)
-    rows = traverse(centre, [2, 0], 7).reshape(2, 7, 4)
+    rows = traverse(centre, [2, 0], 7, Normal(4).moments).reshape(2, 7, 4)
     for row, dimension in zip(rows, (2, 0), strict=True):
         assert row[:, dimension].tolist() == [-3, -2, -1, 0, 1, 2, 3]
         others = [index for index in range(4) if index != dimension]
@@ -119,8 +120,8 @@ def test_traversal_moves_one_dimension_at_a_time() -> None:
 def test_manifold_is_spaced_by_the_prior() -> None:
     expected = [NormalDist().inv_cdf((index + 0.5) / 6) for index in range(6)]
     np.testing.assert_allclose(quantiles(6), expected, rtol=1e-5)
-    grid = manifold(5, 3, 1, 6).reshape(6, 6, 5)
+    grid = manifold(Normal(5).moments, 3, 1, 6).reshape(6, 6, 5)
     np.testing.assert_allclose(grid[0, :, 3], expected, rtol=1e-5)
     np.testing.assert_allclose(grid[:, 0, 1], expected[::-1], rtol=1e-5)  # up is up
     assert (grid[..., [0, 2, 4]] == 0).all()
-    assert manifold(1, 0, None, 6).shape == (6, 1)
+    assert manifold(Normal(1).moments, 0, None, 6).shape == (6, 1)

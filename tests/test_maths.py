@@ -13,9 +13,9 @@ import pytest
 
 import vaecli
 from conftest import REPOSITORY
-from vaecli.model import bounds, distribution, likelihoods, numpy_prior, prior
+from vaecli.model import bounds, distribution, likelihoods, numpy_learned_prior, numpy_prior, prior
 
-MODULES = [distribution, likelihoods, bounds, prior, numpy_prior]
+MODULES = [distribution, likelihoods, bounds, prior, numpy_prior, numpy_learned_prior]
 
 
 def rows() -> Iterator[dict[str, str]]:

@@ -27,6 +27,8 @@ Likelihood = Literal[
 Binarize = Literal["none", "dynamic", "static"]
 Schedule = Literal["linear", "cosine", "constant"]
 OutputBias = Literal["mean", "zero"]
+LearnedPrior = Literal["normal", "mixture", "flow"]
+Gradient = Literal["iwae", "dreg"]
 Precision = Literal["fp32", "bf16", "tf32"]
 
 SCALED_LIKELIHOODS: tuple[Likelihood, ...] = ("gaussian", "logistic")
@@ -38,21 +40,6 @@ HELD_OUT = 10
 
 HIDDEN: dict[Arch, tuple[int, ...]] = {"mlp": (400,), "conv": (32,), "grid": (64,)}
 """What `hidden` is where it is not given."""
-RECIPES: dict[Arch, dict[str, Any]] = {
-    "mlp": {},
-    "conv": {"lr": 2e-3},
-    "grid": {"lr": 2e-2, "batch_size": 32},
-}
-"""Fields of TrainConfig whose tuned defaults are others for an architecture."""
-COLOUR_LIKELIHOODS: dict[Arch, Likelihood] = {
-    "mlp": "logistic",
-    "conv": "logistic-mixture",
-    "grid": "logistic-mixture",
-}
-"""Likelihood of colour images where none is given; an mlp would need 20 outputs per pixel for the
-mixture."""
-SMALL_SET_STEPS = 1000
-"""Steps that a small set of own images is trained for, where no number of epochs is given."""
 SMALLEST_CONVOLVED = 16
 """Shortest side of an image that `conv` and `grid` take."""
 SMALLEST_LEVEL = 4
@@ -78,6 +65,8 @@ class ModelConfig:
     """Latent dimension L; channels of latents at each position for a grid."""
     likelihood: Likelihood = "bernoulli"
     """Distribution p(x|z) of the pixels."""
+    prior: LearnedPrior = field(default="normal", metadata=LATER)
+    """Distribution p(z) of the latents: N(0, I), or one that is learned with the model."""
     border: int = 0
     """Grey level (0-255) along the border of the training images: what new images are set on."""
     digits: bool = False
@@ -147,6 +136,11 @@ class ModelConfig:
             yield "image_shape", f"has {self.pixels:,} values, more than {MAX_PIXELS:,}"
         if self.float_range is not None and not self.float_range[0] < self.float_range[1]:
             yield "float_range", f"must be increasing, not {list(self.float_range)}"
+        if self.prior != "normal" and self.arch == "grid":
+            why = "the decoder of a grid is a learned prior itself"
+            yield "prior", f"{self.prior} contradicts --arch grid: {why}"
+        if self.prior == "flow" and self.latent_dim < 2:
+            yield "prior", "flow needs at least 2 latents"
         if self.arch != "mlp":
             yield from self._convolved_problems()
 
@@ -182,6 +176,9 @@ class TrainConfig:
     """Nats of each latent dimension's rate that the objective does not penalise."""
     importance_samples: int = 1
     """Latents drawn per image; more than one trains the importance-weighted bound."""
+    gradient: Gradient = field(default="iwae", metadata=LATER)
+    """Of the importance-weighted bound for the encoder: its own, or the doubly reparameterized one,
+    which has less noise."""
     binarize: Binarize = "none"
     """Pixels as black or white: never, redrawn each epoch, or drawn once."""
     precision: Precision = "fp32"
@@ -217,6 +214,8 @@ class TrainConfig:
         if self.free_bits and self.importance_samples != 1:
             why = "the importance-weighted bound has no rate per dimension"
             yield "free_bits", f"contradicts --importance-samples: {why}"
+        if self.gradient == "dreg" and self.importance_samples == 1:
+            yield "gradient", "dreg needs --importance-samples above 1"
         if isinstance(self.init_from, str) and not re.fullmatch("[0-9a-f]{64}", self.init_from):
             yield "init_from", "must be a SHA-256 in hexadecimal"
 

@@ -14,6 +14,7 @@ from vaecli.data.digit_fit import Invert
 from vaecli.data.picture_fit import Fit
 from vaecli.data.picture_for_model import read_picture
 from vaecli.errors import DataError
+from vaecli.model import numpy_learned_prior
 from vaecli.model.precision import tf32
 from vaecli.model.vae import VAE, as_float, reparameterize
 from vaecli.system.callbacks import Report, no_report
@@ -98,15 +99,18 @@ class Coder:
         return self.decode(latents)
 
     def sample(self, count: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:
-        """Decode `count` draws of the prior N(0, temperature^2): (count, C, H, W) in [0, 1].
+        """Decode `count` draws of the prior: (count, C, H, W) in [0, 1].
+
+        The noise of the draws is multiplied by `temperature`.
 
         Example:
             >>> import vaecli
             >>> vaecli.load("digits", device="cpu").sample(3).shape
             torch.Size([3, 1, 28, 28])
         """
-        noise = self._noise(count, "samples", self.seed if seed is None else seed)
-        return self.decode(temperature * noise)
+        prior = numpy_learned_prior.of(self.vae.config, self.vae.weights())
+        seed = self.seed if seed is None else seed
+        return self.decode(prior.draw(count, seed=seed, temperature=temperature))
 
     def read(
         self,

@@ -63,7 +63,7 @@ class Model(Coder):
         split: Split | Literal["all"] | None = None,
         limit: int | None = None,
         importance_samples: int | None = None,
-        prior: Literal["normal", "gmm"] = "normal",
+        prior: Literal["normal", "gmm"] | None = None,
         binarize: Binarize | None = None,
         batch_size: int = BATCH_SIZE,
         seed: int | None = None,
@@ -81,7 +81,8 @@ class Model(Coder):
             split: test, train, validation or all; None: test of the run's own data, else all.
             limit: judge only the first so many.
             importance_samples: K, to estimate the negative log-likelihood as well.
-            prior: gmm: by the mixture fitted to the training images, which the run then keeps.
+            prior: gmm: the mixture fitted to the training images, which the run then keeps;
+                None: the model's own.
             binarize: none, dynamic or static; None: as in training.
             batch_size: images per pass; changes speed and memory, not the numbers.
             seed: of the noise; None: the run's.
@@ -119,7 +120,7 @@ class Model(Coder):
         split: Split | Literal["all"] | None = None,
         limit: int | None = None,
         importance_samples: int | None = None,
-        prior: Literal["normal", "gmm"] = "normal",
+        prior: Literal["normal", "gmm"] | None = None,
         binarize: Binarize | None = None,
         batch_size: int = BATCH_SIZE,
         seed: int | None = None,
@@ -183,7 +184,7 @@ class Model(Coder):
         output: str | Path,
         format: formats.Format = "onnx",
         *,
-        part: Literal["all", "encoder", "decoder"] = "all",
+        part: Literal["all", "encoder", "decoder", "prior"] = "all",
         tolerance: float | None = formats.TOLERANCE,
         half: bool = False,
         force: bool = False,
@@ -266,7 +267,7 @@ class Model(Coder):
         reading: Reading,
         binarize: Binarize | None,
         importance_samples: int | None,
-        prior: Literal["normal", "gmm"],
+        prior: Literal["normal", "gmm"] | None,
         batch_size: int,
         seed: int | None,
     ) -> tuple[Evaluation, Images]:
@@ -280,6 +281,7 @@ class Model(Coder):
             images, _ = images_for_model.load(self._loaded, choice, reading, binarize)
         else:
             images = self._in_memory(data, choice, binarize)
+        fitted_prior.require_replaceable(self._loaded.config, prior)
         mixture = None
         if prior == "gmm":
             own = choice.data if self._loaded.run is None else None

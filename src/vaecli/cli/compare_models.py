@@ -37,7 +37,7 @@ class Question:
         batch_size: images per pass.
         importance_samples: K, or None for no likelihood estimate.
         seed: None for each run's own.
-        prior: normal, or gmm for the mixture of each model.
+        prior: normal, or gmm for the mixture of each model; None for each model's own.
     """
 
     data: str | None
@@ -48,7 +48,7 @@ class Question:
     batch_size: int
     importance_samples: int | None
     seed: int | None
-    prior: Literal["normal", "gmm"]
+    prior: Literal["normal", "gmm"] | None
 
 
 Judge = Callable[["LoadedModel", "Images", str, Question], dict[str, Any]]
@@ -110,10 +110,12 @@ def _cases(common: Common, specs: Sequence[str], question: Question) -> list[_Ca
     from vaecli.cli.inputs import load_images, load_model
     from vaecli.evaluation import units
     from vaecli.training import images_for_model
+    from vaecli.training.fitted_prior import require_replaceable
 
     cases: list[_Case] = []
     for spec in specs:
         loaded = load_model(common, spec)
+        require_replaceable(loaded.config, question.prior)
         binarize = images_for_model.binarization(loaded, question.binarize)
         asked = question.data, question.split, question.limit
         images, source = load_images(common, loaded, *asked, binarize, question.skip_bad)

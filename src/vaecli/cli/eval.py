@@ -53,7 +53,7 @@ def evaluate(
             metavar="K",
         ),
     ] = None,
-    prior: fitted_prior.Choice = "normal",
+    prior: fitted_prior.Choice = None,
     binarize: Annotated[Binarize | None, option(BINARIZE_HELP, default="as in training")] = None,
     per_image: Annotated[
         str | None,
@@ -125,8 +125,10 @@ def evaluate(
     from vaecli.cli.inputs import load_images, load_model
     from vaecli.evaluation.alerts import HeldOutScores
     from vaecli.training import images_for_model
+    from vaecli.training.fitted_prior import require_replaceable
 
     loaded = load_model(common, None if model is None else model[0])
+    require_replaceable(loaded.config, prior)
     binarize = images_for_model.binarization(loaded, binarize)
     known = None
     if alerts.alert_rate is not None:
@@ -236,9 +238,8 @@ def _protocol(model: Any, binarize: Binarize, source: str, samples: int | None, 
             f" nll: importance-weighted bound of {samples:,} samples per image, nll_se its"
             " standard error over the images, ess the mean effective number of samples."
         )
-    fitted = "" if prior == "normal" else f" {units.FITTED_PRIOR}"
     what = f"{units.describe(model, binarize)} One noise sample per image; {source}."
-    return f"{what}{estimate}{fitted}"
+    return f"{what}{estimate}{units.about_prior(prior)}"
 
 
 def _texts(value: dict[str, Any]) -> dict[str, str]:

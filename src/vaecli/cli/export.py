@@ -30,15 +30,15 @@ def export(
     format: Annotated[  # the option's name, fixed by the contract
         Format,
         option(
-            "onnx, pt2: encoder and decoder in a folder, checked against torch; html: a page"
-            " that decodes in the browser; safetensors: one file for vaecli; hub: upload the run to"
-            " the Hugging Face Hub.",
+            "onnx, pt2: encoder, decoder and a learned prior in a folder, checked against torch;"
+            " html: a page that decodes in the browser; safetensors: one file for vaecli; hub:"
+            " upload the run to the Hugging Face Hub.",
             "--format",
         ),
     ] = "onnx",
     part: Annotated[
-        Literal["all", "encoder", "decoder"] | None,
-        option("Which part, for onnx and pt2.", default="all"),
+        Literal["all", "encoder", "decoder", "prior"] | None,
+        option("Which part, for onnx and pt2; prior is a learned one.", default="all"),
     ] = None,
     output: Annotated[
         str | None,
@@ -79,11 +79,11 @@ def export(
     """
     _check(format, part, verify, tolerance, half)
     _check_hub(common, format, output, private)
-    one_file = format not in IN_PARTS or part in ("encoder", "decoder")
+    one_file = format not in IN_PARTS or part not in (None, "all")
     if output == outputs.STDOUT:
         if not one_file:
             raise UsageError(
-                "--output -: two files cannot both go to stdout", "Choose one with --part."
+                "--output -: several files cannot all go to stdout", "Choose one with --part."
             )
         common.require_stdout()
     if format == "onnx":
@@ -165,7 +165,7 @@ def _push(common: options.Common, loaded: LoadedModel, address: str, private: bo
 
 def _names(format: Format, part: str | None) -> list[str]:
     """The files of a format in parts."""
-    parts = ("encoder", "decoder") if part in (None, "all") else (part,)
+    parts = ("encoder", "decoder", "prior") if part in (None, "all") else (part,)
     return [f"{name}.{format}" for name in parts]
 
 

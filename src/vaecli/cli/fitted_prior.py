@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from vaecli.runs.load import LoadedModel
 
 Choice = Annotated[
-    Literal["normal", "gmm"],
+    Literal["normal", "gmm"] | None,
     option(
         "normal, or gmm: a mixture of Gaussians, fitted once to the latents of the training images"
-        " and kept in the run."
+        " and kept in the run.",
+        default="the model's own",
     ),
 ]
 

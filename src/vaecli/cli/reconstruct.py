@@ -73,7 +73,7 @@ def reconstruct(
         Literal["auto", "yes", "no"],
         option("Swap dark and light; auto does so if the background is opposite."),
     ] = "auto",
-    prior: fitted_prior.Choice = "normal",
+    prior: fitted_prior.Choice = None,
     seed: options.RunSeed = None,
     preview: options.Preview = None,
     common: options.Common,
@@ -90,7 +90,7 @@ def reconstruct(
     numpy_threads.import_numpy()
     common.terminal.preview = preview is not False
     options.require_at_least("--seed", seed, 0)
-    if prior != "normal" and not common.terminal.json:
+    if prior is not None and not common.terminal.json:
         raise UsageError(f"--prior {prior} changes only the scores of --json", "Add --json.")
     to_stdout = output == outputs.STDOUT or (
         output is None and inputs == [STDIN] and grid is None and not _stdout_is_terminal()
@@ -105,8 +105,10 @@ def reconstruct(
 
     from vaecli.cli.inputs import load_model
     from vaecli.terminal.preview import ACROSS
+    from vaecli.training.fitted_prior import require_replaceable
 
     loaded = load_model(common, model)
+    require_replaceable(loaded.config, prior)
     work = Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed), len(jobs))
     if prior == "gmm":
         work.prior = fitted_prior.fitted(common, loaded)

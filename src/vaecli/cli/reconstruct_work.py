@@ -68,10 +68,9 @@ class Work:
         images: int,
     ) -> None:
         from vaecli.cli.inputs import runner
-        from vaecli.model.numpy_prior import Normal
 
         self.common, self.loaded, self.runner = common, loaded, runner(common, loaded, images)
-        self.prior: Prior = Normal(loaded.config.latents)
+        self.prior: Prior = self.runner.prior
         self.fit = fit
         self.invert: Literal["auto", "yes", "no"] = invert
         self.compare, self.sample, self.seed = compare, sample, seed

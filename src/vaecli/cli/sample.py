@@ -53,8 +53,8 @@ class Asked:
     columns: Annotated[
         int | None, option("Images in a row.", default="a square grid", metavar="N")
     ] = None
-    temperature: Annotated[float, option("Standard deviation of the prior.", metavar="T")] = 1.0
-    prior: fitted_prior.Choice = "normal"
+    temperature: Annotated[float, option("Spread of the draws of the prior.", metavar="T")] = 1.0
+    prior: fitted_prior.Choice = None
     latents: Annotated[
         Path | None,
         option(
@@ -145,8 +145,10 @@ def sample(
 
     from vaecli.cli.inputs import load_model, runner
     from vaecli.cli.walks import Walker
+    from vaecli.training.fitted_prior import require_replaceable
 
     loaded = load_model(common, model)
+    require_replaceable(loaded.config, asked.prior)
     computed = runner(common, loaded, asked.num_samples or 0)
     walker = Walker(common, loaded, computed, asked.data)
     if asked.interpolate is not None:
@@ -176,7 +178,7 @@ def _latents(
         from vaecli.data.latents_file import read_latents
 
         return read_latents(asked.latents, loaded.config.latents)
-    if asked.prior == "normal":
+    if asked.prior != "gmm":
         return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
     mixture = fitted_prior.fitted(common, loaded, asked.data)
     return mixture.draw(count, seed=seed, temperature=asked.temperature)

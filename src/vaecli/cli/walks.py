@@ -73,7 +73,8 @@ class Walker:
 
         ends = np.concatenate([self._image(name, "--interpolate") for name in (start, end)])
         means = latent_space.embed(self.runner, Images(ends)).mean
-        latents = latent_space.interpolate(means[0], means[1], steps or STEPS, path)
+        steps, prior = steps or STEPS, self.runner.prior
+        latents = latent_space.interpolate(means[0], means[1], steps, path, prior)
         pixels = generation.decode(self.runner, latents)
         columns = columns or min(len(pixels), WIDEST)
         return Images2D(pixels, sheets.interpolation(pixels, ends, columns), columns)
@@ -86,14 +87,15 @@ class Walker:
 
         steps = steps or TRAVERSAL_STEPS
         dimensions = self._dimensions()
-        centre = np.zeros(len(dimensions.kl), np.float32)
+        moments = self.runner.prior.moments
+        centre = moments[0]
         if around is not None:
             image = self._image(around, "--around")
             centre = latent_space.embed(self.runner, Images(image)).mean[0]
         moved = dimensions.by_kl
         if self.loaded.config.arch == "grid":
             moved = moved[:TRAVERSED]
-        latents = latent_space.traverse(centre, moved, steps)
+        latents = latent_space.traverse(centre, moved, steps, moments)
         pixels = generation.decode(self.runner, latents)
         return Images2D(pixels, sheets.traversal(pixels, dimensions, steps), steps)
 
@@ -110,7 +112,7 @@ class Walker:
             axes = dimensions.by_kl[:2]
             names = [f"z{axis} (KL {dimensions.kl[axis]:.2f} nats)" for axis in axes]
         vertical = axes[1] if len(axes) > 1 else None
-        latents = latent_space.manifold(latent_dim, axes[0], vertical, side)
+        latents = latent_space.manifold(self.runner.prior.moments, axes[0], vertical, side)
         pixels = generation.decode(self.runner, latents)
         title = names[1] if len(names) > 1 else None
         return Images2D(pixels, sheets.manifold(pixels, side, names[0], title), side)
@@ -121,7 +123,7 @@ class Walker:
 
         seed = self.loaded.seed(None) if self.loaded.binarize == "dynamic" else None
         embedding = latent_space.embed(self.runner, self._test_images(), seed)
-        return latent_space.dimensions(embedding)
+        return latent_space.dimensions(embedding, self.runner.prior)
 
     def _image(self, name: str, option: str) -> Bytes:
         """An image file, or the test image of that index; (1, C, H, W) uint8."""

@@ -14,9 +14,10 @@ from torch import Tensor
 from vaecli.data.dataset import Images
 from vaecli.data.mapped import Mapped
 from vaecli.evaluation.latent_space import ACTIVE_VARIANCE
+from vaecli.model import numpy_learned_prior
 from vaecli.model.bounds import ImportanceWeights, elbo_terms, log_likelihood
 from vaecli.model.precision import inference
-from vaecli.model.prior import FullMixture, kl_to_prior, log_gain, log_prior_ratio
+from vaecli.model.prior import FullMixture, Learned, kl_to_prior, log_gain, log_prior_ratio
 from vaecli.model.vae import VAE, as_float, reparameterize
 from vaecli.noise import SAMPLE_BLOCK, LevelNoise, NormalNoise, SampleNoise
 from vaecli.system.callbacks import Progress, no_progress
@@ -24,6 +25,8 @@ from vaecli.system.device import float64_home, in_float64
 from vaecli.system.processes import ONE_PROCESS, Processes
 
 Pixels = NDArray[np.uint8] | Mapped | Tensor
+
+AnyPrior = FullMixture | Learned
 
 BATCH_SIZE = 256
 
@@ -53,10 +56,12 @@ class Evaluation:
         distortions: (N,) float64, -log p(x|z) at one draw per image, nats.
         rates: (N,) float64, KL(q(z|x) || p(z)), nats; at that draw, where p is not N(0, I).
         means: (N, L) mean of q(z|x), the embedding.
-        kl_per_dim: KL to N(0, I) of each latent dimension, nats per image.
+        kl_per_dim: KL to N(0, I) of each latent dimension, nats per image; of a model that learned
+            its prior, to the normal of its mean and variance there.  Only N(0, I) adds up.
         likelihoods: with importance samples, else None.
         prior: the name of p(z).
         rates_normal: the rates under N(0, I), where another prior was given in its place.
+        scale: (L,) standard deviation of each latent under a learned prior.
     """
 
     distortions: Tensor
@@ -66,6 +71,7 @@ class Evaluation:
     likelihoods: Likelihoods | None = None
     prior: str = "normal"
     rates_normal: Tensor | None = None
+    scale: Tensor | None = None
 
     @property
     def n_images(self) -> int:
@@ -103,9 +109,14 @@ class Evaluation:
         return float(self.rates.mean())
 
     @property
+    def scaled_means(self) -> Tensor:
+        """The means in standard deviations of the prior, (N, L)."""
+        return self.means if self.scale is None else self.means / self.scale
+
+    @property
     def active_units(self) -> int:
-        """Latents with Var_x[mean(x)] > 0.01."""
-        return int((self.means.double().var(0, correction=0) > ACTIVE_VARIANCE).sum())
+        """Latents with Var_x[mean(x)] > 0.01, in variances of the prior."""
+        return int((self.scaled_means.double().var(0, correction=0) > ACTIVE_VARIANCE).sum())
 
     @property
     def nll(self) -> float:
@@ -161,7 +172,8 @@ def evaluate(
     levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device) if redraw else None
     noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=device)
     dtype, home = next(model.parameters()).dtype, float64_home(device)
-    prior = None if prior is None else prior.to(device, dtype)
+    judged = model.prior if prior is None else prior.to(device, dtype)
+    centre, scale = _moments(model)
     terms = torch.zeros(3, len(pixels), dtype=torch.float64, device=home)
     means = torch.zeros(len(pixels), latent_dim, dtype=dtype, device=device)
     count = math.ceil(len(pixels) / batch_size)
@@ -178,11 +190,13 @@ def evaluate(
         parameters, mean, log_variance = model(x, e)
         distortion, rate = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
         terms[0, start:stop], terms[1, start:stop] = in_float64(distortion), in_float64(rate)
-        if prior is not None:
-            gain = log_gain(prior, reparameterize(mean, log_variance, e))
+        if judged is not None:
+            gain = log_gain(judged, reparameterize(mean, log_variance, e))
             terms[2, start:stop] = in_float64(gain)
         # a grid's mean depends on the draw: the embedding is the one without
         means[start:stop] = model.encode(x)[0] if model.config.arch == "grid" else mean
+        if scale is not None:
+            mean, log_variance = (mean - centre) / scale, log_variance - 2 * scale.log()
         kl[number] = in_float64(kl_to_prior(mean, log_variance)).sum(0)
         progress("loss", stop, len(pixels))
     for part in (terms, means, kl):  # each number is one process's, and 0 in all others: exact
@@ -191,7 +205,7 @@ def evaluate(
     likelihoods = None
     if importance_samples is not None:
         likelihoods = estimate(
-            model, pixels, importance_samples, seed, batch_size, progress, levels, prior
+            model, pixels, importance_samples, seed, batch_size, progress, levels, judged
         )
     distortions, rates, gains = terms.cpu()
     return Evaluation(
@@ -200,9 +214,19 @@ def evaluate(
         means.cpu(),
         tuple(kl_per_dim),
         likelihoods,
-        prior="normal" if prior is None else prior.name,
+        prior="normal" if judged is None else judged.name,
         rates_normal=None if prior is None else rates,
+        scale=None if scale is None else scale.cpu(),
     )
+
+
+def _moments(model: VAE) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Mean and standard deviation of each latent under a learned prior, (L,)."""
+    if model.prior is None:
+        return None, None
+    like = next(model.parameters())
+    mean, std = numpy_learned_prior.of(model.config, model.weights()).moments
+    return torch.from_numpy(mean).to(like), torch.from_numpy(std).to(like)
 
 
 @inference()
@@ -214,7 +238,7 @@ def estimate(
     batch_size: int = BATCH_SIZE,
     progress: Progress = no_progress,
     levels: LevelNoise | None = None,
-    prior: FullMixture | None = None,
+    prior: AnyPrior | None = None,
 ) -> Likelihoods:
     """Log p(x) of each image by importance sampling, in blocks of constant memory.
 
@@ -226,7 +250,7 @@ def estimate(
         batch_size: about how many latents are decoded at once.
         progress: told (what, done, total) as it goes.
         levels: to draw each pixel black or white with, by place; None leaves it as it is.
-        prior: to judge by instead of N(0, I).
+        prior: to judge by; None for N(0, I).
     """
     device, (height, width) = model.device, SAMPLE_BLOCK
     noise = SampleNoise(model.config.latents, seed=seed, purpose="evaluation", device=device)
@@ -266,7 +290,7 @@ def log_weights(
     images: Tensor,
     evidence: tuple[Tensor, ...],
     noise: Tensor,
-    prior: FullMixture | None = None,
+    prior: AnyPrior | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log p(x|z) N(z; 0, I) / q(z|x) at the latents that `noise` (B, K, L) draws, and the gain.
 

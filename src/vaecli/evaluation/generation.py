@@ -12,7 +12,7 @@ from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Bytes, as_float, to_uint8
 from vaecli.model.numpy_likelihoods import PIXELS
-from vaecli.model.numpy_prior import Normal, Prior, rate
+from vaecli.model.numpy_prior import Prior, rate
 from vaecli.model.numpy_vae import quiet
 from vaecli.system.threads import in_order
 
@@ -33,6 +33,11 @@ class Runner(Protocol):
 
     config: ModelConfig
     workers: int | None
+
+    @property
+    def prior(self) -> Prior:
+        """The model's own p(z)."""
+        ...
 
     @property
     def log_scale(self) -> float | None:
@@ -103,9 +108,9 @@ def score(
         runner: the model.
         pixels: images of its shape.
         noise: (N, L), which draws the latents.
-        prior: to judge by instead of N(0, I).
+        prior: to judge by instead of the model's own.
     """
-    prior = prior or Normal(runner.config.latents)
+    prior = prior or runner.prior
     images = as_float(pixels)
     mean, log_variance = runner.encode(images, noise)
     latents = draw_latents(mean, log_variance, noise)
@@ -126,10 +131,10 @@ def noise(runner: Runner, start: int, stop: int, *, seed: int, purpose: str) -> 
 
 
 def draw(runner: Runner, count: int, *, seed: int, temperature: float = 1.0) -> Floats:
-    """Draw latents (count, L) from the prior N(0, temperature^2)."""
-    return Normal(runner.config.latents).draw(count, seed=seed, temperature=temperature)
+    """Draw latents (count, L) from the model's prior, its noise multiplied by `temperature`."""
+    return runner.prior.draw(count, seed=seed, temperature=temperature)
 
 
 def sample(runner: Runner, count: int, *, seed: int, temperature: float = 1.0) -> Bytes:
-    """Decode `count` draws from the prior N(0, temperature^2); (count, C, H, W) uint8."""
+    """Decode `count` draws of `draw`; (count, C, H, W) uint8."""
     return decode(runner, draw(runner, count, seed=seed, temperature=temperature))

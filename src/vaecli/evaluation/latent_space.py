@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vaecli import philox
 from vaecli.data.dataset import Images, as_float
 from vaecli.evaluation.generation import Runner, batch_size
-from vaecli.model.numpy_prior import kl_to_normal
+from vaecli.model.numpy_prior import Prior, kl_to_normal, quiet
 from vaecli.system.threads import in_order
 
 Path = Literal["spherical", "linear"]
@@ -118,10 +118,13 @@ def embed(
     return found
 
 
-def dimensions(embedding: Embedding) -> Dimensions:
-    """KL and activity of each latent dimension over embedded images."""
-    kl = kl_to_normal(*embedding).mean(0, dtype=np.float64)
-    return Dimensions.of(embedding.mean, kl.tolist())
+@quiet()
+def dimensions(embedding: Embedding, prior: Prior) -> Dimensions:
+    """KL and activity of each latent dimension over embedded images, in the prior's scale there."""
+    centre, scale = prior.moments
+    mean = (embedding.mean - centre) / scale
+    kl = kl_to_normal(mean, embedding.log_variance - 2 * np.log(scale)).mean(0, dtype=np.float64)
+    return Dimensions.of(mean, kl.tolist())
 
 
 def plane(mean: Floats) -> Plane:
@@ -158,7 +161,9 @@ def principal_components(
     return centred @ directions, shares, directions
 
 
-def interpolate(start: Floats, end: Floats, steps: int, path: Path) -> Floats:
+def interpolate(
+    start: Floats, end: Floats, steps: int, path: Path, prior: Prior | None = None
+) -> Floats:
     """Latents from `start` to `end`, both included.
 
     `spherical` is slerp (Shoemake 1985; White 2016, arXiv:1609.04468): it turns at a constant
@@ -171,10 +176,14 @@ def interpolate(start: Floats, end: Floats, steps: int, path: Path) -> Floats:
         end: (L,).
         steps: number of latents S, at least 2.
         path: `spherical` or `linear`.
+        prior: another than N(0, I): the sphere is then one of its noise.
 
     Returns:
         (S, L).
     """
+    if prior is not None and path == "spherical":
+        ends = prior.to_noise(np.stack([start, end]))
+        return prior.from_noise(interpolate(ends[0], ends[1], steps, path)).astype(np.float32)
     t = np.linspace(0, 1, steps)[:, None]
     a, b = start.astype(np.float64), end.astype(np.float64)
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -185,20 +194,25 @@ def interpolate(start: Floats, end: Floats, steps: int, path: Path) -> Floats:
     return ((weights[0] * a + weights[1] * b) / math.sin(angle)).astype(np.float32)
 
 
-def traverse(centre: Floats, dimensions: list[int], steps: int) -> Floats:
-    """Move one dimension at a time from -3 to 3, the others staying at `centre`.
+@quiet()
+def traverse(
+    centre: Floats, dimensions: list[int], steps: int, moments: tuple[Floats, Floats]
+) -> Floats:
+    """Move one dimension at a time from -3 to 3 standard deviations, the others at `centre`.
 
     Args:
         centre: (L,).
         dimensions: which, in the order of the result.
         steps: values of each.
+        moments: mean and standard deviation of each latent under the prior, (L,).
 
     Returns:
         (len(dimensions) * S, L), the steps of one dimension after each other.
     """
     latents = np.tile(centre, (len(dimensions), steps, 1))
     for row, dimension in enumerate(dimensions):
-        latents[row, :, dimension] = np.linspace(-REACH, REACH, steps)
+        reach = np.linspace(-REACH, REACH, steps)
+        latents[row, :, dimension] = moments[0][dimension] + moments[1][dimension] * reach
     return latents.reshape(-1, len(centre))
 
 
@@ -207,11 +221,14 @@ def quantiles(side: int) -> Floats:
     return philox.quantile((np.arange(side) + 0.5) / side).astype(np.float32)
 
 
-def manifold(latent_dim: int, horizontal: int, vertical: int | None, side: int) -> Floats:
-    """A grid of latents through two dimensions at normal quantiles, the others being 0.
+@quiet()
+def manifold(
+    moments: tuple[Floats, Floats], horizontal: int, vertical: int | None, side: int
+) -> Floats:
+    """A grid of latents through two dimensions at normal quantiles, the others at their mean.
 
     Args:
-        latent_dim: L.
+        moments: mean and standard deviation of each latent under the prior, (L,).
         horizontal: the dimension that grows to the right.
         vertical: the one that grows upwards; None (L is 1) for a single row.
         side: latents along each.
@@ -219,9 +236,9 @@ def manifold(latent_dim: int, horizontal: int, vertical: int | None, side: int) 
     Returns:
         (side * side, L), or (side, L), the top row first.
     """
-    values = quantiles(side)
-    latents = np.zeros((1 if vertical is None else side, side, latent_dim), np.float32)
-    latents[..., horizontal] = values
+    values, (mean, std) = quantiles(side), moments
+    latents = np.tile(mean, (1 if vertical is None else side, side, 1)).astype(np.float32)
+    latents[..., horizontal] = mean[horizontal] + std[horizontal] * values
     if vertical is not None:
-        latents[..., vertical] = values[::-1, None]
-    return latents.reshape(-1, latent_dim)
+        latents[..., vertical] = mean[vertical] + std[vertical] * values[::-1, None]
+    return latents.reshape(-1, len(mean))

@@ -10,6 +10,7 @@ import torch
 from vaecli.config import Binarize, ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.model.likelihoods import LIKELIHOODS
+from vaecli.model.network import FLOW_COUPLINGS, PRIOR_COMPONENTS
 
 
 def bits_per_dim(nats: float, pixels: int) -> float:
@@ -52,12 +53,26 @@ def has_levels(config: ModelConfig) -> bool:
     return LIKELIHOODS[config.likelihood].levels
 
 
-FITTED_PRIOR = (
-    "Prior: a mixture of Gaussians fitted to the latents of training images. The rate is a Monte"
-    " Carlo estimate, at the draw of the distortion; kl_per_dim is KL to N(0, I), as loss_normal"
-    " is, and does not add up to the rate."
-)
-"""What `eval --prior gmm` says of its numbers besides."""
+PRIORS = {
+    "normal": "N(0, I)",
+    "gmm": "mixture of Gaussians fitted to the latents of training images",
+    "mixture": f"learned mixture of {PRIOR_COMPONENTS} Gaussians",
+    "flow": f"learned flow of {FLOW_COUPLINGS} couplings",
+}
+"""What each prior is, by name."""
+
+
+def about_prior(name: str) -> str:
+    """What is to be known of numbers under a prior other than N(0, I), after a sentence."""
+    if name == "normal":
+        return ""
+    normal = "N(0, I)" if name == "gmm" else "the normal of the prior's mean and variance there"
+    return (
+        f" Prior: {PRIORS[name]}. The rate is a Monte Carlo estimate, at the draw of the"
+        f" distortion; kl_per_dim is the KL to {normal}, and does not add up to it."
+    )
+
+
 _PROTOCOLS = {
     "none": (
         "Grey-scale BCE: pixels in [0, 1] under a Bernoulli; an upper bound on the expected"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vaecli.data.dataset import Images
+from vaecli.errors import UsageError
 from vaecli.export import half as rounding
 from vaecli.export import html, onnx, parity, parts, pt2
 from vaecli.model.vae import VAE
@@ -28,10 +29,10 @@ class Written:
 
 
 def paths(output: Path, format: Format, part: str | None) -> list[Path]:
-    """The files that an export writes: encoder and decoder in a folder, or `output` itself."""
+    """The files that an export may write: one of each part in a folder, or `output` itself."""
     if format not in ("onnx", "pt2"):
         return [output]
-    names = ("encoder", "decoder") if part in (None, "all") else (part,)
+    names = ("encoder", "decoder", "prior") if part in (None, "all") else (part,)
     return [output / f"{name}.{format}" for name in names]
 
 
@@ -42,18 +43,21 @@ def in_parts(
     folder: Path,
     limit: float | None,
 ) -> list[Written]:
-    """Encoder and decoder, each compared with torch before anything is written.
+    """Encoder, decoder and a learned prior, each compared with torch before anything is written.
 
     Args:
         model: to export.
         format: of the files.
-        part: `encoder` or `decoder`; None or `all` for both.
+        part: `encoder`, `decoder` or `prior`; None or `all` for all there are.
         folder: of the files.
         limit: largest difference from torch that passes; None does not compare.
 
     Raises:
         VaecliError: one differs by more.
+        UsageError: the prior is asked for, and none was learned.
     """
+    if part == "prior" and model.prior is None:
+        raise UsageError("--part prior: the prior of this model is N(0, I)", "Leave it out.")
     kind = onnx if format == "onnx" else pt2
     written = []
     for each in parts.split(model):

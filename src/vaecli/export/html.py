@@ -27,6 +27,8 @@ from vaecli.evaluation import latent_space
 from vaecli.export.half import half_difference, round_to_half
 from vaecli.model import network
 from vaecli.model import operations as op
+from vaecli.model.network import FLOW_WIDTH
+from vaecli.model.numpy_learned_prior import DiagonalMixture, Flow
 from vaecli.model.numpy_likelihoods import PIXELS
 from vaecli.model.operations import placed
 from vaecli.model.vae import VAE, TorchRunner
@@ -83,13 +85,14 @@ class Page:
 
 def embed(model: VAE, images: Images) -> Embedding:
     """Encode a set of images on the device of the model."""
-    found = latent_space.embed(TorchRunner(model), images)
+    runner = TorchRunner(model)
+    found = latent_space.embed(runner, images)
     names: list[str] = []
     labels = None
     if images.labels is not None:
         classes, labels = np.unique(images.labels, return_inverse=True)
         names = [str(value) for value in classes.tolist()]
-    kl_per_dim = np.array(latent_space.dimensions(found).kl)
+    kl_per_dim = np.array(latent_space.dimensions(found, runner.prior).kl)
     return Embedding(found.mean, kl_per_dim, labels, names)
 
 
@@ -126,11 +129,26 @@ def render(
         "operations": operations,
         "weights": _base64(values, "<f2"),
         "difference": float(f"{found:.2g}"),
+        "prior": _prior(rounded),
         "order": _order(rounded, embedding),
         "map": None if embedding is None else _map(embedding),
         "examples": [] if embedding is None else _examples(embedding),
     }
     return Page(_fill(content), found)
+
+
+def _prior(model: VAE) -> dict[str, Any]:
+    """What the page draws from: where each latent lies, and the numbers of a learned prior."""
+    prior = TorchRunner(model).prior
+    mean, std = prior.moments
+    about = {"kind": prior.name, "mean": mean.tolist(), "std": std.tolist()}
+    if isinstance(prior, DiagonalMixture):
+        parts = [prior.weights, prior.means, prior.scales]
+        return {**about, "count": len(prior.weights), "values": _base64(parts, "<f4")}
+    if isinstance(prior, Flow):
+        values = [part for layers in prior.layers for part in layers]
+        return {**about, "width": FLOW_WIDTH, "values": _base64(values, "<f4")}
+    return about
 
 
 def _program(model: VAE) -> tuple[list[Operation], list[Floats]]:
@@ -209,9 +227,13 @@ def _order(model: VAE, embedding: Embedding | None) -> dict[str, Any]:
         by, weight = "kl", embedding.kl_per_dim
     else:
         runner = TorchRunner(model)
-        steps = 2 * np.eye(model.config.latents, dtype=np.float32)
-        mean, scale = PIXELS[model.config.likelihood].mean, runner.log_scale
-        high, low = (mean(runner.decode(way), scale).clip(0, 1) for way in (steps, -steps))
+        centre, scale = runner.prior.moments
+        steps = 2 * np.diag(scale)
+        mean, log_scale = PIXELS[model.config.likelihood].mean, runner.log_scale
+        high, low = (
+            mean(runner.decode(way), log_scale).clip(0, 1)
+            for way in (centre + steps, centre - steps)
+        )
         by, weight = "effect", np.abs(high - low).mean((1, 2, 3))
     order = np.argsort(-weight, kind="stable").tolist()
     return {"by": by, "sliders": [{"latent": i, "weight": _short(weight[i])} for i in order]}

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from vaecli._version import __version__
+from vaecli.model.prior import DiagonalMixture, Learned
 from vaecli.model.vae import VAE
 from vaecli.system.strict_json import canonical_json
 from vaecli.system.typed_json import to_json
+
+MIXTURE_NOISE = "noise_and_uniform"
 
 
 class MeanDecoder(nn.Module):
@@ -41,12 +44,24 @@ class MeanEncoder(nn.Module):
         return self.model.encode(image)
 
 
+class Draw(nn.Module):
+    """Noise to latents of a learned prior."""
+
+    def __init__(self, prior: Learned) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Map noise (B, `noise_width`) to latents (B, L)."""
+        return self.prior.latents(noise)
+
+
 @dataclass(frozen=True)
 class Part:
-    """The encoder or the decoder, ready to be exported.
+    """The encoder, the decoder or a learned prior, ready to be exported.
 
     Attributes:
-        name: `encoder` or `decoder`.
+        name: `encoder`, `decoder` or `prior`.
         module: on the CPU, in evaluation mode; one input, one or more outputs.
         input: name of the input.
         shape: of one input, without the batch axis.
@@ -65,11 +80,18 @@ class Part:
         """A fixed batch of inputs like those to come: (batch, *shape)."""
         generator = torch.Generator().manual_seed(batch)
         draw = torch.rand if self.name == "encoder" else torch.randn
-        return draw(batch, *self.shape, generator=generator)
+        values = draw(batch, *self.shape, generator=generator)
+        if self.input == MIXTURE_NOISE:
+            values[:, -1] = torch.rand(batch, generator=generator)
+        return values
 
 
 def split(model: VAE) -> list[Part]:
-    """The encoder (image to mean, log_variance) and the decoder (latent to image)."""
+    """Encoder (image to mean, log_variance), decoder (latent to image), and a learned prior.
+
+    The prior maps noise to a latent.  Of a mixture the last number of it is uniform in [0, 1), and
+    chooses the component.
+    """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     config = model.config
     about = {
@@ -79,6 +101,13 @@ def split(model: VAE) -> list[Part]:
     }
     image, latent = config.image_shape, (config.latents,)
     outputs = ("mean", "log_variance")
+    prior = list[Part]()
+    if model.prior is not None:
+        wide = isinstance(model.prior, DiagonalMixture)
+        shape = (config.latents + wide,)
+        given = MIXTURE_NOISE if wide else "noise"
+        about_prior = {**about, "part": "prior"}
+        prior = [Part("prior", Draw(model.prior), given, shape, ("latent",), about_prior)]
     encoder = MeanEncoder(model) if config.arch == "grid" else model.encoder
     return [
         Part("encoder", encoder, "image", image, outputs, {**about, "part": "encoder"}),
@@ -90,4 +119,5 @@ def split(model: VAE) -> list[Part]:
             ("image",),
             {**about, "part": "decoder"},
         ),
+        *prior,
     ]

@@ -260,3 +260,31 @@ def importance_objective(
         tensor([95.])
     """
     return -importance_bound(log_likelihoods + beta * prior_ratios)
+
+
+def dreg_share(log_weights: Tensor, beta: Tensor | float = 1.0) -> Tensor:
+    """What remains of the gradient at draw k for the encoder, when it is reparameterized twice.
+
+    With normalised weights u_k, and g_k the gradient of log w_k by z_k times that of z_k by the
+    encoder's parameters, the bound's gradient is the mean of::
+
+        sum over k of u_k (1 - beta + beta u_k) g_k
+
+    Backpropagation brings u_k g_k; this is the rest, 1 - beta + beta u_k.  At beta = 1 that leaves
+    u_k^2 g_k, as in the paper.  For another beta its score term, which the second
+    reparameterization replaces, has beta as a factor.
+
+    Source: Tucker et al. 2019, equation 7, https://arxiv.org/abs/1810.04152, at beta = 1
+
+    Args:
+        log_weights: log p(x|z_k) + beta (log p(z_k) - log q(z_k|x)), (B, K).
+        beta: weight of the rate.
+
+    Returns:
+        (B, K).
+
+    Example:
+        >>> dreg_share(torch.tensor([[1.0, 3.0]]).log(), beta=0.5)
+        tensor([[0.6250, 0.8750]])
+    """
+    return 1 - beta + beta * torch.softmax(log_weights, 1)

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from vaecli.config import SCALED_LIKELIHOODS, Activation, ModelConfig
+from vaecli.config import (
+    SCALED_LIKELIHOODS,
+    Activation,
+    ModelConfig,
+)
 from vaecli.model.operations import (
     Centre,
     ChannelsLast,
@@ -32,6 +36,10 @@ from vaecli.model.operations import (
     shapes,
 )
 
+PRIOR_COMPONENTS = 256
+"""Gaussians of a learned mixture prior."""
+FLOW_COUPLINGS, FLOW_WIDTH = 6, 128
+"""Couplings of a learned flow prior, and the width of the network in each."""
 SMALLEST_SIDE = 8
 """Stages of `--arch conv` halve the image until no side is longer."""
 MOST_GROWTH = 4
@@ -60,6 +68,7 @@ class Network:
         decoder: from latents (B, L) to features, `decoder.hidden`.
         output: from features to the parameters of p(x|z), one or more per pixel, `decoder.output`.
         scaled: whether the decoder has one learned scale, `decoder.log_scale`.
+        prior: the weights of a learned prior, by name; see `prior.py`.
     """
 
     encoder: tuple[Operation, ...]
@@ -67,6 +76,7 @@ class Network:
     decoder: tuple[Operation, ...]
     output: Linear | Output
     scaled: bool
+    prior: Shapes
 
     def shapes(self) -> Shapes:
         """The shape of every weight, by name."""
@@ -82,7 +92,7 @@ class Network:
             ("decoder.output", self.output),
         ]
         scale: Shapes = {"decoder.log_scale": ()} if self.scaled else {}
-        return {**scale, **shapes(named)}
+        return {**scale, **shapes(named), **self.prior}
 
 
 def of(config: ModelConfig) -> Network:
@@ -96,6 +106,7 @@ def of(config: ModelConfig) -> Network:
             tuple(_expansion(config)),
             Output(last, config.output_shape),
             scaled,
+            prior_shapes(config),
         )
     if config.arch == "grid":
         return _grid(config, scaled)
@@ -106,7 +117,29 @@ def of(config: ModelConfig) -> Network:
         tuple(_dense((config.latent_dim, *reversed(config.hidden)), config.activation)),
         Linear(config.hidden[0], prod(config.output_shape)),
         scaled,
+        prior_shapes(config),
     )
+
+
+def prior_shapes(config: ModelConfig) -> Shapes:
+    """The weights of a learned prior; none for N(0, I)."""
+    dimension, count = config.latents, PRIOR_COMPONENTS
+    if config.prior == "mixture":
+        own: Shapes = {"logits": (count,), "means": (count, dimension)}
+        own["log_scales"] = (count, dimension)
+        return {f"prior.{name}": shape for name, shape in own.items()}
+    named = list[tuple[str, Operation]]()
+    if config.prior == "flow":
+        for place, (kept, changed) in enumerate(coupled(dimension)):
+            named.append((f"prior.{place}.hidden", Linear(len(kept), FLOW_WIDTH)))
+            named.append((f"prior.{place}.output", Linear(FLOW_WIDTH, 2 * len(changed))))
+    return shapes(named)
+
+
+def coupled(dimension: int) -> list[tuple[range, range]]:
+    """The latents that each coupling of a flow keeps, and those that it changes by them."""
+    halves = range(0, dimension, 2), range(1, dimension, 2)
+    return [halves if place % 2 else halves[::-1] for place in range(FLOW_COUPLINGS)]
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -244,4 +277,4 @@ def _grid(config: ModelConfig, scaled: bool) -> Network:
         decoder.append(Residual(features, config.activation))
     decoder.append(Nonlinearity(config.activation))
     output = Output(channels[0], config.output_shape, shuffled=True)
-    return Network(tuple(encoder), tuple(heads), tuple(decoder), output, scaled)
+    return Network(tuple(encoder), tuple(heads), tuple(decoder), output, scaled, {})

@@ -7,6 +7,7 @@ Axes: N latents, L latent dimension, J components.  Everything is in nats.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
@@ -15,13 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli import philox
-from vaecli.model.numpy_vae import quiet
 
 Floats = NDArray[Any]
-PriorName = Literal["normal", "gmm"]
+PriorName = Literal["normal", "gmm", "mixture", "flow"]
 
 BLOCK = 1 << 20
 """Numbers computed at once, of each component for each latent."""
+
+
+def quiet() -> np.errstate:
+    """For functions of numbers that a file may make huge: infinity and NaN are passed on.
+
+    Example:
+        >>> with quiet():
+        ...     np.exp(np.array([1e4]))
+        array([inf])
+    """
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 class Prior(Protocol):
@@ -45,6 +56,19 @@ class Prior(Protocol):
 
         The noise is multiplied by the temperature: 0 draws the most typical latents only.
         """
+        ...
+
+    @property
+    def moments(self) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of each latent, (L,) float32: its place and its scale."""
+        ...
+
+    def to_noise(self, latents: Floats) -> Floats:
+        """Latents (N, L) as coordinates in which the prior is N(0, I), or has its moments."""
+        ...
+
+    def from_noise(self, noise: Floats) -> Floats:
+        """The inverse of `to_noise`, (N, L)."""
         ...
 
 
@@ -76,9 +100,51 @@ class Normal:
         noise = philox.normal(self.latents, 0, count, seed=seed, purpose="samples")
         return np.float32(temperature) * noise
 
+    @property
+    def moments(self) -> tuple[Floats, Floats]:
+        """As `Prior.moments`: 0 and 1."""
+        return np.zeros(self.latents, np.float32), np.ones(self.latents, np.float32)
+
+    def to_noise(self, latents: Floats) -> Floats:
+        """As `Prior.to_noise`: they are that."""
+        return latents
+
+    def from_noise(self, noise: Floats) -> Floats:
+        """As `Prior.from_noise`."""
+        return noise
+
+
+class Standardised(ABC):
+    """Coordinates of a prior without a map of its own: in its standard deviations, by latent.
+
+    Example:
+        >>> wide = Mixture(np.ones(1), np.ones((1, 1)), np.full((1, 1, 1), 2.0))
+        >>> wide.to_noise(np.array([[5.0]])).tolist()
+        [[2.0]]
+    """
+
+    @property
+    @abstractmethod
+    def moments(self) -> tuple[Floats, Floats]:
+        """As `Prior.moments`."""
+
+    def to_noise(self, latents: Floats) -> Floats:
+        """As `Prior.to_noise`."""
+        mean, std = self.moments
+        with quiet():
+            noise: Floats = (latents - mean) / std
+        return noise
+
+    def from_noise(self, noise: Floats) -> Floats:
+        """As `Prior.from_noise`."""
+        mean, std = self.moments
+        with quiet():
+            latents: Floats = mean + std * noise
+        return latents
+
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Standardised):
     """A mixture of J Gaussians with full covariances, fitted to where images are encoded.
 
     Its density is::
@@ -150,6 +216,23 @@ class Mixture:
             spread[rows] = np.einsum("ij,nj->ni", self.factors[component], noise[rows])
         drawn: Floats = (self.means[chosen] + temperature * spread).astype(np.float32)
         return drawn
+
+    @property
+    def moments(self) -> tuple[Floats, Floats]:
+        """As `Prior.moments`."""
+        return moments_of(self.weights, self.means, np.square(self.factors).sum(2))
+
+
+def moments_of(weights: Floats, means: Floats, variances: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each latent of a mixture.
+
+    Example:
+        >>> moments_of(np.array([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.zeros((2, 1)))
+        (array([0.], dtype=float32), array([1.], dtype=float32))
+    """
+    mean = weights @ means
+    variance = weights @ (variances + np.square(means - mean))
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 @quiet()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli.config import Activation, ModelConfig
-from vaecli.model import network
+from vaecli.model import network, numpy_learned_prior
 from vaecli.model import operations as op
 from vaecli.model.network import MAX_LOG_STD
 from vaecli.model.operations import placed
@@ -46,6 +46,7 @@ class NumpyVAE:
         scale = weights.get("decoder.log_scale")
         self.log_scale = None if scale is None else float(scale)
         self._kernels: dict[str, Floats] = {}
+        self.prior = numpy_learned_prior.of(config, weights)
 
     @quiet()
     def encode(self, images: Floats, noise: Floats | None = None) -> tuple[Floats, Floats]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaecli.config import Likelihood, ModelConfig
-from vaecli.model import layers, network, operations
+from vaecli.model import layers, network, numpy_learned_prior, numpy_prior, operations, prior
 from vaecli.model.likelihoods import LIKELIHOODS
 from vaecli.model.network import MAX_LOG_STD
 from vaecli.model.numpy_vae import Floats
@@ -109,12 +109,15 @@ class VAE(nn.Module):
 
     encoder: Any
     """An `Encoder`, or a `GridEncoder`."""
+    prior: prior.Learned | None
+    """None where it is N(0, I)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = (GridEncoder if config.arch == "grid" else Encoder)(config)
         self.decoder = Decoder(config)
+        self.prior = prior.learned(config)
 
     @property
     def likelihood(self) -> tuple[Likelihood, Tensor | None]:
@@ -260,6 +263,11 @@ class TorchRunner:
         """The learned log scale of p(x|z), for a likelihood that has one."""
         scale = self._model.decoder.log_scale
         return None if scale is None else float(scale.detach())
+
+    @property
+    def prior(self) -> numpy_prior.Prior:
+        """Of the model as it is now."""
+        return numpy_learned_prior.of(self.config, self._model.weights())
 
     def encode(self, images: Floats, noise: Floats | None = None) -> tuple[Floats, Floats]:
         """As `VAE.encode`, each (B, L)."""

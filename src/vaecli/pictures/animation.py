@@ -28,12 +28,13 @@ class Animation:
 
     def __init__(self, runner: Runner, *, seed: int, rows: int = 4) -> None:
         self._runner = runner
-        self._latents = draw(runner, rows * COLUMNS, seed=seed)
+        self._count, self._seed = rows * COLUMNS, seed
         self._frames: list[Bytes] = []
 
     def add(self, caption: str) -> None:
         """Decode the latents as the model is now."""
-        grid = make_grid(decode(self._runner, self._latents), columns=COLUMNS)
+        latents = draw(self._runner, self._count, seed=self._seed)  # a learned prior moves
+        grid = make_grid(decode(self._runner, latents), columns=COLUMNS)
         self._frames.append(captioned(grid, caption))
 
     def encode(self) -> bytes:

@@ -74,7 +74,7 @@ def latents(evaluation: Evaluation, labels: NDArray[Any] | None, *, source: str)
     left.set_title(
         f"{evaluation.n_images:,} images ({source})\nmean of q(z|x): {seen.title}", fontsize=FONT
     )
-    _bars(right, Dimensions.of(evaluation.means.numpy(), evaluation.kl_per_dim))
+    _bars(right, Dimensions.of(evaluation.scaled_means.numpy(), evaluation.kl_per_dim))
     return _png(figure)
 
 

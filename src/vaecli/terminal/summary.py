@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaecli.config import SMALL_SET_STEPS, ModelConfig, TrainConfig, option_name
+from vaecli.config import ModelConfig, TrainConfig, option_name
 from vaecli.system.typed_json import to_json
 from vaecli.terminal.progress import expected
 from vaecli.terminal.terminal import Terminal
+from vaecli.training.recipe import SMALL_SET_STEPS
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ def show_plan(terminal: Terminal, plan: Plan, device: torch.device) -> None:
         "output": "the next number under runs/" if plan.path is None else str(plan.path),
         "status": plan.status,
         "model": f"{model.arch} {_widths(model)}, {model.activation}, {model.likelihood},"
-        f" {parameters:,} parameters",
+        f"{_prior(model)} {parameters:,} parameters",
         **data_rows(plan),
         "steps": f"{training.epochs} epochs of {steps:,} steps of {batch} images"
         f"{_reason(plan, steps)}",
@@ -159,13 +160,21 @@ def _values_text(values: Values) -> str:
     )
 
 
+OBJECTIVE = "beta", "warmup_epochs", "free_bits", "importance_samples", "gradient", "binarize"
+"""Settings of what is optimised."""
+
+
 def _objective(training: TrainConfig) -> str:
     parts = [
         f"{option_name(name)} {value}"
-        for name in ("beta", "warmup_epochs", "free_bits", "importance_samples", "binarize")
+        for name in OBJECTIVE
         if (value := getattr(training, name)) != getattr(TrainConfig, name)
     ]
     return ", ".join(parts) or "the loss itself"
+
+
+def _prior(model: ModelConfig) -> str:
+    return "" if model.prior == "normal" else f" {model.prior} prior,"
 
 
 def _widths(model: ModelConfig) -> str:

@@ -61,6 +61,7 @@ def covers(model: VAE, config: TrainConfig, device: torch.device) -> bool:
         and model.config.arch == "mlp"
         and LIKELIHOODS[model.config.likelihood].gradient is not None
         and config.importance_samples == 1
+        and model.prior is None
     )
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
 from vaecli.config import (
-    COLOUR_LIKELIHOODS,
     LATENT_CHANNELS,
-    RECIPES,
-    SMALL_SET_STEPS,
     SMALLEST_CONVOLVED,
     Arch,
     DataConfig,
@@ -24,6 +22,7 @@ from vaecli.data.dataset import Dataset
 from vaecli.data.levels import as_settings
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, UsageError
+from vaecli.training.recipe import COLOUR_LIKELIHOODS, RECIPES, SMALL_SET_STEPS
 from vaecli.training.settings import Settings
 
 CLASSIC_SIDE = 32
@@ -48,9 +47,19 @@ def require_sound(settings: Settings) -> None:
         *training(settings).problems(),
         *Options(**settings.given(Options)).problems(),
         *contradictions(model, training(settings).binarize),
+        *_contradictions(model, training(settings)),
     ]
     if problems:
         raise UsageError(as_options(problems))
+
+
+def _contradictions(model: ModelConfig, training: TrainConfig) -> Iterator[tuple[str, str]]:
+    if training.free_bits and model.prior != "normal":
+        why = "its rate is not a sum over latents"
+        yield "free_bits", f"contradicts --prior {model.prior}: {why}"
+    if training.gradient == "dreg" and model.arch == "grid":
+        why = "its posteriors depend on each other's draws"
+        yield "gradient", f"dreg contradicts --arch grid: {why}"
 
 
 def configuration(
@@ -89,7 +98,10 @@ def configuration(
 
 def training(settings: Settings, init_from: str | None = None) -> TrainConfig:
     """The training settings: those given, and defaults tuned for the architecture."""
-    recipe = RECIPES.get(settings.given().get("arch", ModelConfig.arch), {})
+    arch = settings.given().get("arch", ModelConfig.arch)
+    recipe = RECIPES.get(arch, {})
+    if (settings.importance_samples or 1) > 1 and arch != "grid":
+        recipe = {"gradient": "dreg", **recipe}
     return TrainConfig(**{**recipe, **settings.given(TrainConfig), "init_from": init_from})
 
 

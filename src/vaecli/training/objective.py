@@ -9,9 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vaecli.config import ModelConfig, TrainConfig
-from vaecli.model.bounds import beta_objective, importance_objective, log_likelihood
-from vaecli.model.prior import kl_to_prior, log_prior_ratio
+from vaecli.config import Gradient, ModelConfig, TrainConfig
+from vaecli.model.bounds import (
+    beta_objective,
+    dreg_share,
+    importance_objective,
+    log_likelihood,
+)
+from vaecli.model.prior import kl_to_prior, log_gain, log_prior_ratio
 from vaecli.model.vae import VAE, as_float, reparameterize
 from vaecli.noise import LevelNoise, NormalNoise, SampleNoise
 
@@ -78,7 +83,12 @@ def passes(start: int, stop: int, model: ModelConfig, samples: int) -> Iterator[
 
 
 def objective(
-    model: VAE, images: Tensor, noise: Tensor, beta: Tensor | float, free_bits: float
+    model: VAE,
+    images: Tensor,
+    noise: Tensor,
+    beta: Tensor | float,
+    free_bits: float,
+    gradient: Gradient = "iwae",
 ) -> Outcome:
     """The objective that training minimises, with distortion and rate beside it.
 
@@ -88,15 +98,54 @@ def objective(
         noise: (B, L), or (B, K, L) for the importance-weighted bound.
         beta: weight of the rate.
         free_bits: nats of each latent dimension that are not penalised.
+        gradient: of the importance-weighted bound for the encoder.
     """
+    if noise.ndim == 3 and gradient == "dreg":
+        return _doubly_reparameterized(model, images, noise, beta)
     parameters, mean, log_variance = model(images, noise)
     likelihoods = log_likelihood(images, parameters, *model.likelihood)
     kl = kl_to_prior(mean, log_variance)
     if noise.ndim == 2:
         minimised = beta_objective(-likelihoods, kl, beta=beta, free_bits=free_bits)
-        return Outcome(minimised, -likelihoods, kl.sum(1))
-    ratios = log_prior_ratio(reparameterize(mean, log_variance, noise), noise, log_variance)
+        if model.prior is None:
+            return Outcome(minimised, -likelihoods, kl.sum(1))
+        gains = log_gain(model.prior, reparameterize(mean, log_variance, noise))
+        return Outcome(minimised - beta * gains, -likelihoods, kl.sum(1) - gains)
+    latents = reparameterize(mean, log_variance, noise)
+    gains = _gains(model, latents)
+    ratios = log_prior_ratio(latents, noise, log_variance) + gains
     minimised = importance_objective(likelihoods, ratios, beta=beta)
     # the loss is reported at one draw: the first sample
     first = kl if kl.ndim == 2 else kl[:, 0]
-    return Outcome(minimised, -likelihoods[:, 0], first.sum(1))
+    return Outcome(minimised, -likelihoods[:, 0], first.sum(1) - gains[:, 0])
+
+
+def _gains(model: VAE, latents: Tensor) -> Tensor:
+    """`log_gain` of the model's prior at latents (B, K, L); 0 for N(0, I)."""
+    if model.prior is None:
+        return latents.new_zeros(latents.shape[:2])
+    return log_gain(model.prior, latents)
+
+
+def _doubly_reparameterized(
+    model: VAE, images: Tensor, noise: Tensor, beta: Tensor | float
+) -> Outcome:
+    """The importance-weighted bound, whose gradient for the encoder is reparameterized twice.
+
+    The encoder moves z alone, not log q(z|x) at a given z, and of draw k by `dreg_share` of what
+    the bound says.  Decoder and prior get the gradient of the bound itself.
+    """
+    mean, log_variance = model.encoder(images)
+    latents = reparameterize(mean, log_variance, noise)
+    shares = list[Tensor]()
+    if latents.requires_grad:
+        latents.register_hook(lambda gradient: gradient * shares[0].unsqueeze(-1))
+    parameters = model.decoder(latents.flatten(0, 1)).unflatten(0, noise.shape[:2])
+    likelihoods = log_likelihood(images, parameters, *model.likelihood)
+    fixed = mean.detach(), log_variance.detach()
+    of_latents = (latents - fixed[0].unsqueeze(1)) * torch.exp(-0.5 * fixed[1]).unsqueeze(1)
+    gains = _gains(model, latents)
+    ratios = log_prior_ratio(latents, of_latents, fixed[1]) + gains
+    minimised = importance_objective(likelihoods, ratios, beta=beta)
+    shares.append(dreg_share((likelihoods + beta * ratios).detach(), beta))
+    return Outcome(minimised, -likelihoods[:, 0], kl_to_prior(*fixed).sum(1) - gains[:, 0])

@@ -12,7 +12,7 @@ from vaecli.data.dataset import Images
 from vaecli.data.named.licences import LICENCES
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
-from vaecli.evaluation.units import describe
+from vaecli.evaluation.units import PRIORS, about_prior, describe
 from vaecli.model.vae import VAE, TorchRunner
 from vaecli.pictures.grid import encode_png, make_grid, make_pairs
 from vaecli.runs.directory import (
@@ -100,7 +100,7 @@ model-index:
 # Variational autoencoder on {config.data.name}
 
 Made by vaecli {__version__}: `{model.arch}` encoder and decoder, hidden {hidden}, latent
-dimension {model.latents}, prior N(0, I), {model.likelihood} decoder, images {shape}.
+dimension {model.latents}, prior {PRIORS[model.prior]}, {model.likelihood} decoder, images {shape}.
 
 | nats per image | train | test |
 | --- | --- | --- |
@@ -109,7 +109,7 @@ dimension {model.latents}, prior N(0, I), {model.likelihood} decoder, images {sh
 | rate | {last.train_rate:.2f} | {last.test_rate:.2f} |
 
 After {last.epoch} epochs on {config.data.n_train:,} images; test figures over all
-{config.data.n_test:,} test images, one noise sample each. {protocol}
+{config.data.n_test:,} test images, one noise sample each. {protocol}{about_prior(model.prior)}
 {_licence(config.data)}
 ```
 vaecli eval -m .

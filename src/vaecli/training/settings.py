@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 from vaecli.config import (
     HIDDEN,
     LATENT_CHANNELS,
-    RECIPES,
-    SMALL_SET_STEPS,
     Activation,
     ArchChoice,
     Binarize,
+    Gradient,
+    LearnedPrior,
     Likelihood,
     ModelConfig,
     OutputBias,
@@ -26,6 +26,7 @@ from vaecli.config import (
     TrainConfig,
 )
 from vaecli.errors import UsageError
+from vaecli.training.recipe import RECIPES, SMALL_SET_STEPS
 
 DATA, MODEL, OBJECTIVE, TRAINING = "Data", "Model", "Objective", "Training"
 """Panels of --help."""
@@ -178,6 +179,15 @@ class Settings:
             f"{ModelConfig.likelihood}; colour: logistic-mixture, mlp logistic",
         ),
     ] = None
+    prior: Annotated[
+        LearnedPrior | None,
+        Setting(
+            "p(z): normal, or learned with the model: mixture or flow.",
+            MODEL,
+            "NAME",
+            ModelConfig.prior,
+        ),
+    ] = None
     beta: Annotated[
         float | None, Setting("Weight of the KL.", OBJECTIVE, "WEIGHT", TrainConfig.beta)
     ] = None
@@ -201,6 +211,15 @@ class Settings:
             OBJECTIVE,
             "K",
             TrainConfig.importance_samples,
+        ),
+    ] = None
+    gradient: Annotated[
+        Gradient | None,
+        Setting(
+            "With K > 1, of the encoder: dreg (less noise) or iwae.",
+            OBJECTIVE,
+            "NAME",
+            "dreg, grid iwae",
         ),
     ] = None
     binarize: Annotated[

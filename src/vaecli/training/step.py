@@ -12,7 +12,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from vaecli.config import TrainConfig
+from vaecli.config import Gradient, TrainConfig
 from vaecli.model.precision import autocast, exactness
 from vaecli.model.vae import VAE
 from vaecli.system.device import float64_home, has_float64
@@ -33,16 +33,17 @@ class _Batch(nn.Module):
     Args:
         model: whose objective it is.
         free_bits: as for `objective`.
+        gradient: as for `objective`.
     """
 
-    def __init__(self, model: VAE, free_bits: float) -> None:
+    def __init__(self, model: VAE, free_bits: float, gradient: Gradient) -> None:
         super().__init__()
         self.model = model
-        self._free_bits = free_bits
+        self._free_bits, self._gradient = free_bits, gradient
 
     def forward(self, images: Tensor, noise: Tensor, beta: Tensor) -> Outcome:
         """Objective, distortion and rate of each image; arguments as for `objective`."""
-        return objective(self.model, images, noise, beta, self._free_bits)
+        return objective(self.model, images, noise, beta, self._free_bits, self._gradient)
 
 
 class Stepper:
@@ -77,7 +78,9 @@ class Stepper:
         """Sums of steps that are not in `_sums` yet: to fetch each at once would stop the GPU."""
         kept = torch.float64 if has_float64(device) else torch.float32
         self._step_sums = torch.zeros(3, dtype=kept, device=device)
-        self._batch = processes.parallel(_Batch(model, config.free_bits), self._example_objective)
+        self._batch = processes.parallel(
+            _Batch(model, config.free_bits, config.gradient), self._example_objective
+        )
         """What a step computes; its gradients are shared by the processes."""
         self._written_out: Backpropagation | None = None
         """The same without autograd, where that is faster."""
