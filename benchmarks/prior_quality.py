@@ -101,7 +101,7 @@ def main() -> None:
         "their reconstructions": generation.reconstruct(runner, shown),
         "normal prior": generation.sample(runner, count, seed=seed),
     }
-    for components in (1, 10, 40, 100):
+    for components in (1, 3, 10, 30, 100):
         fitted = mixture.fit(embedding, sizes=[components], seed=seed).mixture
         kinds[f"mixture of {components}"] = generation.decode(runner, fitted.draw(count, seed=seed))
     close = None

@@ -8,7 +8,7 @@ import torch
 
 from vaecli.errors import VaecliError
 from vaecli.model.precision import inference
-from vaecli.model.vae import VAE
+from vaecli.model.vae import VAE, TorchRunner
 
 
 def round_to_half(model: VAE) -> VAE:
@@ -33,5 +33,7 @@ def half_difference(model: VAE, rounded: VAE, count: int = 256) -> float:
     """The largest change of a decoded pixel, in [0, 1], over `count` draws of the prior."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(count, model.config.latents, generator=generator)
+    if model.prior is not None:
+        latents = torch.from_numpy(TorchRunner(model).prior.draw(count, seed=0))
     exact = copy.deepcopy(model).cpu().mean_image(latents)
     return float((exact - rounded.mean_image(latents)).abs().max())
