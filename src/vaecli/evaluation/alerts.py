@@ -117,7 +117,7 @@ class HeldOutScores:
 
     @classmethod
     def of(
-        cls, loaded: LoadedModel, rate: float, name: str, binarize: str, prior: str = "normal"
+        cls, loaded: LoadedModel, rate: float, name: str, binarize: str, prior: str | None = None
     ) -> HeldOutScores:
         """Those of a run.
 
@@ -147,9 +147,9 @@ class HeldOutScores:
                 f" not {binarize}",
                 "Leave --binarize out.",
             )
-        if prior != "normal":
+        if prior == "gmm":
             raise UsageError(
-                f"--alert-rate: the held-out images were scored under N(0, I), not --prior {prior}",
+                f"--alert-rate: the held-out images were scored under the model's own prior, not --prior gmm",
                 "Leave --prior out.",
             )
         return cls(name, rate, values)
