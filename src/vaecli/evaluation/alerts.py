@@ -149,7 +149,7 @@ class HeldOutScores:
             )
         if prior == "gmm":
             raise UsageError(
-                f"--alert-rate: the held-out images were scored under the model's own prior, not --prior gmm",
+                "--alert-rate: the held-out images were scored under the model's own prior",
                 "Leave --prior out.",
             )
         return cls(name, rate, values)
