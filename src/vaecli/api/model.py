@@ -25,6 +25,7 @@ from vaecli.export import formats
 from vaecli.model.prior import FullMixture
 from vaecli.model.vae import VAE, TorchRunner
 from vaecli.runs import hub
+from vaecli.runs.fitted_prior import require_replaceable
 from vaecli.runs.load import LoadedModel, load_model
 from vaecli.system import device as devices
 from vaecli.system import extras, files
@@ -281,7 +282,7 @@ class Model(Coder):
             images, _ = images_for_model.load(self._loaded, choice, reading, binarize)
         else:
             images = self._in_memory(data, choice, binarize)
-        fitted_prior.require_replaceable(self._loaded.config, prior)
+        require_replaceable(self._loaded.config, prior)
         mixture = None
         if prior == "gmm":
             own = choice.data if self._loaded.run is None else None

@@ -109,8 +109,8 @@ def _cases(common: Common, specs: Sequence[str], question: Question) -> list[_Ca
     """The models with their images, which are in memory once where they are the same."""
     from vaecli.cli.inputs import load_images, load_model
     from vaecli.evaluation import units
+    from vaecli.runs.fitted_prior import require_replaceable
     from vaecli.training import images_for_model
-    from vaecli.training.fitted_prior import require_replaceable
 
     cases: list[_Case] = []
     for spec in specs:

@@ -124,8 +124,8 @@ def evaluate(
 
     from vaecli.cli.inputs import load_images, load_model
     from vaecli.evaluation.alerts import HeldOutScores
+    from vaecli.runs.fitted_prior import require_replaceable
     from vaecli.training import images_for_model
-    from vaecli.training.fitted_prior import require_replaceable
 
     loaded = load_model(common, None if model is None else model[0])
     require_replaceable(loaded.config, prior)

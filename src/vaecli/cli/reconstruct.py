@@ -104,8 +104,8 @@ def reconstruct(
         grid = grid_of_test_images(common, output, grid)
 
     from vaecli.cli.inputs import load_model
+    from vaecli.runs.fitted_prior import require_replaceable
     from vaecli.terminal.preview import ACROSS
-    from vaecli.training.fitted_prior import require_replaceable
 
     loaded = load_model(common, model)
     require_replaceable(loaded.config, prior)

@@ -145,7 +145,7 @@ def sample(
 
     from vaecli.cli.inputs import load_model, runner
     from vaecli.cli.walks import Walker
-    from vaecli.training.fitted_prior import require_replaceable
+    from vaecli.runs.fitted_prior import require_replaceable
 
     loaded = load_model(common, model)
     require_replaceable(loaded.config, asked.prior)

@@ -103,7 +103,7 @@ class Flow:
         >>> layers = [np.zeros((3, 1)), np.zeros(3), np.zeros((2, 3)), np.array([math.log(2), 0])]
         >>> doubling = Flow((tuple(layers),), 2)
         >>> doubling.to_noise(np.array([[1.0, 3.0]])).round(4).tolist()
-        [[1.5232, 3.0]]
+        [[1.9477, 3.0]]
     """
 
     layers: tuple[tuple[Floats, ...], ...]

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vaecli.errors import ModelError
+from vaecli.config import ModelConfig
+from vaecli.errors import ModelError, UsageError
 from vaecli.model.numpy_prior import Mixture
 from vaecli.runs import weights
 from vaecli.runs.directory import FITTED_PRIOR, Run
@@ -30,6 +31,15 @@ class FittedPrior(NamedTuple):
     mixture: Mixture
     fitted: int
     held_out: int
+
+
+def require_replaceable(model: ModelConfig, prior: str | None) -> None:
+    """UsageError where a prior is given for a model that has learned one."""
+    if prior is not None and model.prior != "normal":
+        raise UsageError(
+            f"--prior {prior}: this model has learned a prior of its own, a {model.prior}",
+            "Leave it out.",
+        )
 
 
 def read(run: Run, model: weights.Arrays) -> FittedPrior | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vaecli.config import ModelConfig
 from vaecli.data.reading import Reading
 from vaecli.errors import UsageError, VaecliError
 from vaecli.evaluation import latent_space, mixture
@@ -21,15 +20,6 @@ from vaecli.training.images_for_model import Choice
 
 MAX_NUMBERS = 1 << 26
 """Latents held at once, of all images together; of more, evenly spaced images are taken."""
-
-
-def require_replaceable(model: ModelConfig, prior: str | None) -> None:
-    """UsageError where a prior is given for a model that has learned one."""
-    if prior is not None and model.prior != "normal":
-        raise UsageError(
-            f"--prior {prior}: this model has learned a prior of its own, a {model.prior}",
-            "Leave it out.",
-        )
 
 
 def of_model(
