@@ -1,10 +1,12 @@
-"""grid and conv on small colour images for the same time, with the default likelihood.
+"""grid on small colour images, with the default likelihood, and another network beside it.
 
-    python benchmarks/colour.py [--epochs 10] [--images 10000] [--runs DIR] [--output FILE.png]
+    python benchmarks/colour.py [--epochs 10] [--images 10000] [--beside conv] [--runs DIR]
+        [--output FILE.png]
 
 The images are generated: a shape (disc, ring, box, triangle, cross or star) of one colour or
-texture on a background of another, at 32x32.  grid is trained with its default settings, and then
-conv with 64 latents for as many epochs as fit into the time that took, test passes included.
+texture on a background of another, at 32x32.  grid is trained with its default settings, and the
+other (conv with 64 latents) for as many epochs as fit into the time that took, test passes
+included.
 Runs that are kept with --runs are continued where they were.
 """
 
@@ -21,7 +23,10 @@ from numpy.typing import NDArray
 from sheet import write_sheet
 
 import vaecli
-from vaecli.evaluation.generation import reconstruct, sample
+from vaecli.data.dataset import Images
+from vaecli.evaluation import mixture
+from vaecli.evaluation.generation import decode, reconstruct, sample
+from vaecli.evaluation.latent_space import embed
 from vaecli.evaluation.units import bits_per_dim
 from vaecli.model.vae import TorchRunner
 from vaecli.runs.load import load_model
@@ -103,25 +108,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--beside", choices=("conv", "mlp"), help="trained for the same time")
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--output", type=Path, default=Path("docs/images/colour.png"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.runs or Path(temporary)
-        compare(folder, options.epochs, options.images, options.output)
+        compare(folder, options.epochs, options.images, options.output, options.beside)
 
 
-def compare(folder: Path, epochs: int, images: int, output: Path) -> None:
+def compare(folder: Path, epochs: int, images: int, output: Path, beside: str | None) -> None:
     data, test = folder / "colour.npz", generate(TEST, seed=1)
     folder.mkdir(parents=True, exist_ok=True)
     if not data.exists():
         np.savez(data, x_train=generate(images, seed=0), x_test=test)
+    training = np.load(data)["x_train"]
     rows = {"test images": test[:12]}
     print("| --arch | parameters | epochs | seconds | test loss | bits/dim |")
     print("| --- | --- | --- | --- | --- | --- |")
-    seconds = sum(row.seconds for row in train(folder, "grid", epochs))
-    pace = min(row.seconds for row in train(folder, "conv", 2))
-    for arch, count in (("grid", epochs), ("conv", round(seconds / pace))):
+    counts = {"grid": epochs}
+    if beside:
+        seconds = sum(row.seconds for row in train(folder, "grid", epochs))
+        counts[beside] = round(seconds / min(row.seconds for row in train(folder, beside, 2)))
+    for arch, count in counts.items():
         metrics = train(folder, arch, count)
         model = load_model(str(folder / f"{arch}-{count}")).model
         bits = bits_per_dim(metrics[-1].test_loss, model.config.pixels)
@@ -131,9 +140,12 @@ def compare(folder: Path, epochs: int, images: int, output: Path) -> None:
             f" | {bits:.3f} |",
             flush=True,
         )
-        rows[f"{arch}: reconstructions"] = reconstruct(TorchRunner(model), test[:12])
-        rows[f"{arch}: samples"] = sample(TorchRunner(model), 24, seed=0)[:12]
-        rows[" " * len(rows)] = sample(TorchRunner(model), 24, seed=0)[12:]
+        runner = TorchRunner(model)
+        prior = mixture.fit(embed(runner, Images(training), draw_seed=0), seed=0).mixture
+        rows[f"{arch}: reconstructions"] = reconstruct(runner, test[:12])
+        rows[f"{arch}: samples"] = sample(runner, 12, seed=0)
+        drawn = decode(runner, prior.draw(24, seed=0))
+        rows[f"{arch}: --prior gmm"], rows[" " * len(rows)] = drawn[:12], drawn[12:]
     write_sheet(output, rows)
 
 
