@@ -136,6 +136,7 @@ ELSEWHERE = {
     *("model", "device"),  # of load
     *("no_download", "verify", "private"),  # download; tolerance=None; of push
     *("per_image", "plot", "seed", "output", "fail_on_alert"),
+    *("embeddings", "neighbours", "clusters", "projection"),  # score(latents=True)
 }
 """Options that are no argument of the method: of the command line, or by another name."""
 

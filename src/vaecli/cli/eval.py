@@ -11,11 +11,12 @@ import typer
 from vaecli.cli import fitted_prior, options
 from vaecli.cli.alerts import Alerts
 from vaecli.cli.compare_models import Question, compare
+from vaecli.cli.embeddings import Embeddings
 from vaecli.cli.options import option
 from vaecli.cli.outputs import STDOUT, require_new_file
 from vaecli.config import Binarize
 from vaecli.errors import EnvironmentFailure, ExitCode, UsageError
-from vaecli.system import files, numpy_threads
+from vaecli.system import extras, files, numpy_threads
 from vaecli.training.settings import BINARIZE_HELP
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from vaecli.evaluation.evaluate import Evaluation
     from vaecli.runs.load import LoadedModel
 
-FORMATS = (".csv", ".jsonl")
+FORMATS = (".csv", ".jsonl", ".parquet")
 LISTED = 128
 """Latents whose KL is listed; a grid has a thousand and more."""
 
@@ -58,7 +59,7 @@ def evaluate(
     per_image: Annotated[
         str | None,
         option(
-            "Write loss, distortion and rate of each image as .csv or .jsonl; - is stdout.",
+            "Write loss, distortion and rate of each image: .csv, .jsonl or .parquet; - is stdout.",
             metavar="FILE",
             parser=options.home_text,
             panel=options.OUTPUT,
@@ -82,6 +83,7 @@ def evaluate(
         ),
     ] = None,
     alerts: Alerts,
+    embeddings: Embeddings,
     seed: options.RunSeed = None,
     common: options.Common,
 ) -> None:
@@ -95,6 +97,7 @@ def evaluate(
       vaecli eval --prior gmm
       vaecli eval --plot latents.png
       vaecli eval -d fashion-mnist --per-image scores.csv --latents
+      vaecli eval -d photos --clusters 8 --neighbours 5
       vaecli eval -d suspects --alert-rate 0.01 --fail-on-alert
     """
     if prior == "gmm":
@@ -104,6 +107,7 @@ def evaluate(
     options.require_at_least("--seed", seed, 0)
     options.require_at_least("--importance-samples", importance_samples, 1)
     alerts.check()
+    embeddings.check(common, plot)
     _check_output(common, per_image, latents)
     if plot is not None:
         require_new_file("--plot", plot, ".png", force=common.force)
@@ -116,6 +120,7 @@ def evaluate(
             ("--per-image", per_image),
             ("--plot", plot),
             ("--alert-rate", alerts.alert_rate),
+            *embeddings.given.items(),
         ):
             if given is not None:
                 raise UsageError(f"{name} is for one model", "Leave it out, or give one -m.")
@@ -134,6 +139,7 @@ def evaluate(
     if alerts.alert_rate is not None:
         known = HeldOutScores.of(loaded, alerts.alert_rate, alerts.score, binarize, prior)
     images, source = load_images(common, loaded, data, split, limit, binarize, bool(skip_bad))
+    embeddings.require_enough(len(images))
     value, result = _judged(common, loaded, images, source, question)
     verdicts = None if known is None else known.judge(result, images)
     if verdicts is not None:
@@ -141,10 +147,12 @@ def evaluate(
         value["protocol"] += verdicts.protocol()
     if per_image is not None:
         _write_scores(common, result, images, per_image, latents, verdicts)
+    embeddings.write(common, result, images, loaded.seed(seed))
     if plot is not None:
         from vaecli.pictures import plots
 
-        files.save(plot, plots.latents(result, images.labels, source=source))
+        seen = embeddings.plane(result, loaded.seed(seed))
+        files.save(plot, plots.latents(result, images.labels, source=source, seen=seen))
         common.terminal.note(f"latent space: {plot}")
     if per_image == STDOUT:
         for name, text in _texts(value).items():
@@ -270,9 +278,11 @@ def _check_output(common: options.Common, per_image: str | None, latents: bool) 
     path = Path(per_image)
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
-            f"--per-image {per_image}: its name must end in {' or '.join(FORMATS)}",
+            f"--per-image {per_image}: its name must end in .csv, .jsonl or .parquet",
             "The suffix selects the format.",
         )
+    if path.suffix.lower() == ".parquet":
+        extras.require("hub", f"--per-image {per_image}", ("pyarrow",))
     files.require_new([path], force=common.force)
     if not os.access(path.parent, os.W_OK):
         raise EnvironmentFailure(
@@ -291,10 +301,17 @@ def _write_scores(
     from vaecli.evaluation import scores
 
     columns = scores.columns(result, images, latents=latents)
-    table = scores.rows(columns if verdicts is None else columns | verdicts.columns())
+    if verdicts is not None:
+        columns |= verdicts.columns()
     if target == STDOUT:
-        common.terminal.data(scores.as_csv(table).rstrip("\n"))
+        common.terminal.data(scores.as_csv(scores.rows(columns)).rstrip("\n"))
         return
-    encode = scores.as_jsonl if Path(target).suffix.lower() == ".jsonl" else scores.as_csv
-    files.atomic_write(Path(target), encode(table).encode())
+    match Path(target).suffix.lower():
+        case ".parquet":
+            data = scores.as_parquet(columns)
+        case ".jsonl":
+            data = scores.as_jsonl(scores.rows(columns)).encode()
+        case _:
+            data = scores.as_csv(scores.rows(columns)).encode()
+    files.atomic_write(Path(target), data)
     common.terminal.note(f"scores: {target}")

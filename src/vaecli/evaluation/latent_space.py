@@ -6,6 +6,7 @@ N images, L latent dimensions, S steps.  These functions return latents; generat
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,14 +16,18 @@ from numpy.typing import NDArray
 
 from vaecli import philox
 from vaecli.data.dataset import Images, as_float
+from vaecli.errors import DataError
 from vaecli.evaluation.generation import Runner, batch_size
 from vaecli.model.numpy_prior import Prior, kl_to_normal, quiet
+from vaecli.system import extras
 from vaecli.system.threads import in_order
 
 Path = Literal["spherical", "linear"]
 Floats = NDArray[np.float32]
 REACH = 3.0
 """A traversal goes from -3 to 3 standard deviations of the prior."""
+UMAP_NEIGHBOURS = 15
+"""Its own default."""
 ACTIVE_VARIANCE = 0.01
 """A latent is active where Var_x[mean(x)] exceeds this (Burda et al. 2016, section 5)."""
 
@@ -139,6 +144,31 @@ def plane(mean: Floats) -> Plane:
         for number, share in enumerate(shares.tolist(), start=1)
     )
     return Plane(points.astype(np.float32), names, f"PCA of {dimension} latents")
+
+
+def umap_plane(mean: Floats, *, seed: int) -> Plane:
+    """Reduce latents (N, L) to two dimensions that keep neighbours together.
+
+    Source: McInnes et al. 2018, UMAP, https://arxiv.org/abs/1802.03426
+
+    Raises:
+        EnvironmentFailure: umap-learn is not installed.
+        DataError: there are too few images for its 15 neighbours.
+    """
+    extras.require("umap", "--projection umap")
+    if len(mean) <= UMAP_NEIGHBOURS:
+        raise DataError(
+            f"--projection umap: it needs more than {UMAP_NEIGHBOURS} images, not {len(mean)}",
+            "Use --projection pca.",
+        )
+    from umap import UMAP
+
+    state = philox.derive_seed(seed, "umap") % 2**32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as of the one thread that a seed means
+        points = UMAP(n_neighbors=UMAP_NEIGHBOURS, random_state=state).fit_transform(mean)
+    title = f"UMAP of {mean.shape[1]} latents, axes without a unit"
+    return Plane(np.asarray(points, np.float32), ("UMAP 1", "UMAP 2"), title)
 
 
 def principal_components(

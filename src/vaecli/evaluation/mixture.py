@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vaecli import philox
 from vaecli.evaluation.generation import draw_latents
 from vaecli.evaluation.latent_space import Embedding
+from vaecli.evaluation.neighbours import closest, k_means, spread_out
 from vaecli.model.numpy_prior import Mixture
 from vaecli.runs.fitted_prior import FittedPrior
 from vaecli.system.callbacks import Progress, no_progress
@@ -240,33 +241,15 @@ class _Fitting:
     def _first_sums(self) -> Floats:
         """Sums of the features over the draws nearest to each of J centres.
 
-        The centres are those of k-means, from a start that spreads them out (Arthur &
-        Vassilvitskii 2007).
+        The centres are those of k-means, from a start that spreads them out.
         """
         uniform = philox.uniform(self.size, 0, 1, seed=self.seed, purpose="mixture start")[0]
         near = self.draws[:CENTRE_DRAWS]
-        centres = near[:1]
-        distances = np.square(near - centres).sum(1)
-        for share in uniform[1:]:
-            reach = np.cumsum(distances)
-            place = min(int(np.searchsorted(reach, share * reach[-1])), len(near) - 1)
-            centres = np.concatenate([centres, near[place : place + 1]])
-            distances = np.minimum(distances, np.square(near - near[place]).sum(1))
-        for _ in range(CENTRE_PASSES):
-            nearest = _nearest(near, centres)
-            counts = np.bincount(nearest, minlength=self.size)
-            sums = np.zeros_like(centres)
-            np.add.at(sums, nearest, near)
-            centres = np.where(counts[:, None], sums / np.maximum(counts, 1)[:, None], centres)
+        centres = k_means(near, spread_out(near, uniform), CENTRE_PASSES)
         total = np.zeros((self.size, 1 + near.shape[1] + len(self._pairs[0])))
         rows = self._rows(total.shape[1])
         for start in range(0, len(self.draws), rows):
             part = self.draws[start : start + rows]
-            of = np.eye(self.size)[:, _nearest(part, centres)]
+            of = np.eye(self.size)[:, closest(part, centres)]
             total += of @ self._features(part).T
         return total
-
-
-def _nearest(draws: Floats, centres: Floats) -> NDArray[np.intp]:
-    nearest: NDArray[np.intp] = (np.square(centres).sum(1) - 2 * draws @ centres.T).argmin(1)
-    return nearest

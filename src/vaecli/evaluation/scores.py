@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from vaecli.data.dataset import Images
 from vaecli.data.splits_and_classes import is_known
 from vaecli.evaluation.evaluate import Evaluation
+from vaecli.system import extras
 
 Row = dict[str, int | float | str | None]
 
@@ -30,11 +32,11 @@ def columns(result: Evaluation, images: Images, *, latents: bool) -> dict[str, l
     """
     found: dict[str, list[Any]] = {"index": list(range(result.n_images))}
     if images.paths is not None:
-        found["path"] = [_shown(path) for path in images.paths]
+        found["path"] = [shown(path) for path in images.paths]
     if images.labels is not None:
         labels = images.labels.tolist()
         found["label"] = [label if is_known(label) else None for label in labels]
-        found["class"] = [_shown(images.class_name(label)) for label in labels]
+        found["class"] = [shown(images.class_name(label)) for label in labels]
     found["loss"] = _rounded(result.losses)
     found["distortion"] = _rounded(result.distortions)
     found["rate"] = _rounded(result.rates)
@@ -75,7 +77,31 @@ def as_jsonl(table: Iterator[Row]) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in table)
 
 
-def _shown(path: str) -> str:
+def as_parquet(columns: Mapping[str, Any]) -> bytes:
+    """Columns as a Parquet file.
+
+    Args:
+        columns: lists, or for vectors arrays (N, L).
+
+    Raises:
+        EnvironmentFailure: pyarrow is not installed.
+    """
+    extras.require("hub", "a .parquet file", ("pyarrow",))
+    import pyarrow
+    from pyarrow import parquet
+
+    table = {
+        name: pyarrow.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+        if isinstance(values, np.ndarray)
+        else pyarrow.array(values)
+        for name, values in columns.items()
+    }
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table(table), file)
+    return file.getvalue()
+
+
+def shown(path: str) -> str:
     """A path as valid UTF-8: bytes that do not decode are escaped."""
     return path.encode("utf-8", "backslashreplace").decode()
 

@@ -57,17 +57,24 @@ def curves(rows: Sequence[EpochMetrics]) -> bytes:
     return _png(figure)
 
 
-def latents(evaluation: Evaluation, labels: NDArray[Any] | None, *, source: str) -> bytes:
+def latents(
+    evaluation: Evaluation,
+    labels: NDArray[Any] | None,
+    *,
+    source: str,
+    seen: Plane | None = None,
+) -> bytes:
     """Where images lie in the latent space, and the KL of each dimension, as PNG bytes.
 
     Args:
         evaluation: of N images.
         labels: (N,) class numbers for the colours, or None; more than ten are not coloured.
         source: what the images are, such as `mnist, test split`.
+        seen: the images in two dimensions; None for PCA.
     """
     figure = _figure(11, 5.4)
     left, right = figure.subplots(1, 2, width_ratios=(5.7, 4.7))
-    seen, classes = plane(evaluation.means.numpy()), labels
+    seen, classes = seen or plane(evaluation.means.numpy()), labels
     if classes is not None and len(np.unique(classes)) > len(LABEL_COLOURS):
         classes = None
     _scatter(left, seen, classes)

@@ -137,6 +137,38 @@ def captioned(picture: Bytes, text: str) -> Bytes:
     return captured[:1] if picture.shape[0] == 1 else captured
 
 
+def rows(pixels: Bytes, columns: int, names: Sequence[str], heading: str) -> Bytes:
+    """A grid with a name beside each row.
+
+    Args:
+        pixels: (R * columns, C, H, W) uint8, row by row.
+        columns: images in a row.
+        names: of the R rows, of one line or two.
+        heading: above them.
+
+    Returns:
+        (3, H', W') uint8.
+    """
+    grid = _rgb(make_grid(pixels, columns=columns, scale=_scale(pixels)))
+    gap, height, _ = _cell(pixels)
+    left, top = 132, 28
+    sheet, draw = _page(left + grid.width + PAD, top + grid.height + PAD)
+    sheet.paste(grid, (left, top))
+    _text(draw, (left, 14), heading, FAINT, 12, "lm")
+    for row, name in enumerate(names):
+        y = top + gap + row * (height + gap) + height / 2
+        lines = [_shortened(line) for line in name.split("\n")]
+        for number, line in enumerate(lines):
+            place = left - 10, y + 18 * (number - (len(lines) - 1) / 2)
+            _text(draw, place, line, FAINT if number else INK, 12, "rm")
+    return _pixels(sheet)
+
+
+def _shortened(text: str) -> str:
+    """The end of a long name: that of a path tells more."""
+    return text if len(text) <= 18 else f"...{text[-16:]}"
+
+
 def heated(pixels: Bytes, heat: NDArray[np.float32]) -> Bytes:
     """Pictures dimmed to grey, with heat as colour over them: dark purple, orange, light yellow.
 

@@ -13,6 +13,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "hub": ("huggingface_hub", "pyarrow"),
     "heic": ("pillow_heif",),
+    "umap": ("umap",),
     "mat": ("scipy",),
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
@@ -23,6 +24,7 @@ EXTRAS = {
 
 PROJECTS = {
     "pillow_heif": "pillow-heif",
+    "umap": "umap-learn",
     "mlflow": "mlflow-skinny",
 }
 """Names on the package index that differ from the import name."""
