@@ -27,6 +27,7 @@ from vaecli.data.dataset import Images
 from vaecli.data.reading import Reading
 from vaecli.evaluation import alerts
 from vaecli.evaluation.evaluate import evaluate
+from vaecli.runs.directory import HELD_OUT
 from vaecli.runs.load import load_model
 
 Bytes = NDArray[np.uint8]
@@ -104,7 +105,8 @@ def colour_pairs(digits: Bytes, rng: np.random.Generator) -> list[Pair]:
 def trained(folder: Path, name: str, data: str, data_dir: Path | None, **settings: object) -> Path:
     """The run of this name, trained if it is not there."""
     path = folder / name.replace(" ", "-")
-    list(vaecli.train(data, output=path, data_dir=data_dir, device="cpu", **settings))
+    if not (path / HELD_OUT).exists():  # written when training ends
+        list(vaecli.train(data, output=path, data_dir=data_dir, device="cpu", **settings))
     return path
 
 
@@ -117,7 +119,8 @@ def runs(folder: Path, data_dir: Path | None) -> Iterator[tuple[str, Path]]:
         path, parts = folder / f"without-{digit}.npz", {}
         for split, images in (("train", dataset.train), ("test", dataset.test)):
             parts[f"x_{split}"] = np.asarray(images.pixels[:])[images.labels != digit][:, 0]
-        np.savez(path, **parts)
+        if not path.exists():
+            np.savez(path, **parts)
         name = f"mnist without {digit}"
         yield name, trained(folder, name, str(path), folder, epochs=5)
     shapes = folder / "shapes.npz"
