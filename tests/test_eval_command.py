@@ -173,7 +173,7 @@ def test_the_latents_are_the_means(vaecli: Vaecli, trained: Path, data_dir: Path
         (("--importance-samples", "0"), "--importance-samples"),
         (("--binarize", "often"), "--binarize"),
         (("--latents",), "--per-image"),
-        (("--per-image", "scores.txt"), ".csv or .jsonl"),
+        (("--per-image", "scores.txt"), ".csv, .jsonl or .parquet"),
         (("--per-image", "-", "--json"), "stdout"),
         (("--per-image", "taken.csv"), "exists"),
         (("--batch-size", "0"), "--batch-size"),
