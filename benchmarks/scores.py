@@ -31,7 +31,7 @@ from vaecli.runs.directory import HELD_OUT
 from vaecli.runs.load import load_model
 
 Bytes = NDArray[np.uint8]
-COUNT, SAMPLES = 1000, 64
+COUNT, SAMPLES = 1000, 32
 
 
 @dataclass(frozen=True)
