@@ -218,7 +218,7 @@ def test_unreadable_inputs_that_are_left_out_hide_no_alert(
         (("--alert-rate", "nan"), ("between 0 and 1",)),
         (("--fail-on-alert",), ("--alert-rate",)),
         (("--alert-rate", "0.1", "--binarize", "dynamic"), ("--binarize none",)),
-        (("--alert-rate", "0.1", "--prior", "gmm"), ("N(0, I)",)),
+        (("--alert-rate", "0.1", "--prior", "gmm"), ("Leave --prior out",)),
         (("--alert-rate", "0.1", "-m", "latest"), ("one model",)),
         (("--alert-rate", "0.1", "--score", "beauty"), ("beauty",)),
     ],
