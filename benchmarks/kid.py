@@ -123,7 +123,7 @@ def kinds(model: str, train: Images, shown: Bytes) -> Iterator[tuple[str, Bytes]
         drawn = generation.sample(runner, count, seed=0, temperature=temperature)
         yield f"samples, temperature {temperature:g}", drawn
     fitted = mixture.fit(latent_space.embed(runner, train, draw_seed=0), seed=0).mixture
-    yield "samples of --prior gmm", generation.decode(runner, fitted.draw(count, seed=0))
+    yield "--prior gmm", generation.decode(runner, fitted.draw(count, seed=0))
 
 
 def main() -> None:
