@@ -33,7 +33,7 @@ _FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-_DEADLINE = 60.0
+_DEADLINE = 120.0
 
 
 class Browser:

@@ -18,6 +18,7 @@ import surroundings
 from vaecli.errors import ExitCode
 
 VAECLI = (sys.executable, "-m", "vaecli")
+REPOSITORY = str(Path(__file__).resolve().parent.parent)
 TRACEBACK = "Traceback (most recent call last)"
 TORCHRUN = "torch.distributed.run"
 _FRAME_OF_TORCHRUN = "torch/distributed/run.py"  # none of vaecli's processes has one
@@ -92,7 +93,8 @@ class CheckedPopen(subprocess.Popen):  # type: ignore[type-arg]
     def communicate(self, *arguments: Any, **options: Any) -> Any:
         out, err = super().communicate(*arguments, **options)
         words = [self.args] if isinstance(self.args, str | bytes) else list(self.args)  # type: ignore[arg-type]
-        if any("vaecli" in str(word) for word in words):
+        # the folder of the clone may be called vaecli too
+        if any("vaecli" in str(word).replace(REPOSITORY, "") for word in words):
             said = "".join(
                 text.decode("utf-8", "replace") if isinstance(text, bytes) else text or ""
                 for text in (out, err)

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def images(count: int, side: int = 8) -> Images:
+def images(count: int, side: int = 8, generator: torch.Generator = GENERATOR) -> Images:
     """Blobs: a bright square at one of four places, on black."""
     pixels, half = np.zeros((count, 1, side, side), np.uint8), side // 2
-    labels = torch.randint(0, 4, (count,), generator=GENERATOR).numpy()
+    labels = torch.randint(0, 4, (count,), generator=generator).numpy()
     for index, label in enumerate(labels.tolist()):
         row, column = half * (label // 2), half * (label % 2)
         pixels[index, 0, row : row + half, column : column + half] = 200

@@ -20,8 +20,8 @@ from vaecli.system.threads import in_order
 Floats = NDArray[np.float32]
 
 MOST_IMAGES = 2000
-MOST_VALUES = 1 << 24
-"""Pixels of held-out images that are measured at most: 64 MiB as float32."""
+MOST_VALUES = 1 << 22
+"""Pixels of held-out images that are measured at most: 16 MiB as float32."""
 SMOOTHING = 1 / 28
 """Standard deviation of the smoothing, as a share of the longer side: a pixel of a digit."""
 QUIET, LOUD = 0.5, 0.99
