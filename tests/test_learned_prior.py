@@ -348,12 +348,15 @@ def test_the_prior_as_onnx_and_none_where_none_was_learned(
 
 @needs_chromium
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_draws_from_it(kind: LearnedPrior, tmp_path: Path) -> None:
+def test_the_page_draws_from_it(
+    kind: LearnedPrior, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A thousand draws of the button have the prior's mean and spread, and its density."""
     model = lively(kind, 5, size=0.1)
-    path = tmp_path / "page.html"
+    folder = tmp_path_factory.mktemp("c")  # short: the path of Chromium's socket is limited
+    path = folder / "page.html"
     path.write_text(html.render(model, title=kind).text)
-    with chromium(tmp_path / "profile") as browser:
+    with chromium(folder / "profile") as browser:
         browser.size(1000, 800)
         browser.open(path)
         drawn = np.array(
