@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from conftest import Vaecli
 from vaecli.terminal import terminal
 from vaecli.terminal.progress import TrainingView, expected
+from vaecli.training import pace
 
 
 def test_a_long_epoch_is_not_silent_in_a_log(
@@ -35,7 +37,8 @@ def test_what_a_continued_run_did_before_does_not_count(
     now += 100
     view.step(2, 75, 0.5, 0.5)
     # 100 s for 25 images: 900 s for the 225 that are left
-    assert "epoch 2/4  44 %  loss 1.00 after 75 images  15:00 left" in capsys.readouterr().err
+    line = "epoch 2/4  44 %  loss 1.00 after 75 images  15:00 left\n"
+    assert capsys.readouterr().err == line  # and no advice: how many epochs was decided before
 
 
 def test_a_long_training_is_announced_once(
@@ -71,3 +74,17 @@ def test_a_model_too_large_for_this_machine_is_planned_but_not_made(
     outcome = vaecli("train", "--data", "digits", "--dry-run")
     assert outcome.code == 0, outcome.err
     assert "\ntime\tnot measured: half the memory of this machine is less than that" in outcome.out
+
+
+def test_timing_a_plan_ends_after_one_long_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rounds = 0.0, [3.0, 5.0, 0.5, 0.1, 0.1, 0.3] + [0.2] * 100
+
+    def work() -> None:
+        nonlocal now
+        now += rounds.pop(0)
+
+    monkeypatch.setattr("vaecli.training.pace.time.perf_counter", lambda: now)
+    assert pace._seconds(work, torch.device("cpu")) == pytest.approx(3)
+    rounds[:2] = [0.5]
+    # without 0.5 and 0.1; 0.1, 0.3 and five of 0.2 follow before 2 s are over
+    assert pace._seconds(work, torch.device("cpu")) == pytest.approx(0.2)

@@ -12,8 +12,7 @@ from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Bytes, as_float, to_uint8
 from vaecli.model.numpy_likelihoods import PIXELS
-from vaecli.model.numpy_prior import Prior, rate
-from vaecli.model.numpy_vae import quiet
+from vaecli.model.numpy_prior import Prior, quiet, rate
 from vaecli.system.threads import in_order
 
 Floats = NDArray[np.float32]

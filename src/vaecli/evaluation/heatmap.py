@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vaecli.data.dataset import Bytes, Images, as_float
 from vaecli.evaluation.generation import Runner, batch_size, draw_latents
 from vaecli.model.numpy_likelihoods import PIXELS
-from vaecli.model.numpy_vae import quiet
+from vaecli.model.numpy_prior import quiet
 from vaecli.runs.held_out import Surprise
 from vaecli.system.threads import in_order
 

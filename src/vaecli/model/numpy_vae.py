@@ -16,6 +16,7 @@ from vaecli.config import Activation, ModelConfig
 from vaecli.model import network, numpy_learned_prior
 from vaecli.model import operations as op
 from vaecli.model.network import MAX_LOG_STD
+from vaecli.model.numpy_prior import quiet
 from vaecli.model.operations import placed
 
 Floats = NDArray[np.float32]
@@ -23,11 +24,6 @@ Weights = Mapping[str, Floats]
 
 ROWS = 8
 """Rows of a product, filled up where there are fewer: with more, libraries round some otherwise."""
-
-
-def quiet() -> np.errstate:
-    """For functions of numbers that a file may make huge: infinity and NaN are passed on."""
-    return np.errstate(over="ignore", invalid="ignore")
 
 
 class NumpyVAE:

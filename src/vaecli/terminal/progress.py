@@ -52,11 +52,11 @@ class TrainingView:
         )
 
     def _announce(self, done: int) -> None:
-        """Say once how long a long training will take, while it costs little to stop it."""
+        """Say once how long a new, long training will take, while it costs little to stop it."""
         if self._announced or time.monotonic() - self._first[0] < KNOWN_AFTER:
             return
         self._announced = True
-        if self._pace(done) * (self.epochs * self.images - done) > LONG_SECONDS:
+        if not self._first[1] and self._pace(done) * self.epochs * self.images > LONG_SECONDS:
             self.terminal.note(expected(self._pace(done) * self.images, self.epochs))
 
     def _pace(self, done: int) -> float:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
-from vaecli.evaluation.evaluate import BATCH_SIZE, evaluate
+from vaecli.evaluation.evaluate import evaluate
 from vaecli.model.vae import build
 from vaecli.system.processes import ONE_PROCESS
 from vaecli.training.commits import State
 from vaecli.training.epoch import Passes
 from vaecli.training.plan import Plan
 
-WARM_UP, STEPS, SECONDS = 2, 20, 2.0
-"""Steps left out, steps timed at most, and seconds after which no further one is begun."""
+WARM_UP, MOST, SECONDS = 2, 20, 2.0
+"""Rounds left out, where there are more; rounds at most; seconds after which none is begun."""
 
 
 def epoch_seconds(plan: Plan, device: torch.device) -> float:
@@ -28,22 +30,22 @@ def epoch_seconds(plan: Plan, device: torch.device) -> float:
     images, test = plan.dataset.train, plan.dataset.test
     passes = Passes(plan.config, images, model, device, torch.float32, ONE_PROCESS)
     steps = itertools.chain.from_iterable(passes.steps(State()) for _ in itertools.count())
-    for _ in range(WARM_UP):
-        next(steps)
-    began = _now(device)
-    for count in range(1, STEPS + 1):
-        next(steps)
-        training = (_now(device) - began) / count
-        if count * training > SECONDS:
-            break
-    few = test.first(BATCH_SIZE).to(device)
-    for _ in range(2):  # the first time is longer than those that follow
-        began = _now(device)
-        evaluate(model, few, seed=0)
-    judging = (_now(device) - began) / len(few)
+    step = _seconds(lambda: next(steps), device)
+    few = test.first(passes.batch_size).to(device)
+    judged = _seconds(lambda: evaluate(model, few, seed=0), device)
     data = plan.config.data
     fitted = plan.config.training.fitted(data.n_train, data.n_validation)
-    return training * math.ceil(fitted / passes.batch_size) + judging * len(test)
+    return step * math.ceil(fitted / passes.batch_size) + judged * len(test) / len(few)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median time of some rounds of work; of one alone, if that takes long."""
+    rounds = list[float]()
+    while len(rounds) < MOST and sum(rounds) < SECONDS:
+        began = _now(device)
+        work()
+        rounds.append(_now(device) - began)
+    return statistics.median(rounds[WARM_UP:] or rounds)
 
 
 def _now(device: torch.device) -> float:

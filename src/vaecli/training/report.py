@@ -10,7 +10,6 @@ from vaecli._version import __version__
 from vaecli.config import DataConfig
 from vaecli.data.dataset import Images
 from vaecli.data.named.licences import LICENCES
-from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.evaluation.units import PRIORS, about_prior, describe
 from vaecli.model.vae import VAE, TorchRunner
@@ -57,10 +56,10 @@ def write(
     run.write(SAMPLES, encode_png(make_grid(samples, columns=SAMPLE_COLUMNS)))
     run.write(CURVES, plots.curves(rows))
     settings = run.config.training
-    result = evaluate(model, test, seed=settings.seed, redraw=settings.binarize == "dynamic")
+    result = calibration.evaluated(model, test, settings)
     figure = plots.latents(result, test.labels, source=f"{run.config.data.name}, test split")
     run.write(LATENTS, figure)
-    run.write(HELD_OUT, calibration.measure(model, test, settings).encode(model.weights()))
+    run.write(HELD_OUT, calibration.measured(model, test, result, settings).encode(model.weights()))
     run.write(CARD, card(run, rows[:epoch]).encode())
     names = (RECONSTRUCTIONS, SAMPLES, CURVES, LATENTS, CARD)
     return tuple(run.path / name for name in names)
