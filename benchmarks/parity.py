@@ -61,7 +61,7 @@ def in_browser(model: VAE, page: browser.Browser, folder: Path) -> tuple[float, 
     page.events.clear()
     page.open(path)
     latents = torch.randn(
-        DRAWS, model.config.latent_dim, generator=torch.Generator().manual_seed(1)
+        DRAWS, model.config.latents, generator=torch.Generator().manual_seed(1)
     )
     script = (
         f"(() => {{ const latents = {json.dumps(latents.tolist())}, times = [];"
