@@ -60,9 +60,7 @@ def in_browser(model: VAE, page: browser.Browser, folder: Path) -> tuple[float, 
     path.write_text(html.render(model, title="parity").text)
     page.events.clear()
     page.open(path)
-    latents = torch.randn(
-        DRAWS, model.config.latents, generator=torch.Generator().manual_seed(1)
-    )
+    latents = torch.randn(DRAWS, model.config.latents, generator=torch.Generator().manual_seed(1))
     script = (
         f"(() => {{ const latents = {json.dumps(latents.tolist())}, times = [];"
         " const images = latents.map((z) => { const start = performance.now();"
