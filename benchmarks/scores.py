@@ -29,9 +29,10 @@ from vaecli.evaluation import alerts
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.runs.directory import HELD_OUT
 from vaecli.runs.load import load_model
+from vaecli.training import calibration
 
 Bytes = NDArray[np.uint8]
-COUNT, SAMPLES = 1000, 32
+COUNT = 1000
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,8 @@ def measured(run: Path, pair: Pair, samples: int) -> dict[str, dict[str, float]]
     for seed, pixels in ((1, pair.foreign_images), (2, pair.own_images)):
         images = Images(pixels)
         result = evaluate(model, images, seed=seed, importance_samples=samples)
-        assert result.likelihoods is not None
-        scores = {name: score(result, images) for name, score in alerts.SCORES.items()}
-        scores["likelihood"] = result.likelihoods.nll.numpy()
-        for name, values in scores.items():
-            found.setdefault(name, []).append(values)
+        for name, score in alerts.SCORES.items():
+            found.setdefault(name, []).append(score(result, images))
     measures: dict[str, Callable[..., float]] = {"AUROC": area_under_roc, "AUPRC": precision_area}
     return {
         name: {kind: round(measure(*values), 4) for kind, measure in measures.items()}
@@ -152,7 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="K of the likelihood")
+    parser.add_argument(
+        "--samples", type=int, default=calibration.SAMPLES, help="K of the likelihood"
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/scores.json"))
     options = parser.parse_args()
     test = catalogue.load("mnist", Reading(options.data_dir)).test
@@ -171,7 +171,7 @@ def main() -> None:
                 float(np.mean([row[score]["AUROC"] for row in rows if row["chooses"] == chooses])),
                 4,
             )
-            for score in (*alerts.SCORES, "likelihood")
+            for score in alerts.SCORES
         }
         for half, chooses in (("choosing", True), ("showing", False))
     }

@@ -115,10 +115,52 @@ def test_a_run_keeps_the_scores_of_its_test_images(trained: Path, data_dir: Path
     with torch.no_grad():
         terms = elbo_terms(x, *loaded.model(x, noise.rows(0, 130)))
     known = held_out.read(loaded, "a test")
+    bounds = negative_log_likelihoods(loaded.model, test)
+    np.testing.assert_allclose(known.scores["likelihood"], np.sort(bounds), rtol=1e-5)
     for name, expected in (("loss", terms.loss), ("distortion", terms.distortion)):
         np.testing.assert_allclose(known.scores[name], np.sort(expected.numpy()), rtol=1e-4)
     longer = np.sort(terms.loss.numpy() - alerts.complexity(test))
     np.testing.assert_allclose(known.scores["complexity"], longer, rtol=1e-4)
+
+
+def negative_log_likelihoods(model: Any, digits: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The importance-weighted bound of 16 samples by its definition, in torch's distributions."""
+    import torch
+    from torch.distributions import Bernoulli, Normal
+
+    from vaecli.noise import SampleNoise
+    from vaecli.philox import derive_seed
+
+    x = torch.as_tensor(digits) / 255
+    noise = SampleNoise(8, seed=derive_seed(0, "held-out"), purpose="evaluation")
+    with torch.no_grad():
+        mean, log_variance = model.encoder(x)
+        q = Normal(mean[:, None], (log_variance / 2).exp()[:, None])
+        z = q.loc + q.scale * noise.rows(0, len(x), 16)
+        p = Bernoulli(logits=model.decoder(z.reshape(-1, 8)), validate_args=False)
+        log_p = p.log_prob(x.repeat_interleave(16, 0)).sum((1, 2, 3)).reshape(-1, 16)
+        log_weights = log_p.double() + (Normal(0, 1).log_prob(z) - q.log_prob(z)).sum(2)
+    bounds: NDArray[np.float64] = (math.log(16) - log_weights.logsumexp(1)).numpy()
+    return bounds
+
+
+def test_the_likelihood_is_kept_of_some_images_from_the_first_to_the_last(
+    vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vaecli.runs.load import load_model
+    from vaecli.training import calibration
+
+    monkeypatch.setattr(calibration, "MOST_LIKELIHOODS", 44)
+    assert vaecli(*TRAIN, "-e", "1", "-o", "run", "-q").code == 0
+    test = idx.read_idx(data_dir / "MNIST/raw/t10k-images-idx3-ubyte.gz").reshape(-1, 1, 28, 28)
+    known = safetensors.numpy.load_file(Path("run", HELD_OUT))
+    bounds = negative_log_likelihoods(load_model("run").model, test[::3])  # 44 of 130
+    np.testing.assert_allclose(known["score.likelihood"], np.sort(bounds), rtol=1e-5)
+    assert judge(vaecli, "run", "--alert-rate", "0.01")["n_held_out"] == 130
+    outcome = vaecli("eval", "-m", "run", "--alert-rate", "0.01", "--score", "likelihood")
+    assert outcome.code == ExitCode.USAGE
+    assert "99 held-out images, and run has 44" in outcome.err
+    assert "0.022, or another score" in outcome.err
 
 
 def test_images_that_patience_selected_on_are_not_used(vaecli: Vaecli, data_dir: Path) -> None:
@@ -148,10 +190,13 @@ def test_verdicts_follow_from_the_stored_scores(
     known = safetensors.numpy.load_file(trained / HELD_OUT)[f"score.{score}"]
     assert (result["score"], result["alert_rate"], result["n_held_out"]) == (score, 0.05, 130)
     assert result["threshold"] == sorted(known)[-6]  # 6 of 131 are at most 5 %, 7 are not
+    if score == "likelihood":
+        assert result["importance_samples"] == 16  # as the held-out images
     if score == "complexity":
         return  # noise is no alert here: it is as complex as its loss is high
+    column = {"likelihood": "nll"}.get(score, score)
     for row in rows("all.csv"):
-        p = (1 + (known >= float(row[score])).sum()) / 131
+        p = (1 + (known >= float(row[column])).sum()) / 131
         assert float(row["p_value"]) == p
         assert row["verdict"] == ("alert" if p <= 0.05 else "ok")
     assert [row["path"] for row in rows("all.csv") if row["verdict"] == "alert"] == [
@@ -163,11 +208,15 @@ def test_verdicts_follow_from_the_stored_scores(
     assert "the 130 held-out ones" in result["protocol"]
 
 
-def test_python_gives_the_same_verdicts(vaecli: Vaecli, trained: Path, suspects: Path) -> None:
+@pytest.mark.parametrize("score", ["loss", "likelihood"])
+def test_python_gives_the_same_verdicts(
+    vaecli: Vaecli, trained: Path, suspects: Path, score: str
+) -> None:
     import vaecli as api
 
-    judge(vaecli, trained, "-d", suspects, "--alert-rate", "0.05", "--per-image", "all.csv")
-    found = api.load(trained, device="cpu").score(suspects, alert_rate=0.05)
+    options = ("--alert-rate", "0.05", "--score", score, "--per-image", "all.csv")
+    judge(vaecli, trained, "-d", suspects, *options)
+    found = api.load(trained, device="cpu").score(suspects, alert_rate=0.05, score=score)
     for name in ("p_value", "verdict"):
         assert [str(value) for value in found[name]] == [row[name] for row in rows("all.csv")]
     with pytest.raises(UsageError, match="999 held-out"):
@@ -217,6 +266,11 @@ def test_unreadable_inputs_that_are_left_out_hide_no_alert(
         (("--alert-rate", "1"), ("between 0 and 1",)),
         (("--alert-rate", "nan"), ("between 0 and 1",)),
         (("--fail-on-alert",), ("--alert-rate",)),
+        (("--score", "loss"), ("--score loss needs --alert-rate",)),
+        (
+            ("--alert-rate", "0.1", "--score", "likelihood", "--importance-samples", "50"),
+            ("with --importance-samples 16, not 50", "Leave --importance-samples out"),
+        ),
         (("--alert-rate", "0.1", "--binarize", "dynamic"), ("--binarize none",)),
         (("--alert-rate", "0.1", "--prior", "gmm"), ("Leave --prior out",)),
         (("--alert-rate", "0.1", "-m", "latest"), ("one model",)),
@@ -260,7 +314,9 @@ def test_it_works_where_the_images_and_the_state_are_not(
 Damage = dict[str, NDArray[Any]]
 
 
-@pytest.mark.parametrize("what", ["cut", "bytes", "weights", "shape", "nan", "missing", "empty"])
+@pytest.mark.parametrize(
+    "what", ["cut", "bytes", "weights", "samples", "shape", "nan", "missing", "empty"]
+)
 def test_a_damaged_or_foreign_file_is_exit_4(vaecli: Vaecli, trained: Path, what: str) -> None:
     from vaecli.runs import weights
 
@@ -276,6 +332,8 @@ def test_a_damaged_or_foreign_file_is_exit_4(vaecli: Vaecli, trained: Path, what
     else:
         if what == "weights":
             info["weights"] = "0" * 64
+        if what == "samples":
+            info["importance_samples"] = 10**9
         if what == "shape":
             tensors["surprise.mean"] = tensors["surprise.mean"][:5]
         if what == "nan":

@@ -142,7 +142,7 @@ class Model(Coder):
             data: as for `evaluate`.
             latents: also the mean of q(z|x), as `z0`, `z1`, ...
             alert_rate: share of ordinary images that may raise an alert; for runs only.
-            score: loss, distortion or complexity, by which alerts go.
+            score: loss, distortion, complexity or likelihood, by which alerts go.
             split: as for `evaluate`, and so are all that follow.
             limit: score only the first so many.
             importance_samples: K, for `nll` and `ess`.
@@ -168,7 +168,10 @@ class Model(Coder):
         known = None
         if alert_rate is not None:
             drawn = images_for_model.binarization(self._loaded, binarize)
-            known = HeldOutScores.of(self._loaded, alert_rate, score, drawn, prior)
+            known = HeldOutScores.of(
+                self._loaded, alert_rate, score, drawn, prior, importance_samples
+            )
+            importance_samples = known.importance_samples
         found, images = self._judge(
             data, choice, reading, binarize, importance_samples, prior, batch_size, seed
         )

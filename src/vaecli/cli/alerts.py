@@ -25,21 +25,23 @@ class Alerts:
         ),
     ] = None
     score: Annotated[
-        Literal["loss", "distortion", "complexity"],
+        Literal["loss", "distortion", "complexity", "likelihood"] | None,
         option(
-            "What alerts go by: the loss, the distortion, or the loss less the complexity of the"
-            " image.",
+            "What alerts go by: the loss, the distortion, the loss less the complexity of the"
+            " image, or -log p(x) by 16 importance samples.",
+            default="loss",
             panel=PANEL,
         ),
-    ] = "loss"
+    ] = None
     fail_on_alert: Annotated[
         bool, option("Exit with 8 if there is an alert.", "--fail-on-alert", panel=PANEL)
     ] = False
 
     def check(self) -> None:
         """UsageError for options that contradict each other."""
-        if self.fail_on_alert and self.alert_rate is None:
+        given = {"--fail-on-alert": self.fail_on_alert, f"--score {self.score}": self.score}
+        for name in (name for name, value in given.items() if value and self.alert_rate is None):
             raise UsageError(
-                "--fail-on-alert needs --alert-rate",
+                f"{name} needs --alert-rate",
                 "Say how many ordinary images may raise an alert, as in --alert-rate 0.01.",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,7 +138,10 @@ def evaluate(
     binarize = images_for_model.binarization(loaded, binarize)
     known = None
     if alerts.alert_rate is not None:
-        known = HeldOutScores.of(loaded, alerts.alert_rate, alerts.score, binarize, prior)
+        known = HeldOutScores.of(
+            loaded, alerts.alert_rate, alerts.score or "loss", binarize, prior, importance_samples
+        )
+        question = replace(question, importance_samples=known.importance_samples)
     images, source = load_images(common, loaded, data, split, limit, binarize, bool(skip_bad))
     embeddings.require_enough(len(images))
     value, result = _judged(common, loaded, images, source, question)

@@ -97,6 +97,11 @@ class Images:
         order = permutation(len(self), seed=_HELD_OUT_SEED, epoch=0).numpy()
         return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
 
+    def spread(self, count: int) -> Images:
+        """At most `count` of them, evenly spaced from the first to the last."""
+        count = min(count, len(self))
+        return self.take(np.linspace(0, len(self) - 1, count).astype(np.int64))
+
     def to(self, device: torch.device) -> Images:
         """The same with its pixels on `device`, unless it is mapped or too large for its memory."""
         import torch

@@ -19,6 +19,7 @@ from vaecli.data.dataset import Bytes, Images
 from vaecli.errors import UsageError
 from vaecli.evaluation.evaluate import Evaluation
 from vaecli.runs import held_out
+from vaecli.runs.held_out import HeldOut
 from vaecli.runs.load import LoadedModel
 
 Values = NDArray[np.float64]
@@ -91,14 +92,21 @@ def _without_complexity(result: Evaluation, images: Images) -> Values:
     return np.asarray(result.losses.numpy() - lengths)
 
 
+def _likelihood(result: Evaluation, images: Images) -> Values:
+    assert result.likelihoods is not None
+    return np.asarray(result.likelihoods.nll.numpy())
+
+
 SCORES: Mapping[str, Callable[[Evaluation, Images], Values]] = {
     "loss": lambda result, images: result.losses.numpy(),
     "distortion": lambda result, images: result.distortions.numpy(),
     "complexity": _without_complexity,
+    "likelihood": _likelihood,
 }
 """Each score: the higher, the stranger the image.  `complexity` is the loss less the length of the
 image's PNG file: a model gives simple images a low loss whatever they show (Serrà et al. 2020,
-https://arxiv.org/abs/1909.11480).  (N,) nats."""
+https://arxiv.org/abs/1909.11480).  `likelihood` is -log p(x) as far as K importance samples tell.
+(N,) nats."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +117,33 @@ class HeldOutScores:
         name: of the score.
         rate: share of ordinary images that may raise an alert.
         values: of the n held-out images, (n,), rising.
+        importance_samples: K that images are to be evaluated with, or None for no likelihood.
     """
 
     name: str
     rate: float
     values: Values
+    importance_samples: int | None = None
 
     @classmethod
     def of(
-        cls, loaded: LoadedModel, rate: float, name: str, binarize: str, prior: str | None = None
+        cls,
+        loaded: LoadedModel,
+        rate: float,
+        name: str,
+        binarize: str,
+        prior: str | None = None,
+        importance_samples: int | None = None,
     ) -> HeldOutScores:
         """Those of a run.
+
+        Args:
+            loaded: the run's model.
+            rate: share of ordinary images that may raise an alert.
+            name: of the score.
+            binarize: how the images that are judged are binarized.
+            prior: gmm, or None for the model's own.
+            importance_samples: K that is asked for; None for that of the held-out images.
 
         Raises:
             UsageError: the run keeps none, too few for the rate, or of another protocol.
@@ -138,8 +162,7 @@ class HeldOutScores:
             raise UsageError(
                 f"--alert-rate {rate:g}: it needs {needed(rate):,} held-out images, and"
                 f" {loaded.path} has {len(values):,}",
-                f"Use a rate of at least {1 / (len(values) + 1):.2g}, or hold out more images in"
-                " training, with --test-fraction.",
+                f"Use a rate of at least {1 / (len(values) + 1):.2g}, or {_more(name, known)}.",
             )
         if binarize != known.binarize:
             raise UsageError(
@@ -152,7 +175,15 @@ class HeldOutScores:
                 "--alert-rate: the held-out images were scored under the model's own prior",
                 "Leave --prior out.",
             )
-        return cls(name, rate, values)
+        if name == "likelihood":
+            if importance_samples not in (None, known.importance_samples):
+                raise UsageError(
+                    f"--score likelihood: the held-out images were scored with"
+                    f" --importance-samples {known.importance_samples}, not {importance_samples}",
+                    "Leave --importance-samples out.",
+                )
+            importance_samples = known.importance_samples
+        return cls(name, rate, values, importance_samples)
 
     def judge(self, result: Evaluation, images: Images) -> Verdicts:
         """The verdict on each image that was evaluated."""
@@ -229,7 +260,15 @@ _WORDS = {
     "loss": "loss",
     "distortion": "distortion",
     "complexity": "loss less complexity",
+    "likelihood": "nll",
 }
+
+
+def _more(name: str, known: HeldOut) -> str:
+    """What gives a score of more held-out images."""
+    if len(known.scores[name]) < len(known.scores["loss"]):
+        return f"another score: a run keeps the {name} of some held-out images only"
+    return "hold out more images in training, with --test-fraction"
 
 
 def _name(images: Images, place: int) -> str:

@@ -77,14 +77,13 @@ def smooth(maps: Floats) -> Floats:
 def measure(runner: Runner, images: Images) -> Surprise:
     """How surprised a model is at held-out images; at some of them, if there are very many."""
     size = math.prod(runner.config.image_shape[1:])
-    count = max(1, min(len(images), MOST_IMAGES, MOST_VALUES // size))
-    images = images.take(np.linspace(0, len(images) - 1, count).astype(np.int64))
+    images = images.spread(max(1, min(MOST_IMAGES, MOST_VALUES // size)))
     step = batch_size(runner.config)
 
     def work(start: int) -> Floats:
         return surprise(runner, next(images[start : start + step].parts()))
 
-    parts = in_order(work, range(0, count, step), runner.workers)
+    parts = in_order(work, range(0, len(images), step), runner.workers)
     maps = np.concatenate([part for _, part in parts])
     mean = maps.mean(0, dtype=np.float64).astype(np.float32)
     return Surprise(mean, np.sort((maps - mean).max((1, 2))))

@@ -21,8 +21,10 @@ from vaecli.system.size_limits import MAX_ARRAY_IMAGES
 if TYPE_CHECKING:
     from vaecli.runs.load import LoadedModel
 
-SCORES = ("loss", "distortion", "complexity")
-"""The scores that are kept of every held-out image; see evaluation/alerts.py."""
+SCORES = ("loss", "distortion", "complexity", "likelihood")
+"""The scores that are kept of held-out images; see evaluation/alerts.py."""
+MAX_SAMPLES = 5000
+"""Importance samples of a likelihood that is kept: `eval` draws as many for each image."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class HeldOut:
     """How a model does on images it was not trained on and nothing was selected on.
 
     Attributes:
-        scores: each of `SCORES` of N images, (N,) float64, rising.
+        scores: each of `SCORES` of N images, (N,) float64, rising; the likelihood of fewer.
+        importance_samples: K of the likelihood.
         surprise: of their pixels.
         binarize: how the images were binarized.
     """
 
     scores: Mapping[str, NDArray[np.float64]]
+    importance_samples: int
     surprise: Surprise
     binarize: str
 
@@ -60,9 +64,12 @@ class HeldOut:
         """
         tensors: weights.Arrays = {f"score.{name}": self.scores[name] for name in SCORES}
         tensors |= {f"surprise.{name}": value for name, value in vars(self.surprise).items()}
-        return weights.encode(
-            tensors, {"binarize": self.binarize, "weights": weights.digest(model)}
-        )
+        info = {
+            "binarize": self.binarize,
+            "importance_samples": self.importance_samples,
+            "weights": weights.digest(model),
+        }
+        return weights.encode(tensors, info)
 
 
 def read(loaded: LoadedModel, purpose: str) -> HeldOut:
@@ -104,14 +111,17 @@ def _expected(loaded: LoadedModel, shapes: weights.Shapes) -> weights.Shapes:
     """Types and shapes the tensors must have: the numbers of images are the file's own."""
     size = loaded.config.image_shape[1:]
     counts = {}
-    for name in ("score.loss", "surprise.peaks"):
+    for name in ("score.loss", "score.likelihood", "surprise.peaks"):
         match shapes.get(name):
             case (_, (int(count),)) if 0 < count <= MAX_ARRAY_IMAGES:
                 counts[name] = (count,)
             case _:
                 raise ValueError(f"{name} is not a list of numbers")
     expected: dict[str, tuple[str, tuple[int, ...]]]
-    expected = {f"score.{name}": ("float64", counts["score.loss"]) for name in SCORES}
+    expected = {
+        name: ("float64", counts.get(name, counts["score.loss"]))
+        for name in (f"score.{score}" for score in SCORES)
+    }
     expected["surprise.mean"] = ("float32", size)
     expected["surprise.peaks"] = ("float32", counts["surprise.peaks"])
     return expected
@@ -120,6 +130,9 @@ def _expected(loaded: LoadedModel, shapes: weights.Shapes) -> weights.Shapes:
 def _checked(tensors: weights.Arrays, info: dict[str, Any], model: str) -> HeldOut:
     if info.get("weights") != model:
         raise ValueError("it belongs to other weights")
+    samples = info.get("importance_samples")
+    if type(samples) is not int or not 0 < samples <= MAX_SAMPLES:
+        raise ValueError("importance_samples is not a number of samples")
     scores = {name: np.sort(tensors[f"score.{name}"]) for name in SCORES}
     surprise = Surprise(tensors["surprise.mean"], np.sort(tensors["surprise.peaks"]))
-    return HeldOut(scores, surprise, str(info.get("binarize")))
+    return HeldOut(scores, samples, surprise, str(info.get("binarize")))
