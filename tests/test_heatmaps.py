@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +264,38 @@ def test_sampled_latents_give_another_heat(vaecli: Vaecli, trained: Path, added:
     assert vaecli(*asked, "-o", "mean.png").code == 0
     assert vaecli(*asked, "-o", "drawn.png", "--sample").code == 0
     assert Path("mean.heatmap.png").read_bytes() != Path("drawn.heatmap.png").read_bytes()
+
+
+@pytest.mark.parametrize("sample", [(), ("--sample",)])
+def test_each_picture_is_decoded_once_and_looks_as_without_a_heat_map(
+    vaecli: Vaecli,
+    trained: Path,
+    digits: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    sample: tuple[str, ...],
+) -> None:
+    counts = {"encode": 0, "decode": 0}
+
+    def counted(name: str) -> Callable[..., object]:
+        whole = getattr(NumpyVAE, name)
+
+        def call(self: NumpyVAE, first: Floats, *rest: object) -> object:
+            counts[name] += len(first)
+            return whole(self, first, *rest)
+
+        return call
+
+    for name in counts:
+        monkeypatch.setattr(NumpyVAE, name, counted(name))
+    Path("in").mkdir()
+    for index, digit in enumerate(digits[:40]):  # more than a batch
+        Image.fromarray(digit[0]).save(f"in/{index}.png")
+    asked = ("reconstruct", "in", "-m", trained, *sample, "-o")
+    assert vaecli(*asked, "plain").code == 0
+    assert vaecli(*asked, "hot", "--heatmap").code == 0
+    assert counts == {"encode": 80, "decode": 80}
+    for path in Path("plain").iterdir():
+        assert Path("hot", path.name).read_bytes() == path.read_bytes()
 
 
 def test_what_cannot_be_done_is_exit_2(vaecli: Vaecli, trained: Path, added: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 import vaecli as package
 from conftest import Vaecli
-from vaecli.errors import ExitCode, ModelError
+from vaecli.errors import ExitCode, ModelError, UsageError
 from vaecli.evaluation import mixture as fitting
 from vaecli.evaluation.latent_space import Embedding
 from vaecli.evaluation.mixture import fit
@@ -422,6 +423,34 @@ def test_it_needs_neither_torch_nor_scikit_learn(run: Path, data_dir: Path) -> N
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not loaded & {"torch", "sklearn", "scipy", "matplotlib"}
     assert (run / FITTED_PRIOR).is_file()
+
+
+def test_python_samples_from_the_mixture(vaecli: Vaecli, run: Path, data_dir: Path) -> None:
+    """The same pictures as those of the command, from the mixture kept or fitted again."""
+    from vaecli.data.dataset import to_uint8
+
+    common = ("--data-dir", data_dir, "-n", "6")
+    for prior in ("gmm", "normal"):
+        assert (
+            vaecli("sample", "-m", run, *common, "--prior", prior, "-o", f"{prior}.npy").code == 0
+        )
+    (run / FITTED_PRIOR).unlink()
+    options: dict[str, Any] = {"data_dir": data_dir, "download": False}
+    model, names = package.load(run, device="cpu"), ("gmm", "gmm", "normal")
+    for prior in names:
+        found = model.sample(6, prior=prior, **options)  # type: ignore[arg-type]
+        difference = to_uint8(found.numpy()).astype(int) - np.load(f"{prior}.npy")
+        assert abs(difference).max() <= 1, prior
+        assert (run / FITTED_PRIOR).is_file()
+    loose = package.load(run / "model.safetensors", device="cpu")
+    found = loose.sample(6, prior="gmm", data="mnist", seed=0, **options)
+    assert abs(to_uint8(found.numpy()).astype(int) - np.load("gmm.npy")).max() <= 1
+    with pytest.raises(UsageError, match="data"):
+        loose.sample(6, prior="gmm", **options)
+    with pytest.raises(UsageError, match="data is what prior gmm"):
+        model.sample(6, data="mnist")
+    with pytest.raises(UsageError, match="not one of normal, gmm"):
+        model.sample(6, prior="GMM")  # type: ignore[arg-type]
 
 
 def test_python_and_several_models_know_the_mixture(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -13,11 +14,16 @@ from vaecli import philox
 from vaecli.data.digit_fit import Invert
 from vaecli.data.picture_fit import Fit
 from vaecli.data.picture_for_model import read_picture
-from vaecli.errors import DataError
+from vaecli.data.reading import Reading
+from vaecli.errors import DataError, UsageError
 from vaecli.model import numpy_learned_prior
+from vaecli.model.numpy_prior import Mixture, Prior
 from vaecli.model.precision import tf32
-from vaecli.model.vae import VAE, as_float, reparameterize
-from vaecli.system.callbacks import Report, no_report
+from vaecli.model.vae import VAE, TorchRunner, as_float, reparameterize
+from vaecli.runs.fitted_prior import require_replaceable
+from vaecli.runs.load import LoadedModel
+from vaecli.system.callbacks import Progress, Report, no_progress, no_report
+from vaecli.training import fitted_prior
 
 
 class Coder:
@@ -30,9 +36,11 @@ class Coder:
         seed: the run's seed, used where none is given.
     """
 
-    def __init__(self, vae: VAE, seed: int = 0) -> None:
+    def __init__(self, vae: VAE, seed: int = 0, loaded: LoadedModel | None = None) -> None:
         self.vae = vae
         self.seed = seed
+        # a network of one's own is as one in a loose file: nothing says what data it belongs to
+        self._loaded = loaded or LoadedModel(vae.config, vae.weights(), Path("VAE"), None, "VAE")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -98,19 +106,51 @@ class Coder:
             latents = reparameterize(latents, log_variance, noise)
         return self.decode(latents)
 
-    def sample(self, count: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        count: int,
+        *,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        prior: Literal["normal", "gmm"] | None = None,
+        data: str | Path | None = None,
+        data_dir: str | Path | None = None,
+        download: bool = True,
+        progress: Progress = no_progress,
+        report: Report = warnings.warn,
+    ) -> Tensor:
         """Decode `count` draws of the prior: (count, C, H, W) in [0, 1].
 
-        The noise of the draws is multiplied by `temperature`.
+        Args:
+            count: how many.
+            seed: of the draws; None: the run's.
+            temperature: their noise is multiplied by it.
+            prior: gmm: the mixture fitted to the training images, which the run then keeps;
+                None: the model's own.
+            data: of gmm: whose training images to fit it to; None: the run's own.
+            data_dir: of gmm: where named sets and prepared images are kept.
+            download: whether the network may be used.
+            progress: called with (what, done, total).
+            report: called with each warning.
+
+        Raises:
+            UsageError: the model has learned a prior and another is given, or nothing says which
+                images gmm is to be fitted to.
 
         Example:
             >>> import vaecli
             >>> vaecli.load("digits", device="cpu").sample(3).shape
             torch.Size([3, 1, 28, 28])
         """
-        prior = numpy_learned_prior.of(self.vae.config, self.vae.weights())
+        require_replaceable(self.vae.config, prior)
+        drawn: Prior = numpy_learned_prior.of(self.vae.config, self.vae.weights())
+        if prior == "gmm":
+            reading = self._reading(data_dir, download, report, progress)
+            drawn = self._mixture(reading, None if data is None else str(data))
+        elif data is not None:
+            raise UsageError("data is what prior gmm is fitted to", "Leave it out.")
         seed = self.seed if seed is None else seed
-        return self.decode(prior.draw(count, seed=seed, temperature=temperature))
+        return self.decode(drawn.draw(count, seed=seed, temperature=temperature))
 
     def read(
         self,
@@ -148,6 +188,18 @@ class Coder:
     @property
     def _device(self) -> torch.device:
         return self.vae.device
+
+    @staticmethod
+    def _reading(
+        data_dir: str | Path | None, download: bool, report: Report, progress: Progress
+    ) -> Reading:
+        return Reading(None if data_dir is None else Path(data_dir), download, report, progress)
+
+    def _mixture(self, reading: Reading, data: str | None = None) -> Mixture:
+        """The mixture that the run keeps, or one fitted now, to `data` if that is given."""
+        return fitted_prior.of_model(
+            self._loaded, reading, lambda _: TorchRunner(self.vae), data=data, note=no_report
+        )
 
     def _noise(self, count: int, purpose: str, seed: int) -> Tensor:
         """As `vaecli sample` and `vaecli reconstruct` draw it: (count, L)."""

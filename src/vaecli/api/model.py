@@ -23,14 +23,13 @@ from vaecli.evaluation.alerts import HeldOutScores
 from vaecli.evaluation.evaluate import BATCH_SIZE, Evaluation
 from vaecli.export import formats
 from vaecli.model.prior import FullMixture
-from vaecli.model.vae import VAE, TorchRunner
 from vaecli.runs import hub
 from vaecli.runs.fitted_prior import require_replaceable
-from vaecli.runs.load import LoadedModel, load_model
+from vaecli.runs.load import load_model
 from vaecli.system import device as devices
 from vaecli.system import extras, files
 from vaecli.system.callbacks import Progress, Report, no_progress, no_report
-from vaecli.training import fitted_prior, images_for_model
+from vaecli.training import images_for_model
 from vaecli.training.images_for_model import Choice
 
 Data = str | Path | Tensor | NDArray[Any]
@@ -51,11 +50,6 @@ class Model(Coder):
         >>> model.image_shape, model.latent_dim
         ((1, 28, 28), 20)
     """
-
-    def __init__(self, vae: VAE, seed: int = 0, loaded: LoadedModel | None = None) -> None:
-        super().__init__(vae, seed)
-        # a network of one's own is as one in a loose file: nothing says what data it belongs to
-        self._loaded = loaded or LoadedModel(vae.config, vae.weights(), Path("VAE"), None, "VAE")
 
     def evaluate(
         self,
@@ -106,7 +100,7 @@ class Model(Coder):
             True
         """
         choice = Choice(None, split, limit, skip_bad)
-        reading = _reading(data_dir, download, report, progress)
+        reading = self._reading(data_dir, download, report, progress)
         return self._judge(
             data, choice, reading, binarize, importance_samples, prior, batch_size, seed
         )[0]
@@ -164,7 +158,7 @@ class Model(Coder):
             9
         """
         choice = Choice(None, split, limit, skip_bad)
-        reading = _reading(data_dir, download, report, progress)
+        reading = self._reading(data_dir, download, report, progress)
         known = None
         if alert_rate is not None:
             drawn = images_for_model.binarization(self._loaded, binarize)
@@ -288,10 +282,7 @@ class Model(Coder):
         require_replaceable(self._loaded.config, prior)
         mixture = None
         if prior == "gmm":
-            own = choice.data if self._loaded.run is None else None
-            mixture = fitted_prior.of_model(
-                self._loaded, reading, lambda _: TorchRunner(self.vae), data=own, note=no_report
-            )
+            mixture = self._mixture(reading, choice.data if self._loaded.run is None else None)
         found = evaluation.evaluate(
             self.vae,
             images.to(self._device),
@@ -318,7 +309,7 @@ class Model(Coder):
         """The run's test images where they are on this machine."""
         if self._loaded.run is None:
             return None
-        reading = _reading(data_dir, False, no_report, no_progress)
+        reading = self._reading(data_dir, False, no_report, no_progress)
         try:
             return images_for_model.load(self._loaded, Choice(), reading)[0]
         except (DataError, EnvironmentFailure, UsageError):
@@ -337,12 +328,6 @@ def load(model: str | Path = "latest", *, device: str = "auto", download: bool =
     """
     loaded = load_model(str(model), download=download)
     return Model(loaded.model.to(devices.resolve(device)), loaded.seed(None), loaded)
-
-
-def _reading(
-    data_dir: str | Path | None, download: bool, report: Report, progress: Progress
-) -> Reading:
-    return Reading(None if data_dir is None else Path(data_dir), download, report, progress)
 
 
 def _require_positive(name: str, number: int | None) -> None:

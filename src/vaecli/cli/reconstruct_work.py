@@ -116,7 +116,7 @@ class Work:
         """Read, reconstruct and write the inputs at these places; nothing is printed."""
         import numpy as np
 
-        from vaecli.evaluation import generation, heatmap
+        from vaecli.evaluation import generation
         from vaecli.pictures import sheets
         from vaecli.pictures.grid import encode_png
 
@@ -128,11 +128,7 @@ class Work:
         noise = generation.noise(
             self.runner, places.start, places.stop, seed=self.seed, purpose="evaluation"
         )[good]
-        drawn = noise if self.sample else None
-        results = generation.reconstruct(self.runner, originals, noise=drawn)
-        heats: Sequence[NDArray[np.float32] | None] = [None] * len(good)
-        if self.usual is not None:
-            heats = [*heatmap.heat(heatmap.surprise(self.runner, originals, drawn), self.usual)]
+        results, heats = self.reconstructed(originals, noise if self.sample else None)
         scores: list[dict[str, float]] | list[None] = [None] * len(good)
         if self.common.terminal.json:
             scores = generation.score(self.runner, originals, noise, self.prior)
@@ -156,6 +152,18 @@ class Work:
                 png=png if to_stdout else b"",
             )
         return read
+
+    def reconstructed(
+        self, originals: Bytes, noise: NDArray[np.float32] | None
+    ) -> tuple[Bytes, Sequence[NDArray[np.float32] | None]]:
+        """The reconstructions, and the heat of each where that is asked for."""
+        from vaecli.evaluation import generation, heatmap
+
+        if self.usual is None:
+            results = generation.reconstruct(self.runner, originals, noise=noise)
+            return results, [None] * len(results)
+        results, maps = heatmap.reconstruct(self.runner, originals, noise=noise)
+        return results, [*heatmap.heat(maps, self.usual)]
 
     def read(self, source: str) -> Done:
         """One input at the model's shape."""
@@ -198,7 +206,7 @@ class Work:
     def test_images(self) -> None:
         """The first test images of the run's data, for the grid."""
         from vaecli.cli.inputs import load_images
-        from vaecli.evaluation import generation, heatmap
+        from vaecli.evaluation import generation
 
         images, _ = load_images(self.common, self.loaded, None, "test", TEST_IMAGES)
         originals = next(images.parts())
@@ -208,10 +216,9 @@ class Work:
                 self.runner, 0, len(originals), seed=self.seed, purpose="evaluation"
             )
         self.originals = [*originals]
-        self.reconstructions = [*generation.reconstruct(self.runner, originals, noise=noise)]
-        if self.usual is not None:
-            maps = heatmap.surprise(self.runner, originals, noise)
-            self.heats = [*heatmap.heat(maps, self.usual)]
+        results, heats = self.reconstructed(originals, noise)
+        self.reconstructions = [*results]
+        self.heats = [heat for heat in heats if heat is not None]
 
     def show(self) -> None:
         """The first originals and reconstructions in the terminal, where it shows pictures."""

@@ -64,16 +64,21 @@ def decode(runner: Runner, latents: Floats) -> Bytes:
     """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8."""
     latents = np.ascontiguousarray(latents, np.float32)
     found = np.empty((len(latents), *runner.config.image_shape), np.uint8)
-    mean, size = PIXELS[runner.config.likelihood].mean, batch_size(runner.config)
+    size = batch_size(runner.config)
 
-    @quiet()
     def work(start: int) -> Bytes:
-        output = runner.decode(latents[start : start + size])
-        return to_uint8(mean(output, runner.log_scale))
+        return mean_image(runner, runner.decode(latents[start : start + size]))
 
     for start, pixels in in_order(work, range(0, len(latents), size), runner.workers):
         found[start : start + size] = pixels
     return found
+
+
+@quiet()
+def mean_image(runner: Runner, parameters: Floats) -> Bytes:
+    """The mean of p(x|z) for its parameters (B, P, H, W), as (B, C, H, W) uint8."""
+    mean = PIXELS[runner.config.likelihood].mean
+    return to_uint8(mean(parameters, runner.log_scale))
 
 
 @quiet()
@@ -91,10 +96,13 @@ def reconstruct(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -
         pixels: images of the model's shape.
         noise: (N, L) to draw the latent from q(z|x) instead of taking its mean.
     """
+    return decode(runner, encode(runner, pixels, noise=noise))
+
+
+def encode(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -> Floats:
+    """The latents (N, L) of images; `noise` as for `reconstruct`."""
     latents, log_variance = runner.encode(as_float(pixels), noise)
-    if noise is not None:
-        latents = draw_latents(latents, log_variance, noise)
-    return decode(runner, latents)
+    return latents if noise is None else draw_latents(latents, log_variance, noise)
 
 
 @quiet()

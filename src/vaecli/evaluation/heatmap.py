@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli.data.dataset import Bytes, Images, as_float
-from vaecli.evaluation.generation import Runner, batch_size, draw_latents
+from vaecli.evaluation.generation import Runner, batch_size, encode, mean_image
 from vaecli.model.numpy_likelihoods import PIXELS
 from vaecli.model.numpy_prior import quiet
 from vaecli.runs.held_out import Surprise
@@ -28,7 +28,6 @@ QUIET, LOUD = 0.5, 0.99
 """Shares of held-out images that stay below the heat 0 and 1 everywhere."""
 
 
-@quiet()
 def surprise(runner: Runner, pixels: Bytes, noise: Floats | None = None) -> Floats:
     """How surprised the model is at each pixel, smoothed: (N, H, W) nats.
 
@@ -42,11 +41,26 @@ def surprise(runner: Runner, pixels: Bytes, noise: Floats | None = None) -> Floa
         pixels: (N, C, H, W) of the model's shape.
         noise: (N, L) to draw z from q(z|x); without it, z is the mean.
     """
-    images, likelihood = as_float(pixels), runner.config.likelihood
-    latents, log_variance = runner.encode(images, noise)
-    if noise is not None:
-        latents = draw_latents(latents, log_variance, noise)
-    found = -PIXELS[likelihood].log_prob(images, runner.decode(latents), runner.log_scale)
+    return reconstruct(runner, pixels, noise=noise)[1]
+
+
+def reconstruct(
+    runner: Runner, pixels: Bytes, *, noise: Floats | None = None
+) -> tuple[Bytes, Floats]:
+    """Images as generation.py reconstructs them, and `surprise` at the same latents."""
+    latents, step = encode(runner, pixels, noise=noise), batch_size(runner.config)
+    found, maps = [], []
+    for start in range(0, len(pixels), step):
+        parameters = runner.decode(latents[start : start + step])
+        found.append(mean_image(runner, parameters))
+        maps.append(_surprise(runner, as_float(pixels[start : start + step]), parameters))
+    return np.concatenate(found), np.concatenate(maps)
+
+
+@quiet()
+def _surprise(runner: Runner, images: Floats, parameters: Floats) -> Floats:
+    likelihood = runner.config.likelihood
+    found = -PIXELS[likelihood].log_prob(images, parameters, runner.log_scale)
     if likelihood == "bernoulli":
         found = found - _entropy(images)
     return smooth(found.sum(1))

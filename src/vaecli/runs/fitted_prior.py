@@ -34,7 +34,9 @@ class FittedPrior(NamedTuple):
 
 
 def require_replaceable(model: ModelConfig, prior: str | None) -> None:
-    """UsageError where a prior is given for a model that has learned one."""
+    """UsageError where a prior is given for a model that has learned one, or an unknown one."""
+    if prior not in (None, "normal", "gmm"):
+        raise UsageError(f"--prior {prior}: not one of normal, gmm")
     if prior is not None and model.prior != "normal":
         raise UsageError(
             f"--prior {prior}: this model has learned a prior of its own, a {model.prior}",
