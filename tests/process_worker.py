@@ -25,6 +25,7 @@ CASES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     # four images in a last batch of three processes' steps, several passes a step
     "several": (torch.float64, {"epochs": 2, "importance_samples": 3, "batch_size": 33}),
     "grid": (torch.float64, {"epochs": 1, "arch": "grid"}),
+    "labels": (torch.float64, {"epochs": 2, "condition": "labels"}),
     "empty": (torch.float64, {"epochs": 1, "batch_size": 23}),  # 70 = 3 x 23 + 1
 }
 OWN = torch.Generator().manual_seed(1)

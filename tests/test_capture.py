@@ -73,7 +73,9 @@ def test_the_largest_batch_is_what_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("tape", [Tape(), BrokenTape()], ids=["recorded", "eager fallback"])
-@pytest.mark.parametrize("settings", [{}, {"importance_samples": 3, "warmup_epochs": 1}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"importance_samples": 3, "warmup_epochs": 1}, {"condition": "labels"}]
+)
 def test_training_from_a_record_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tape: Tape, settings: dict[str, Any]
 ) -> None:

@@ -11,11 +11,11 @@ from vaecli.config import (
     ModelConfig,
     RunConfig,
     TrainConfig,
-    contradictions,
 )
 from vaecli.data.origin import Options
 from vaecli.system.strict_json import canonical_json, parse_json
 from vaecli.system.typed_json import from_json, to_json
+from vaecli.training.configuration import contradictions
 from vaecli.training.settings import Settings
 
 MODEL = ModelConfig(image_shape=(1, 28, 28))

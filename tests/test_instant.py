@@ -391,9 +391,9 @@ def test_torch_computes_in_the_thread_that_asks(vaecli: Vaecli, trained: Path) -
     model = build(ModelConfig(image_shape=(1, 8, 8), **MLP), seed=0)
     decoder, seen = model.decoder.forward, set[int]()
 
-    def watched(latents: torch.Tensor) -> torch.Tensor:
+    def watched(latents: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         seen.add(threading.get_ident())
-        return decoder(latents)
+        return decoder(latents, labels)
 
     model.decoder.forward = watched  # type: ignore[method-assign]
     runner = TorchRunner(model)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vaecli.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from vaecli.data import labels
 from vaecli.data.dataset import Dataset, Images
 from vaecli.errors import DivergedError
 from vaecli.evaluation.evaluate import evaluate
@@ -43,6 +44,7 @@ def make_run(
     dataset: Dataset = DATASET,
     likelihood: Any = "bernoulli",
     arch: Any = "mlp",
+    condition: Any = "none",
     **settings: object,
 ) -> Run:
     config = RunConfig(
@@ -52,6 +54,8 @@ def make_run(
             hidden=(16,),
             latent_dim=2,
             likelihood=likelihood,
+            condition=condition,
+            **(labels.condition(dataset) if condition == "labels" else {}),  # type: ignore[arg-type]
         ),
         training=TrainConfig(**{"epochs": 3, "batch_size": 16, **settings}),  # type: ignore[arg-type]
         data=DataConfig(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from vaecli.system.size_limits import MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
+from vaecli.system.size_limits import MAX_CLASSES, MAX_HIDDEN_LAYERS, MAX_PIXELS, RANGES
 from vaecli.system.typed_json import LATER, field_problems, from_json, plain, to_json, value_problem
 
 FORMAT = 1
@@ -28,6 +28,7 @@ Binarize = Literal["none", "dynamic", "static"]
 Schedule = Literal["linear", "cosine", "constant"]
 OutputBias = Literal["mean", "zero"]
 LearnedPrior = Literal["normal", "mixture", "flow"]
+Condition = Literal["none", "labels"]
 Gradient = Literal["iwae", "dreg"]
 Precision = Literal["fp32", "bf16", "tf32"]
 
@@ -81,6 +82,12 @@ class ModelConfig:
     """The same of whole numbers of another size."""
     float_range: tuple[float, float] | None = field(default=None, metadata=LATER)
     """Values of the floats among the training images that count as black and white."""
+    condition: Condition = field(default="none", metadata=LATER)
+    """Whether the class of an image is given to encoder, decoder and prior."""
+    classes: tuple[str, ...] = field(default=(), metadata=LATER)
+    """Names of these classes; a class is known to the network by its place here."""
+    class_counts: tuple[int, ...] = field(default=(), metadata=LATER)
+    """Training images of each."""
 
     def __post_init__(self) -> None:
         if self.hidden == () and self.arch in get_args(Arch):
@@ -143,6 +150,17 @@ class ModelConfig:
             yield "prior", "flow needs at least 2 latents"
         if self.arch != "mlp":
             yield from self._convolved_problems()
+        yield from self._class_problems()
+
+    def _class_problems(self) -> Iterator[tuple[str, str]]:
+        count = len(self.classes)
+        if self.condition == "none":
+            if self.classes or self.class_counts:
+                yield "classes", "needs a condition"
+        elif not 2 <= count <= MAX_CLASSES or len({*self.classes}) < count:
+            yield "classes", f"must be 2 to {MAX_CLASSES:,} different names, not {count:,}"
+        elif len(self.class_counts) != count:
+            yield "class_counts", f"must be {count:,} numbers, not {len(self.class_counts):,}"
 
     def _convolved_problems(self) -> Iterator[tuple[str, str]]:
         if len(self.hidden) != 1:
@@ -330,20 +348,3 @@ def _check_environment(environment: dict[str, object]) -> None:
 def mixture_outputs(channels: int) -> int:
     """Numbers per pixel of a logistic mixture; see `logistic_mixture.py`."""
     return MIXTURE_COMPONENTS * (1 + 2 * channels + channels * (channels - 1) // 2)
-
-
-def contradictions(model: ModelConfig, binarize: Binarize) -> Iterator[tuple[str, str]]:
-    """Yield (field, sentence) for settings that are right by themselves but not together."""
-    if binarize != "none" and model.likelihood != "bernoulli":
-        why = "black and white pixels need bernoulli"
-        yield "binarize", f"{binarize} contradicts --likelihood {model.likelihood}: {why}"
-
-
-def option_name(field: str) -> str:
-    """What a field is called on the command line: `--latent-dim`."""
-    return f"--{field.replace('_', '-')}"
-
-
-def as_options(problems: Iterable[tuple[str, str]]) -> str:
-    """What `problems` of a configuration yielded, as one message about options."""
-    return "; ".join(f"{option_name(field)} {sentence}" for field, sentence in problems)

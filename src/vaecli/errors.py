@@ -7,6 +7,7 @@ status.  A message reads ``what: where: why.``; the hint says what to do next.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -153,3 +154,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _on_gpu(error: BaseException) -> bool:
     """Whether it was a GPU that ran out of memory, not the host."""
     return not isinstance(error, MemoryError) and _HOST_MEMORY not in str(error)
+
+
+def option_name(field: str) -> str:
+    """What a field is called on the command line: `--latent-dim`."""
+    return f"--{field.replace('_', '-')}"
+
+
+def as_options(problems: Iterable[tuple[str, str]]) -> str:
+    """What `problems` of a configuration yielded, as one message about options."""
+    return "; ".join(f"{option_name(field)} {sentence}" for field, sentence in problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaecli import philox
+from vaecli.data import labels as conditions
 from vaecli.data.digit_fit import Invert
 from vaecli.data.picture_fit import Fit
 from vaecli.data.picture_for_model import read_picture
@@ -24,6 +26,9 @@ from vaecli.runs.fitted_prior import require_replaceable
 from vaecli.runs.load import LoadedModel
 from vaecli.system.callbacks import Progress, Report, no_progress, no_report
 from vaecli.training import fitted_prior
+
+Labels = str | int | Sequence[str | int] | None
+"""A class of a model that takes classes, by name or number, or one for each image."""
 
 
 class Coder:
@@ -54,11 +59,19 @@ class Coder:
 
     @torch.no_grad()
     @tf32(False)
-    def encode(self, images: Tensor | NDArray[Any]) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, images: Tensor | NDArray[Any], *, labels: Labels = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x), each (N, L).
+
+        Args:
+            images: N of them.
+            labels: of a model trained with `condition="labels"`: the class of all images by name
+                or number, or one for each image.
 
         Raises:
             DataError: the images do not have the model's shape, or lie outside [0, 1].
+            UsageError: the model takes classes and none are given, or the other way round.
 
         Example:
             >>> import vaecli
@@ -67,12 +80,17 @@ class Coder:
             >>> mean.shape, log_variance.shape
             (torch.Size([2, 20]), torch.Size([2, 20]))
         """
-        return self.vae.encode(self._images(images))
+        images = self._images(images)
+        return self.vae.encode(images, labels=self._places(labels, len(images)))
 
     @torch.no_grad()
     @tf32(False)
-    def decode(self, latents: Tensor | NDArray[Any]) -> Tensor:
+    def decode(self, latents: Tensor | NDArray[Any], *, labels: Labels = None) -> Tensor:
         """Mean image of p(x|z) for latents (N, L): (N, C, H, W) in [0, 1].
+
+        Args:
+            latents: N of them.
+            labels: as for `encode`.
 
         Example:
             >>> import vaecli
@@ -82,14 +100,17 @@ class Coder:
         latents = torch.as_tensor(latents, dtype=torch.float32).to(self._device)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise DataError(f"latents: {tuple(latents.shape)} is not (N, {self.latent_dim})")
-        return self.vae.mean_image(latents)
+        return self.vae.mean_image(latents, self._places(labels, len(latents)))
 
-    def reconstruct(self, images: Tensor | NDArray[Any], *, sample: bool = False) -> Tensor:
+    def reconstruct(
+        self, images: Tensor | NDArray[Any], *, sample: bool = False, labels: Labels = None
+    ) -> Tensor:
         """Encode and decode: (N, C, H, W) in [0, 1].
 
         Args:
             images: as for `encode`.
             sample: draw the latent from q(z|x) instead of taking its mean.
+            labels: as for `encode`.
 
         Example:
             >>> import vaecli
@@ -101,10 +122,11 @@ class Coder:
         images = self._images(images)
         noise = self._noise(len(images), "evaluation", self.seed) if sample else None
         with torch.no_grad(), tf32(False):
-            latents, log_variance = self.vae.encode(images, noise)
+            places = self._places(labels, len(images))
+            latents, log_variance = self.vae.encode(images, noise, places)
         if noise is not None:
             latents = reparameterize(latents, log_variance, noise)
-        return self.decode(latents)
+        return self.decode(latents, labels=labels)
 
     def sample(
         self,
@@ -112,6 +134,7 @@ class Coder:
         *,
         seed: int | None = None,
         temperature: float = 1.0,
+        label: Labels = None,
         prior: Literal["normal", "gmm"] | None = None,
         data: str | Path | None = None,
         data_dir: str | Path | None = None,
@@ -125,6 +148,8 @@ class Coder:
             count: how many.
             seed: of the draws; None: the run's.
             temperature: their noise is multiplied by it.
+            label: the class of all images, or of each, as for `encode`; None: classes as frequent
+                as in training, where the model takes them.
             prior: gmm: the mixture fitted to the training images, which the run then keeps;
                 None: the model's own.
             data: of gmm: whose training images to fit it to; None: the run's own.
@@ -150,7 +175,10 @@ class Coder:
         elif data is not None:
             raise UsageError("data is what prior gmm is fitted to", "Leave it out.")
         seed = self.seed if seed is None else seed
-        return self.decode(drawn.draw(count, seed=seed, temperature=temperature))
+        if label is None and self.vae.config.classes:
+            label = conditions.drawn_names(self.vae.config, count, seed=seed)
+        latents = drawn.draw(count, seed=seed, temperature=temperature)
+        return self.decode(latents, labels=label)
 
     def read(
         self,
@@ -200,6 +228,22 @@ class Coder:
         return fitted_prior.of_model(
             self._loaded, reading, lambda _: TorchRunner(self.vae), data=data, note=no_report
         )
+
+    def _places(self, given: Labels, count: int) -> Tensor | None:
+        """The classes as the network takes them, (count,) int64; None if it takes none."""
+        config = self.vae.config
+        if given is None and not config.classes:
+            return None
+        if given is None:
+            raise UsageError(
+                "this model was trained with condition labels and needs the class of each image",
+                f"Give labels; its classes are {conditions.listed(config.classes)}.",
+            )
+        names = [str(given)] * count if isinstance(given, str | int) else [*map(str, given)]
+        if len(names) != count:
+            raise UsageError(f"labels: there are {len(names)} for {count} images")
+        places = {name: conditions.place(config, name) for name in {*names}}
+        return torch.tensor([places[name] for name in names], device=self._device)
 
     def _noise(self, count: int, purpose: str, seed: int) -> Tensor:
         """As `vaecli sample` and `vaecli reconstruct` draw it: (count, L)."""

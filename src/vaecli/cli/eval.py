@@ -231,7 +231,7 @@ def _meaning(model: Any, images: Any, binarize: Binarize, result: Evaluation) ->
     """What the loss may be held against: its floor, or bits per dimension."""
     from vaecli.evaluation import units
 
-    value: dict[str, Any] = {}
+    value: dict[str, Any] = {"condition": model.condition} if model.classes else {}
     if units.is_grey(model, binarize):
         value["entropy_floor"] = units.entropy_floor(images)
     if units.has_levels(model):

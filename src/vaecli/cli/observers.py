@@ -91,6 +91,7 @@ class Watch:
         return last
 
     def _start(self, event: Started) -> TrainingPreview:
+        from vaecli.data.labels import of_images
         from vaecli.model.vae import TorchRunner
         from vaecli.terminal.preview import ACROSS, TrainingPreview
 
@@ -103,8 +104,10 @@ class Watch:
                 self._common.terminal.warning(
                     f"{self._animate} starts at epoch {event.epoch}, where this run was continued"
                 )
-        shown = next(self._plan.dataset.test.first(ACROSS).parts())
-        return TrainingPreview(self._common.terminal, TorchRunner(event.model), shown)
+        shown = self._plan.dataset.test.first(ACROSS)
+        labels = of_images(event.model.config, shown)
+        runner = TorchRunner(event.model)
+        return TrainingPreview(self._common.terminal, runner, next(shown.parts()), labels)
 
     def _add_frame(self, epoch: int, loss: float | None) -> None:
         if self._film is not None:

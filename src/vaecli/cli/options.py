@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from vaecli.cli import completion, config_file
-from vaecli.config import option_name
-from vaecli.errors import UsageError
+from vaecli.errors import UsageError, option_name
 from vaecli.terminal.terminal import Terminal
 from vaecli.training.settings import DATA, SKIP_BAD_HELP, Setting
 

@@ -73,6 +73,14 @@ def reconstruct(
         Literal["auto", "yes", "no"],
         option("Swap dark and light; auto does so if the background is opposite."),
     ] = "auto",
+    label: Annotated[
+        str | None,
+        option(
+            "Class of the images, or its number, for a model of train --condition labels.",
+            default="test images: their own",
+            metavar="NAME",
+        ),
+    ] = None,
     prior: fitted_prior.Choice = None,
     seed: options.RunSeed = None,
     preview: options.Preview = None,
@@ -103,13 +111,17 @@ def reconstruct(
         jobs = []
         grid = grid_of_test_images(common, output, grid)
 
-    from vaecli.cli.inputs import load_model
+    from vaecli.cli.inputs import load_model, runner
     from vaecli.runs.fitted_prior import require_replaceable
     from vaecli.terminal.preview import ACROSS
 
     loaded = load_model(common, model)
     require_replaceable(loaded.config, prior)
-    work = Work(common, loaded, fit, invert, compare, sample, loaded.seed(seed), len(jobs))
+    given = loaded
+    if inputs or label is not None:
+        given = loaded.of_class(label, "reconstruct" if label is None else "--label")
+    computed = runner(common, given, len(jobs))
+    work = Work(common, loaded, computed, fit, invert, compare, sample, loaded.seed(seed))
     if prior == "gmm":
         work.prior = fitted_prior.fitted(common, loaded)
     if heatmap:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vaecli.data.dataset import Bytes
+    from vaecli.evaluation.generation import Runner
     from vaecli.model.numpy_prior import Prior
     from vaecli.runs.held_out import Surprise
     from vaecli.runs.load import LoadedModel
@@ -60,16 +61,14 @@ class Work:
         self,
         common: options.Common,
         loaded: LoadedModel,
+        runner: Runner,
         fit: Fit,
         invert: Literal["auto", "yes", "no"],
         compare: bool,
         sample: bool,
         seed: int,
-        images: int,
     ) -> None:
-        from vaecli.cli.inputs import runner
-
-        self.common, self.loaded, self.runner = common, loaded, runner(common, loaded, images)
+        self.common, self.loaded, self.runner = common, loaded, runner
         self.prior: Prior = self.runner.prior
         self.fit = fit
         self.invert: Literal["auto", "yes", "no"] = invert
@@ -154,15 +153,18 @@ class Work:
         return read
 
     def reconstructed(
-        self, originals: Bytes, noise: NDArray[np.float32] | None
+        self,
+        originals: Bytes,
+        noise: NDArray[np.float32] | None,
+        labels: NDArray[np.int64] | None = None,
     ) -> tuple[Bytes, Sequence[NDArray[np.float32] | None]]:
         """The reconstructions, and the heat of each where that is asked for."""
         from vaecli.evaluation import generation, heatmap
 
         if self.usual is None:
-            results = generation.reconstruct(self.runner, originals, noise=noise)
+            results = generation.reconstruct(self.runner, originals, noise=noise, labels=labels)
             return results, [None] * len(results)
-        results, maps = heatmap.reconstruct(self.runner, originals, noise=noise)
+        results, maps = heatmap.reconstruct(self.runner, originals, noise=noise, labels=labels)
         return results, [*heatmap.heat(maps, self.usual)]
 
     def read(self, source: str) -> Done:
@@ -206,17 +208,18 @@ class Work:
     def test_images(self) -> None:
         """The first test images of the run's data, for the grid."""
         from vaecli.cli.inputs import load_images
+        from vaecli.data.labels import of_images
         from vaecli.evaluation import generation
 
         images, _ = load_images(self.common, self.loaded, None, "test", TEST_IMAGES)
-        originals = next(images.parts())
+        originals, labels = next(images.parts()), of_images(self.runner.config, images)
         noise = None
         if self.sample:
             noise = generation.noise(
                 self.runner, 0, len(originals), seed=self.seed, purpose="evaluation"
             )
         self.originals = [*originals]
-        results, heats = self.reconstructed(originals, noise)
+        results, heats = self.reconstructed(originals, noise, labels)
         self.reconstructions = [*results]
         self.heats = [heat for heat in heats if heat is not None]
 

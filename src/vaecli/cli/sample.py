@@ -6,28 +6,25 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from vaecli.cli import fitted_prior, options, outputs
+from vaecli.cli import fitted_prior, options, outputs, sample_output
 from vaecli.cli.options import option
-from vaecli.config import option_name
-from vaecli.errors import UsageError
-from vaecli.system import files, numpy_threads
+from vaecli.errors import UsageError, option_name
+from vaecli.system import numpy_threads
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from vaecli.cli.walks import Images2D
-    from vaecli.data.dataset import Bytes
     from vaecli.evaluation.generation import Runner
     from vaecli.runs.load import LoadedModel
 
-DEFAULT_NAME = "samples.png"
-SUFFIXES = (".png", ".npy", ".gif")
 DEFAULT_COUNT = 64
+ROW_OF_CLASS = 8
+"""Images of each class in a grid."""
 MAX_COUNT = 100_000
 MAX_STEPS = 1_000
 WALKS = "Walks through the latent space"
-FRAME_MILLISECONDS, HOLD_MILLISECONDS = 80, 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ class Asked:
             " for a grid on stdout; with --interpolate also a .gif, there and back.",
             "--output",
             "-o",
-            default=DEFAULT_NAME,
+            default=sample_output.DEFAULT_NAME,
             metavar="OUT",
             parser=options.home_text,
         ),
@@ -55,6 +52,14 @@ class Asked:
     ] = None
     temperature: Annotated[float, option("Spread of the draws of the prior.", metavar="T")] = 1.0
     prior: fitted_prior.Choice = None
+    label: Annotated[
+        str | None,
+        option(
+            "Class of the images, or its number, for a model of train --condition labels.",
+            default="a row of the grid for each; with -n as frequent as in training",
+            metavar="NAME",
+        ),
+    ] = None
     latents: Annotated[
         Path | None,
         option(
@@ -131,6 +136,7 @@ def sample(
       vaecli sample -n 64
       vaecli sample -n 1000 -o samples/
       vaecli sample --prior gmm -o better.png
+      vaecli sample --label 3 -n 16
       vaecli sample --interpolate 0 1 --steps 24 -o morph.gif
       vaecli sample --traverse --around 0 -o traversal.png
       vaecli sample --latents embeddings.csv -o decoded.png
@@ -141,7 +147,7 @@ def sample(
     _check(asked)
     if asked.output == outputs.STDOUT:
         common.require_stdout()
-    _check_output(asked.output, force=common.force, gif=asked.interpolate is not None)
+    sample_output.check(asked.output, force=common.force, gif=asked.interpolate is not None)
 
     from vaecli.cli.inputs import load_model, runner
     from vaecli.cli.walks import Walker
@@ -149,8 +155,12 @@ def sample(
 
     loaded = load_model(common, model)
     require_replaceable(loaded.config, asked.prior)
-    computed = runner(common, loaded, asked.num_samples or 0)
-    walker = Walker(common, loaded, computed, asked.data)
+    mode = _mode(asked)
+    given = loaded
+    if mode is not None or asked.label is not None:
+        given = loaded.of_class(asked.label, "--label" if mode is None else f"--{mode}")
+    computed = runner(common, given, asked.num_samples or 0)
+    walker = Walker(common, given, computed, asked.data)
     if asked.interpolate is not None:
         start, end = map(options.home_text, asked.interpolate)
         result = walker.interpolate(
@@ -161,19 +171,47 @@ def sample(
     elif asked.manifold:
         result = walker.manifold(side=asked.steps)
     else:
-        latents = _latents(common, loaded, computed, asked, loaded.seed(seed))
-        result = _grid(computed, latents, asked.columns)
-    _write(common, result, asked.output)
+        result = _samples(common, loaded, computed, asked, loaded.seed(seed))
+    sample_output.write(common, result, asked.output, loaded.config.classes)
     _preview(common, result)
 
 
-def _latents(
+def _samples(
     common: options.Common, loaded: LoadedModel, runner: Runner, asked: Asked, seed: int
+) -> Images2D:
+    """Decode latents, of a model that takes classes at one of them, at each, or at drawn ones."""
+    from vaecli.cli.walks import Images2D
+    from vaecli.data import labels
+    from vaecli.evaluation import generation
+    from vaecli.pictures import grid, sheets
+
+    config, columns = runner.config, asked.columns
+    by_row = None
+    if asked.num_samples is None and sample_output.is_grid(asked.output):
+        by_row = labels.rows_of_classes(config, columns or ROW_OF_CLASS)
+    count = (asked.num_samples or DEFAULT_COUNT) if by_row is None else len(by_row)
+    latents = _latents(common, loaded, runner, asked, count, seed)
+    places = labels.drawn(config, len(latents), seed=seed) if by_row is None else by_row
+    pixels = generation.decode(runner, latents, places)
+    if by_row is None:
+        columns = columns or grid.square(len(pixels))
+        return Images2D(pixels, grid.make_grid(pixels, columns=columns), columns, places)
+    columns = columns or ROW_OF_CLASS
+    picture = sheets.rows(pixels, columns, config.classes, "a class in each row")
+    return Images2D(pixels, picture, columns, places)
+
+
+def _latents(
+    common: options.Common,
+    loaded: LoadedModel,
+    runner: Runner,
+    asked: Asked,
+    count: int,
+    seed: int,
 ) -> NDArray[np.float32]:
     """The latents (N, L) to decode: read from a file, or drawn from a prior."""
     from vaecli.evaluation import generation
 
-    count = asked.num_samples or DEFAULT_COUNT
     if asked.latents is not None:
         from vaecli.data.latents_file import read_latents
 
@@ -184,14 +222,14 @@ def _latents(
     return mixture.draw(count, seed=seed, temperature=asked.temperature)
 
 
-def _grid(runner: Runner, latents: NDArray[np.float32], columns: int | None) -> Images2D:
-    from vaecli.cli.walks import Images2D
-    from vaecli.evaluation import generation
-    from vaecli.pictures import grid
-
-    pixels = generation.decode(runner, latents)
-    columns = columns or grid.square(len(pixels))
-    return Images2D(pixels, grid.make_grid(pixels, columns=columns), columns)
+def _mode(asked: Asked) -> str | None:
+    """The option that decodes something else than draws of the prior, or None."""
+    modes = [
+        name for name in ("latents", "interpolate", "traverse", "manifold") if getattr(asked, name)
+    ]
+    if len(modes) > 1:
+        raise UsageError(f"--{modes[0]} and --{modes[1]} contradict each other", "Give one.")
+    return modes[0] if modes else None
 
 
 def _check(asked: Asked) -> None:
@@ -206,9 +244,6 @@ def _check(asked: Asked) -> None:
     for name, value, most in limited:
         if value is not None and value > most:
             raise UsageError(f"{option_name(name)} must be at most {most:,}, not {value:,}")
-    modes = [
-        name for name in ("latents", "interpolate", "traverse", "manifold") if getattr(asked, name)
-    ]
     changed = [
         option_name(field.name)
         for field in fields(asked)
@@ -223,9 +258,7 @@ def _check(asked: Asked) -> None:
         "traverse": {"--steps", "--around"},
         "manifold": {"--steps"},
     }
-    if len(modes) > 1:
-        raise UsageError(f"--{modes[0]} and --{modes[1]} contradict each other", "Give one.")
-    mode = modes[0] if modes else None
+    mode = _mode(asked)
     for name in changed:
         if name in (drawing | walking) - allowed[mode]:
             if mode is None:
@@ -235,78 +268,7 @@ def _check(asked: Asked) -> None:
             raise UsageError(f"--{mode} and {name} contradict each other", "Give one of them.")
 
 
-def _check_output(output: str | None, *, force: bool, gif: bool) -> None:
-    if output is None or outputs.kind(output, SUFFIXES) != "file":
-        return
-    path = Path(output)
-    if path.suffix.lower() == ".gif" and not gif:
-        raise UsageError(
-            f"--output {output}: only --interpolate can be animated", "Name a .png file."
-        )
-    files.require_new([path], force=force)
-
-
-def _write(common: options.Common, result: Images2D, output: str | None) -> None:
-    kind = "file" if output is None else outputs.kind(output, SUFFIXES)
-    if kind == "folder":
-        _write_folder(common, result.pixels, Path(str(output)))
-        return
-    data = _encoded(result, "" if output is None else Path(output).suffix.lower())
-    if kind == "stdout":
-        common.terminal.bytes(data)
-        return
-    path = Path(output or DEFAULT_NAME)
-    if output is None and not common.force:
-        path = outputs.free_name(path)
-    files.save(path, data)
-    _tell(common, [path], len(result.pixels))
-
-
-def _encoded(result: Images2D, suffix: str) -> bytes:
-    """The file that a suffix asks for; a grid as PNG without one."""
-    from vaecli.pictures import grid
-
-    if suffix == ".npy":
-        return grid.encode_npy(result.pixels)
-    if suffix == ".gif":
-        return _animation(result.pixels)
-    return grid.encode_png(result.picture)
-
-
-def _animation(pixels: Bytes) -> bytes:
-    """There and back, staying a while at either end."""
-    from vaecli.pictures import animation, grid
-
-    frames = [grid.make_grid(image[None], columns=1, scale=6, gap=0) for image in pixels]
-    return animation.encode_gif(
-        frames,
-        milliseconds=FRAME_MILLISECONDS,
-        hold=HOLD_MILLISECONDS,
-        there_and_back=True,
-    )
-
-
 def _preview(common: options.Common, result: Images2D) -> None:
     from vaecli.terminal import preview
 
     preview.show_grid(common.terminal, result.pixels, result.columns)
-
-
-def _write_folder(common: options.Common, images: Bytes, folder: Path) -> None:
-    from vaecli.pictures.grid import encode_png
-
-    digits = max(3, len(str(len(images) - 1)))
-    paths = [folder / f"sample-{index:0{digits}d}.png" for index in range(len(images))]
-    files.require_new(paths, force=common.force)
-    files.make_folder(folder)
-    for path, image in zip(paths, images, strict=True):
-        files.atomic_write(path, encode_png(image))
-    _tell(common, paths, len(images))
-
-
-def _tell(common: options.Common, paths: list[Path], count: int) -> None:
-    if common.terminal.json:
-        common.terminal.object({"outputs": [str(path) for path in paths], "n_images": count})
-    else:
-        for path in paths:
-            common.terminal.data(str(path))

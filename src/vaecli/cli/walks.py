@@ -14,6 +14,7 @@ from vaecli.errors import UsageError
 
 if TYPE_CHECKING:
     from vaecli.data.dataset import Bytes, Images
+    from vaecli.data.labels import Labels
     from vaecli.evaluation.generation import Runner
     from vaecli.evaluation.latent_space import Dimensions
     from vaecli.runs.load import LoadedModel
@@ -34,11 +35,13 @@ class Images2D:
         pixels: (N, C, H, W) uint8.
         picture: (C', H', W') uint8.
         columns: images in a row of it.
+        labels: (N,) places of the classes of a model that was given several.
     """
 
     pixels: Bytes
     picture: Bytes
     columns: int
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,17 @@ class Walker:
         from vaecli.evaluation import latent_space
 
         seed = self.loaded.seed(None) if self.loaded.binarize == "dynamic" else None
-        embedding = latent_space.embed(self.runner, self._test_images(), seed)
+        embedding = latent_space.embed(self.runner, self._of_class(self._test_images()), seed)
         return latent_space.dimensions(embedding, self.runner.prior)
+
+    def _of_class(self, images: Images) -> Images:
+        """Those of the class that --label names; all of a model that takes no classes."""
+        if self.loaded.label is None or images.labels is None:
+            return images
+        names = {label: images.class_name(label) for label in np.unique(images.labels).tolist()}
+        labels = [label for label, name in names.items() if name == self.loaded.label]
+        chosen = np.flatnonzero(np.isin(images.labels, labels))
+        return images.take(chosen) if len(chosen) else images
 
     def _image(self, name: str, option: str) -> Bytes:
         """An image file, or the test image of that index; (1, C, H, W) uint8."""

@@ -7,14 +7,13 @@ import os
 from functools import partial
 from pathlib import Path
 
-from vaecli.config import option_name
 from vaecli.data.dataset import Dataset, Images
 from vaecli.data.named import cache, digits, downloads, sets
 from vaecli.data.origin import Options
 from vaecli.data.own import archive_members, arrays, hub_data, parquet, prepare
 from vaecli.data.own.sources import Preparation
 from vaecli.data.reading import Reading
-from vaecli.errors import DataError, EnvironmentFailure, UsageError
+from vaecli.errors import DataError, EnvironmentFailure, UsageError, option_name
 
 AUTO = "auto"
 BUILT_IN = "digits"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaecli.data.dataset import Images
+from vaecli.data.labels import on_device
 from vaecli.data.mapped import Mapped
 from vaecli.evaluation.latent_space import ACTIVE_VARIANCE
 from vaecli.model import numpy_learned_prior
@@ -168,6 +169,7 @@ def evaluate(
         processes: those that judge together, pass by pass in turn, which changes no bit.
     """
     pixels, device = images.pixels, model.device
+    labels = on_device(model.config, images, device)
     shape, latent_dim = model.config.image_shape, model.config.latents
     levels = LevelNoise(shape, seed=seed, purpose="evaluation", device=device) if redraw else None
     noise = NormalNoise(latent_dim, seed=seed, purpose="evaluation", device=device)
@@ -187,14 +189,16 @@ def evaluate(
         x = as_float(batch if levels is None else levels.binarize(batch, start)).to(dtype)
         stop = start + len(x)
         e = noise.rows(start, stop).to(dtype)
-        parameters, mean, log_variance = model(x, e)
+        y = None if labels is None else labels[start:stop]
+        parameters, mean, log_variance = model(x, e, y)
         distortion, rate = elbo_terms(x, parameters, mean, log_variance, *model.likelihood)
         terms[0, start:stop], terms[1, start:stop] = in_float64(distortion), in_float64(rate)
         if judged is not None:
             gain = log_gain(judged, reparameterize(mean, log_variance, e))
             terms[2, start:stop] = in_float64(gain)
         # a grid's mean depends on the draw: the embedding is the one without
-        means[start:stop] = model.encode(x)[0] if model.config.arch == "grid" else mean
+        grid = model.config.arch == "grid"
+        means[start:stop] = model.encode(x, labels=y)[0] if grid else mean
         if scale is not None:
             mean, log_variance = (mean - centre) / scale, log_variance - 2 * scale.log()
         kl[number] = in_float64(kl_to_prior(mean, log_variance)).sum(0)
@@ -205,7 +209,7 @@ def evaluate(
     likelihoods = None
     if importance_samples is not None:
         likelihoods = estimate(
-            model, pixels, importance_samples, seed, batch_size, progress, levels, judged
+            model, pixels, importance_samples, seed, batch_size, progress, levels, judged, labels
         )
     distortions, rates, gains = terms.cpu()
     return Evaluation(
@@ -239,6 +243,7 @@ def estimate(
     progress: Progress = no_progress,
     levels: LevelNoise | None = None,
     prior: AnyPrior | None = None,
+    labels: Tensor | None = None,
 ) -> Likelihoods:
     """Log p(x) of each image by importance sampling, in blocks of constant memory.
 
@@ -251,20 +256,29 @@ def estimate(
         progress: told (what, done, total) as it goes.
         levels: to draw each pixel black or white with, by place; None leaves it as it is.
         prior: to judge by; None for N(0, I).
+        labels: classes of the images, (N,) int64, where the model takes them.
     """
     device, (height, width) = model.device, SAMPLE_BLOCK
     noise = SampleNoise(model.config.latents, seed=seed, purpose="evaluation", device=device)
     bounds, effective, under_normal = [], [], []
     rows = max(1, batch_size // width)
     for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
-        evidence = model.encoder(x)
+        y = None if labels is None else labels[start : start + len(x)]
+        evidence = model.encoder(x, y)
         weights = ImportanceWeights(len(x), float64_home(device))
         normal = ImportanceWeights(len(x), float64_home(device))
         for column in range(math.ceil(samples / width)):
             count = min(width, samples - column * width)
             block = noise.block(band, column)[: len(x), :count]
             part = [
-                log_weights(model, x[row], tuple(part[row] for part in evidence), block[row], prior)
+                log_weights(
+                    model,
+                    x[row],
+                    tuple(part[row] for part in evidence),
+                    block[row],
+                    prior,
+                    None if y is None else y[row],
+                )
                 for row in (slice(first, first + rows) for first in range(0, len(x), rows))
             ]
             found, gains = (torch.cat(each) for each in zip(*part, strict=True))
@@ -291,6 +305,7 @@ def log_weights(
     evidence: tuple[Tensor, ...],
     noise: Tensor,
     prior: AnyPrior | None = None,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log p(x|z) N(z; 0, I) / q(z|x) at the latents that `noise` (B, K, L) draws, and the gain.
 
@@ -302,8 +317,9 @@ def log_weights(
         evidence: what its encoder gives for the images.
         noise: standard normal.
         prior: p(z), if that is not N(0, I).
+        labels: classes of the images, (B,) int64, where the model takes them.
     """
-    parameters, mean, log_variance = model.decode_draws(evidence, noise)
+    parameters, mean, log_variance = model.decode_draws(evidence, noise, labels)
     latents = reparameterize(mean, log_variance, noise)
     ratios = log_prior_ratio(latents, noise, log_variance)
     found = log_likelihood(images, parameters, *model.likelihood) + ratios
@@ -316,16 +332,9 @@ def floats(
     device: torch.device,
     levels: LevelNoise | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Pairs of a start index and the images from there on, in order, the short last one too.
+    """As `batches`, with the images as floats in [0, 1] on `device`.
 
-    Args:
-        pixels: (N, C, H, W) uint8.
-        batch_size: images B at a time.
-        device: where they are wanted.
-        levels: to draw each pixel black or white with, by place; None leaves it as it is.
-
-    Yields:
-        The index, and (B, C, H, W) in [0, 1].
+    With `levels`, each pixel is drawn black or white, by place.
     """
     for start, batch in batches(pixels, batch_size):
         batch = batch.to(device)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Bytes, as_float, to_uint8
+from vaecli.data.labels import Labels, drawn
 from vaecli.model.numpy_likelihoods import PIXELS
 from vaecli.model.numpy_prior import Prior, quiet, rate
 from vaecli.system.threads import in_order
@@ -43,14 +44,17 @@ class Runner(Protocol):
         """The learned log scale of p(x|z), for a likelihood that has one."""
         ...
 
-    def encode(self, images: Floats, noise: Floats | None = None) -> tuple[Floats, Floats]:
+    def encode(
+        self, images: Floats, noise: Floats | None = None, labels: Labels | None = None
+    ) -> tuple[Floats, Floats]:
         """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L).
 
-        With `noise` (B, L), those of each group of a grid given the groups drawn above it.
+        With `noise` (B, L), those of each group of a grid given the groups drawn above it; with the
+        places of classes (B,) where the model takes them.
         """
         ...
 
-    def decode(self, latents: Floats) -> Floats:
+    def decode(self, latents: Floats, labels: Labels | None = None) -> Floats:
         """Latents (B, L) to pixel parameters of p(x|z), (B, P, H, W)."""
         ...
 
@@ -60,14 +64,22 @@ def batch_size(config: ModelConfig) -> int:
     return max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(config.image_shape)))
 
 
-def decode(runner: Runner, latents: Floats) -> Bytes:
-    """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8."""
+def decode(runner: Runner, latents: Floats, labels: Labels | None = None) -> Bytes:
+    """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8.
+
+    Args:
+        runner: the model.
+        latents: to decode.
+        labels: places of their classes, (N,), where the model takes them; here and below.
+    """
     latents = np.ascontiguousarray(latents, np.float32)
     found = np.empty((len(latents), *runner.config.image_shape), np.uint8)
     size = batch_size(runner.config)
 
     def work(start: int) -> Bytes:
-        return mean_image(runner, runner.decode(latents[start : start + size]))
+        rows = slice(start, start + size)
+        given = None if labels is None else labels[rows]
+        return mean_image(runner, runner.decode(latents[rows], given))
 
     for start, pixels in in_order(work, range(0, len(latents), size), runner.workers):
         found[start : start + size] = pixels
@@ -88,20 +100,29 @@ def draw_latents(mean: Floats, log_variance: Floats, noise: Floats) -> Floats:
     return latents
 
 
-def reconstruct(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -> Bytes:
+def reconstruct(
+    runner: Runner,
+    pixels: Bytes,
+    *,
+    noise: Floats | None = None,
+    labels: Labels | None = None,
+) -> Bytes:
     """Encode and decode images (N, C, H, W) uint8; returns the same shape and type.
 
     Args:
         runner: the model.
         pixels: images of the model's shape.
         noise: (N, L) to draw the latent from q(z|x) instead of taking its mean.
+        labels: as for `decode`.
     """
-    return decode(runner, encode(runner, pixels, noise=noise))
+    return decode(runner, encode(runner, pixels, noise=noise, labels=labels), labels)
 
 
-def encode(runner: Runner, pixels: Bytes, *, noise: Floats | None = None) -> Floats:
-    """The latents (N, L) of images; `noise` as for `reconstruct`."""
-    latents, log_variance = runner.encode(as_float(pixels), noise)
+def encode(
+    runner: Runner, pixels: Bytes, *, noise: Floats | None = None, labels: Labels | None = None
+) -> Floats:
+    """The latents (N, L) of images; `noise` and `labels` as for `reconstruct`."""
+    latents, log_variance = runner.encode(as_float(pixels), noise, labels)
     return latents if noise is None else draw_latents(latents, log_variance, noise)
 
 
@@ -142,6 +163,19 @@ def draw(runner: Runner, count: int, *, seed: int, temperature: float = 1.0) -> 
     return runner.prior.draw(count, seed=seed, temperature=temperature)
 
 
-def sample(runner: Runner, count: int, *, seed: int, temperature: float = 1.0) -> Bytes:
-    """Decode `count` draws of `draw`; (count, C, H, W) uint8."""
-    return decode(runner, draw(runner, count, seed=seed, temperature=temperature))
+def sample(
+    runner: Runner,
+    count: int,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    labels: Labels | None = None,
+) -> Bytes:
+    """Decode `count` draws of `draw`; (count, C, H, W) uint8.
+
+    A model that takes classes gets those of `labels`, (count,), or some as frequent as in training.
+    """
+    latents = draw(runner, count, seed=seed, temperature=temperature)
+    if labels is None:
+        labels = drawn(runner.config, count, seed=seed)
+    return decode(runner, latents, labels)

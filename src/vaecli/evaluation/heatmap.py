@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli.data.dataset import Bytes, Images, as_float
+from vaecli.data.labels import Labels, of_images
 from vaecli.evaluation.generation import Runner, batch_size, encode, mean_image
 from vaecli.model.numpy_likelihoods import PIXELS
 from vaecli.model.numpy_prior import quiet
@@ -28,7 +29,9 @@ QUIET, LOUD = 0.5, 0.99
 """Shares of held-out images that stay below the heat 0 and 1 everywhere."""
 
 
-def surprise(runner: Runner, pixels: Bytes, noise: Floats | None = None) -> Floats:
+def surprise(
+    runner: Runner, pixels: Bytes, noise: Floats | None = None, labels: Labels | None = None
+) -> Floats:
     """How surprised the model is at each pixel, smoothed: (N, H, W) nats.
 
     ::
@@ -40,20 +43,23 @@ def surprise(runner: Runner, pixels: Bytes, noise: Floats | None = None) -> Floa
         runner: the model.
         pixels: (N, C, H, W) of the model's shape.
         noise: (N, L) to draw z from q(z|x); without it, z is the mean.
+        labels: places of classes, (N,), where the model takes them.
     """
-    return reconstruct(runner, pixels, noise=noise)[1]
+    return reconstruct(runner, pixels, noise=noise, labels=labels)[1]
 
 
 def reconstruct(
-    runner: Runner, pixels: Bytes, *, noise: Floats | None = None
+    runner: Runner, pixels: Bytes, *, noise: Floats | None = None, labels: Labels | None = None
 ) -> tuple[Bytes, Floats]:
     """Images as generation.py reconstructs them, and `surprise` at the same latents."""
-    latents, step = encode(runner, pixels, noise=noise), batch_size(runner.config)
+    latents = encode(runner, pixels, noise=noise, labels=labels)
+    step = batch_size(runner.config)
     found, maps = [], []
     for start in range(0, len(pixels), step):
-        parameters = runner.decode(latents[start : start + step])
+        rows = slice(start, start + step)
+        parameters = runner.decode(latents[rows], None if labels is None else labels[rows])
         found.append(mean_image(runner, parameters))
-        maps.append(_surprise(runner, as_float(pixels[start : start + step]), parameters))
+        maps.append(_surprise(runner, as_float(pixels[rows]), parameters))
     return np.concatenate(found), np.concatenate(maps)
 
 
@@ -92,10 +98,11 @@ def measure(runner: Runner, images: Images) -> Surprise:
     """How surprised a model is at held-out images; at some of them, if there are very many."""
     size = math.prod(runner.config.image_shape[1:])
     images = images.spread(max(1, min(MOST_IMAGES, MOST_VALUES // size)))
-    step = batch_size(runner.config)
+    step, labels = batch_size(runner.config), of_images(runner.config, images)
 
     def work(start: int) -> Floats:
-        return surprise(runner, next(images[start : start + step].parts()))
+        given = None if labels is None else labels[start : start + step]
+        return surprise(runner, next(images[start : start + step].parts()), labels=given)
 
     parts = in_order(work, range(0, len(images), step), runner.workers)
     maps = np.concatenate([part for _, part in parts])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vaecli import philox
 from vaecli.data.dataset import Images, as_float
+from vaecli.data.labels import of_images
 from vaecli.errors import DataError
 from vaecli.evaluation.generation import Runner, batch_size
 from vaecli.model.numpy_prior import Prior, kl_to_normal, quiet
@@ -104,6 +105,7 @@ def embed(
             those above it; None takes their means.  It changes nothing for other architectures.
     """
     latent_dim, size = runner.config.latents, batch_size(runner.config)
+    labels = of_images(runner.config, images)
     found = Embedding(*(np.empty((len(images), latent_dim), np.float32) for _ in range(2)))
 
     def work(start: int) -> tuple[Floats, Floats]:
@@ -115,7 +117,8 @@ def embed(
             noise = philox.normal(
                 latent_dim, start, start + len(batch), seed=draw_seed, purpose="aggregate-posterior"
             )
-        return runner.encode(as_float(batch), noise)
+        given = None if labels is None else labels[start : start + size]
+        return runner.encode(as_float(batch), noise, given)
 
     for start, parts in in_order(work, range(0, len(images), size), runner.workers):
         for whole, part in zip(found, parts, strict=True):

@@ -30,17 +30,18 @@ def entropy_floor(images: Images) -> float:
 
 
 def describe(config: ModelConfig, binarize: Binarize = "none") -> str:
-    """One or two sentences on what the loss of this model measures."""
-    if config.likelihood != "bernoulli":
-        return _PROTOCOLS[config.likelihood]
-    return _PROTOCOLS[binarize]
+    """Sentences on what the loss of this model measures."""
+    bernoulli = config.likelihood == "bernoulli"
+    given = f" {CONDITIONAL}" if config.classes else ""
+    return _PROTOCOLS[binarize if bernoulli else config.likelihood] + given
 
 
 def measure(config: ModelConfig, binarize: Binarize) -> str:
     """What the loss measures; only losses of one measure compare."""
+    given = ", of an image given its label" if config.classes else ""
     if config.likelihood == "bernoulli":
-        return f"Bernoulli, binarize {binarize}"
-    return "probability of 256 levels" if has_levels(config) else "density in [0, 1]"
+        return f"Bernoulli, binarize {binarize}{given}"
+    return ("probability of 256 levels" if has_levels(config) else "density in [0, 1]") + given
 
 
 def is_grey(config: ModelConfig, binarize: Binarize) -> bool:
@@ -72,6 +73,9 @@ def about_prior(name: str) -> str:
         f" distortion; kl_per_dim is the KL to {normal}, and does not add up to it."
     )
 
+
+CONDITIONAL = "All numbers are of log p(x|label), the class of each image being given."
+"""What is to be known of the numbers of a model with `--condition labels`."""
 
 _PROTOCOLS = {
     "none": (

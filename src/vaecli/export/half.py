@@ -35,5 +35,7 @@ def half_difference(model: VAE, rounded: VAE, count: int = 256) -> float:
     latents = torch.randn(count, model.config.latents, generator=generator)
     if model.prior is not None:
         latents = torch.from_numpy(TorchRunner(model).prior.draw(count, seed=0))
-    exact = copy.deepcopy(model).cpu().mean_image(latents)
-    return float((exact - rounded.mean_image(latents)).abs().max())
+    classes = len(model.config.classes)
+    labels = torch.arange(count) % classes if classes else None
+    exact = copy.deepcopy(model).cpu().mean_image(latents, labels)
+    return float((exact - rounded.mean_image(latents, labels)).abs().max())

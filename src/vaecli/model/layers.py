@@ -24,7 +24,15 @@ ACTIVATIONS: Mapping[Activation, type[nn.Module]] = {
 
 
 def build(operation: op.Operation) -> nn.Module:
-    """The module of one operation, newly initialised."""
+    """The module of one operation, newly initialised; the rows of classes start at 0."""
+    module = _built(operation)
+    rows = operation.weights.get(op.CLASS_ROWS)
+    if rows is not None:
+        module.register_parameter(op.CLASS_ROWS, nn.Parameter(torch.zeros(rows)))
+    return module
+
+
+def _built(operation: op.Operation) -> nn.Module:
     match operation:
         case op.Linear(inputs, outputs):
             return nn.Linear(inputs, outputs)
@@ -48,18 +56,44 @@ def build(operation: op.Operation) -> nn.Module:
             return Centre()
         case op.Keep():
             return nn.Identity()
-        case op.Constant(shape):
+        case op.Constant(shape, _):
             return Constant(shape)
         case op.Inject():
             return Inject(operation)
 
 
-def build_all(operations: Sequence[op.Operation]) -> nn.Sequential:
+def build_all(operations: Sequence[op.Operation]) -> Layers:
     """The modules of operations that follow each other."""
     if isinstance(operations[0], op.Constant):
         return Ladder(*map(build, operations))
     enlarges = any(isinstance(operation, op.Enlarge) for operation in operations)
-    return (Expansion if enlarges else nn.Sequential)(*map(build, operations))
+    return (Expansion if enlarges else Layers)(*map(build, operations))
+
+
+def run(layer: nn.Module, features: Tensor, labels: Tensor | None) -> Tensor:
+    """One layer, and the row of its class added for each image; labels are (B,) int64."""
+    result: Tensor = layer(features)
+    table: Tensor | None = getattr(layer, op.CLASS_ROWS, None)
+    if table is None:
+        return result
+    rows = of_class(table, labels).to(result.dtype)
+    return result + rows.reshape(*rows.shape, *[1] * (result.ndim - rows.ndim))
+
+
+def of_class(table: Tensor, labels: Tensor | None) -> Tensor:
+    """The row (B, ...) of each label (B,) int64 in a table (classes, ...)."""
+    assert labels is not None, "this model needs the class of each image"
+    return functional.embedding(labels, table.flatten(1)).view(-1, *table.shape[1:])
+
+
+class Layers(nn.Sequential):
+    """Layers in turn, some of which may depend on the class of an image."""
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map what the first layer takes, and labels (B,) int64, to what the last one gives."""
+        for layer in self:
+            features = run(layer, features, labels)
+        return features
 
 
 class Residual(nn.Module):
@@ -95,14 +129,14 @@ class Enlarge(nn.Module):
         return functional.interpolate(features, size=self.size, mode="nearest")
 
 
-class Expansion(nn.Sequential):
+class Expansion(Layers):
     """Layers in turn, those that enlarge to twice the size together with what follows, on the CPU.
 
     There it saves half the time of the two.  GPUs were not measured; exports name the operations
     that a page can run.
     """
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map (B, C, h, w), or what the first layer takes, to (B, C', H, W)."""
         exported = torch.compiler.is_compiling() or type(features) is not Tensor
         together = not exported and features.device.type == "cpu"
@@ -111,7 +145,7 @@ class Expansion(nn.Sequential):
             if together and isinstance(layer, Enlarge) and layer.doubles(features):
                 features = convolve_doubled(features, next(layers))
             else:
-                features = layer(features)
+                features = run(layer, features, labels)
         return features
 
 
@@ -199,24 +233,30 @@ class Inject(nn.Conv2d):
         return group.unflatten(1, self.group.shape)  # type: ignore[no-any-return]
 
 
-class Ladder(nn.Sequential):
+class Ladder(Layers):
     """Layers in turn, to some of which latents are given besides."""
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map latents (B, L) to features (B, C, H, W)."""
-        return self.walk(latents, lambda group, features: group.of(latents))
+        return self.walk(latents, lambda group, features: group.of(latents), labels)
 
-    def walk(self, batch: Tensor, take: Callable[[Inject, Tensor], Tensor]) -> Tensor:
+    def walk(
+        self,
+        batch: Tensor,
+        take: Callable[[Inject, Tensor], Tensor],
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """The same with latents that are decided on the way.
 
         Args:
             batch: any tensor (B, ...).
             take: a group and the features it is added to, to the latents (B, c, H, W).
+            labels: classes of the images, (B,) int64, where the model takes them.
         """
         features = batch
         for layer in self:
             if isinstance(layer, Inject):
                 features = features + layer(take(layer, features))
             else:
-                features = layer(features)
+                features = run(layer, features, labels)
         return features

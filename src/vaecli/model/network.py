@@ -69,6 +69,8 @@ class Network:
         output: from features to the parameters of p(x|z), one or more per pixel, `decoder.output`.
         scaled: whether the decoder has one learned scale, `decoder.log_scale`.
         prior: the weights of a learned prior, by name; see `prior.py`.
+        classes: those whose p(z|class) the decoder begins with, `decoder.class_mean` and
+            `decoder.class_log_std`; 0 for none, and for a grid, whose decoder is its prior.
     """
 
     encoder: tuple[Operation, ...]
@@ -77,6 +79,7 @@ class Network:
     output: Linear | Output
     scaled: bool
     prior: Shapes
+    classes: int = 0
 
     def shapes(self) -> Shapes:
         """The shape of every weight, by name."""
@@ -92,7 +95,14 @@ class Network:
             ("decoder.output", self.output),
         ]
         scale: Shapes = {"decoder.log_scale": ()} if self.scaled else {}
-        return {**scale, **shapes(named), **self.prior}
+        return {**scale, **shapes(named), **self.class_shapes(), **self.prior}
+
+    def class_shapes(self) -> Shapes:
+        """The weights of p(z|class), by name."""
+        if not self.classes or not isinstance(self.heads, Linear):
+            return {}
+        shape = self.classes, self.heads.outputs
+        return {"decoder.class_mean": shape, "decoder.class_log_std": shape}
 
 
 def of(config: ModelConfig) -> Network:
@@ -107,17 +117,20 @@ def of(config: ModelConfig) -> Network:
             Output(last, config.output_shape),
             scaled,
             prior_shapes(config),
+            len(config.classes),
         )
     if config.arch == "grid":
         return _grid(config, scaled)
-    widths = (config.pixels, *config.hidden)
+    widths, mirrored = (config.pixels, *config.hidden), (config.latent_dim, *config.hidden[::-1])
+    classes = len(config.classes)
     return Network(
-        tuple(_dense(widths, config.activation)),
+        tuple(_dense(widths, config.activation, classes)),
         Linear(widths[-1], config.latent_dim),
-        tuple(_dense((config.latent_dim, *reversed(config.hidden)), config.activation)),
+        tuple(_dense(mirrored, config.activation, classes)),
         Linear(config.hidden[0], prod(config.output_shape)),
         scaled,
         prior_shapes(config),
+        classes,
     )
 
 
@@ -152,7 +165,7 @@ def products(config: ModelConfig) -> int:
     net, positions, count = of(config), 1, 0
     for operation in (*net.decoder, net.output):
         match operation:
-            case Unflatten((_, height, width)) | Constant((_, height, width)):
+            case Unflatten((_, height, width)) | Constant((_, height, width), _):
                 positions = height * width
             case Enlarge(height, width):
                 positions = height * width
@@ -161,9 +174,10 @@ def products(config: ModelConfig) -> int:
     return count
 
 
-def _dense(widths: Sequence[int], activation: Activation) -> Iterator[Operation]:
-    for inputs, outputs in itertools.pairwise(widths):
-        yield Linear(inputs, outputs)
+def _dense(widths: Sequence[int], activation: Activation, classes: int) -> Iterator[Operation]:
+    """Linear layers, the first of which has rows for the classes."""
+    for place, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        yield Linear(inputs, outputs, 0 if place else classes)
         yield Nonlinearity(activation)
 
 
@@ -206,7 +220,8 @@ def _contraction(config: ModelConfig) -> Iterator[Operation]:
     yield ChannelsLast()
     channels = config.image_shape[0]
     for place, stage in enumerate(shapes):
-        yield Convolution(channels, stage.channels, stride=2)
+        classes = 0 if place else len(config.classes)
+        yield Convolution(channels, stage.channels, stride=2, classes=classes)
         if _has_block(place, shapes):
             yield Residual(stage.channels, config.activation)
         yield activation
@@ -221,7 +236,7 @@ def _expansion(config: ModelConfig) -> Iterator[Operation]:
     """
     shapes, activation = stages(config), Nonlinearity(config.activation)
     deepest, width = shapes[-1], dense_width(config)
-    yield from (Linear(config.latent_dim, width), activation)
+    yield from (Linear(config.latent_dim, width, len(config.classes)), activation)
     yield from (Linear(width, prod(deepest)), Unflatten(deepest), ChannelsLast())
     image = Stage(last_channels(config), *config.image_shape[1:])
     for place, stage in reversed(list(enumerate(shapes))):
@@ -256,13 +271,14 @@ def _grid(config: ModelConfig, scaled: bool) -> Network:
     levels = config.levels
     channels = [grid_channels(config, max(size)) for size in levels]
     encoder: list[Operation] = [ChannelsLast(), Centre()]
-    before = config.image_shape[0]
+    before, classes = config.image_shape[0], len(config.classes)
     for place, features in enumerate(channels):
-        encoder.append(Convolution(before, features, stride=2))
+        own = 0 if place else classes
+        encoder.append(Convolution(before, features, stride=2, classes=own))
         if place:
             encoder += [Residual(features, config.activation), Keep()]
         before = features
-    decoder: list[Operation] = [Constant((channels[-1], *levels[-1]))]
+    decoder: list[Operation] = [Constant((channels[-1], *levels[-1]), classes)]
     heads, start = list[Convolution](), 0
     for place in reversed(range(len(levels))):
         features, size = channels[place], levels[place]

@@ -6,7 +6,7 @@ of a constant number: so no result depends on the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from vaecli.model import network, numpy_learned_prior
 from vaecli.model import operations as op
 from vaecli.model.network import MAX_LOG_STD
 from vaecli.model.numpy_prior import quiet
+from vaecli.model.one_class import of_class
 from vaecli.model.operations import placed
 
 Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
 Weights = Mapping[str, Floats]
 
 ROWS = 8
@@ -42,14 +44,24 @@ class NumpyVAE:
         scale = weights.get("decoder.log_scale")
         self.log_scale = None if scale is None else float(scale)
         self._kernels: dict[str, Floats] = {}
+        self._of_class: dict[int, NumpyVAE] = {}
         self.prior = numpy_learned_prior.of(config, weights)
 
     @quiet()
-    def encode(self, images: Floats, noise: Floats | None = None) -> tuple[Floats, Floats]:
+    def encode(
+        self, images: Floats, noise: Floats | None = None, labels: Labels | None = None
+    ) -> tuple[Floats, Floats]:
         """Images (B, C, H, W) in [0, 1] to mean and log variance of q(z|x), each (B, L).
 
-        With `noise` (B, L), those of each group of a grid given the groups drawn above it.
+        With `noise` (B, L), those of each group of a grid given the groups drawn above it; with the
+        places of classes (B,) where the model takes them.
         """
+        if labels is not None:
+            mean, log_variance = np.empty((2, len(images), self.config.latents), np.float32)
+            for rows, model in self._by_class(labels):
+                draws = None if noise is None else noise[rows]
+                mean[rows], log_variance[rows] = model.encode(images[rows], draws)
+            return mean, log_variance
         net = self._network
         if not isinstance(net.heads, op.Linear):
             if noise is None:
@@ -67,8 +79,13 @@ class NumpyVAE:
         )
 
     @quiet()
-    def decode(self, latents: Floats) -> Floats:
+    def decode(self, latents: Floats, labels: Labels | None = None) -> Floats:
         """Latents (B, L) to pixel parameters of p(x|z), (B, P, H, W)."""
+        if labels is not None:
+            parameters = np.empty((len(latents), *self.config.output_shape), np.float32)
+            for rows, model in self._by_class(labels):
+                parameters[rows] = model.decode(latents[rows])
+            return parameters
         net = self._network
         layers = [*placed("decoder.hidden", net.decoder), ("decoder.output", net.output)]
         if isinstance(net.heads, op.Linear):
@@ -78,6 +95,14 @@ class NumpyVAE:
         if result.ndim == 4:
             result = result.transpose(0, 3, 1, 2)
         return result.reshape(len(latents), *self.config.output_shape)
+
+    def _by_class(self, labels: Labels) -> Iterator[tuple[Labels, NumpyVAE]]:
+        """The rows of each class, and the model for it."""
+        for label in np.unique(labels).tolist():
+            if label not in self._of_class:
+                config, weights = of_class(self.config, self._weights, label)
+                self._of_class[label] = NumpyVAE(config, weights)
+            yield np.flatnonzero(labels == label), self._of_class[label]
 
     def _climb_down(self, image: Floats, noise: Floats) -> tuple[Floats, Floats]:
         """Mean and log variance (L,) of one image (C, H, W); see `VAE._climb_down`."""

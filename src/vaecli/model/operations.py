@@ -4,6 +4,10 @@ Three interpreters run them: torch (`layers.py`), which also trains them; numpy 
 for commands that start at once; and the exported page, in JavaScript.  An operation that is added
 here needs a short function in each.
 
+An operation of a model with `--condition labels` may have a row of weights for each class, which
+is added to its output.  Torch runs such networks for images of mixed classes.  For one class the
+row is part of the bias: the others run what `one_class.py` makes of a network.
+
 Axes: B batch, C channels, H height, W width, L latent dimension.
 """
 
@@ -19,6 +23,15 @@ Shapes = dict[str, tuple[int, ...]]
 """Shape of each weight, by name."""
 
 
+CLASS_ROWS = "of_class"
+"""Name of the weights that have a row for each class."""
+
+
+def _class_rows(classes: int, *shape: int) -> Shapes:
+    """The weights that a class adds to an output of this shape; none without classes."""
+    return {CLASS_ROWS: (classes, *shape)} if classes else {}
+
+
 class Weightless:
     """An operation without weights."""
 
@@ -30,15 +43,20 @@ class Weightless:
 
 @dataclass(frozen=True)
 class Linear:
-    """(B, inputs) to (B, outputs)."""
+    """(B, inputs) to (B, outputs).
+
+    A row for each class does what the class, as one-hot numbers among the inputs, would do.
+    """
 
     inputs: int
     outputs: int
+    classes: int = 0
 
     @property
     def weights(self) -> Shapes:
         """Weight and bias."""
-        return {"weight": (self.outputs, self.inputs), "bias": (self.outputs,)}
+        own: Shapes = {"weight": (self.outputs, self.inputs), "bias": (self.outputs,)}
+        return own | _class_rows(self.classes, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -52,7 +70,7 @@ class Nonlinearity(Weightless):
 class Convolution:
     """3x3, padded by 1: (B, inputs, H, W) to (B, outputs, H/stride, W/stride), rounded up.
 
-    With a size of 1 it is 1x1, and not padded.
+    With a size of 1 it is 1x1, and not padded.  A class has a number for each channel.
     """
 
     inputs: int
@@ -60,12 +78,14 @@ class Convolution:
     stride: int = 1
     bias: bool = True
     size: int = 3
+    classes: int = 0
 
     @property
     def weights(self) -> Shapes:
         """Weight, and bias if it has one."""
         weight: Shapes = {"weight": (self.outputs, self.inputs, self.size, self.size)}
-        return {**weight, "bias": (self.outputs,)} if self.bias else weight
+        own: Shapes = {**weight, "bias": (self.outputs,)} if self.bias else weight
+        return own | _class_rows(self.classes, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -146,14 +166,15 @@ class Keep(Weightless):
 
 @dataclass(frozen=True)
 class Constant:
-    """Learned features (C, H, W), the same for every image, which begin a decoder."""
+    """Learned features (C, H, W), the same for every image of a class, which begin a decoder."""
 
     shape: tuple[int, int, int]
+    classes: int = 0
 
     @property
     def weights(self) -> Shapes:
         """The features."""
-        return {"value": self.shape}
+        return {"value": self.shape, **_class_rows(self.classes, *self.shape)}
 
 
 @dataclass(frozen=True)

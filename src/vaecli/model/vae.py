@@ -16,7 +16,7 @@ from vaecli.config import Likelihood, ModelConfig
 from vaecli.model import layers, network, numpy_learned_prior, numpy_prior, operations, prior
 from vaecli.model.likelihoods import LIKELIHOODS
 from vaecli.model.network import MAX_LOG_STD
-from vaecli.model.numpy_vae import Floats
+from vaecli.model.numpy_vae import Floats, Labels
 from vaecli.model.precision import inference
 
 
@@ -32,9 +32,9 @@ class Encoder(nn.Module):
         self.mean = nn.Linear(net.heads.inputs, net.heads.outputs)
         self.log_variance = nn.Linear(net.heads.inputs, net.heads.outputs)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map images (B, C, H, W) in [0, 1] to mean (B, L) and log variance (B, L)."""
-        features = self.hidden(images.flatten(1) if self.flat else images)
+        features = self.hidden(images.flatten(1) if self.flat else images, labels)
         # under autocast the layers return bfloat16; the bound is computed in float32
         return self.mean(features).to(images.dtype), self.log_variance(features).to(images.dtype)
 
@@ -57,11 +57,11 @@ class GridEncoder(nn.Module):
                 head.weight.mul_(0.3)
                 head.bias.zero_()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
         """Map images (B, C, H, W) in [0, 1] to the features of each group, (B, c, h, w)."""
         features, kept = images, list[Tensor]()
         for layer, keep in zip(self.hidden, self.keeps, strict=True):
-            features = layer(features)
+            features = layers.run(layer, features, labels)
             if keep:
                 kept.append(features)
         return tuple(reversed(kept))
@@ -76,9 +76,16 @@ class Decoder(nn.Module):
     """Latents to the parameters of p(x|z), P numbers per pixel; logits for a Bernoulli.
 
     `log_scale` is the one learned scale of a likelihood that has one, a number, else None.
+
+    A model that takes classes y has the prior p(z|y) = N(class_mean, diag(exp(class_log_std)^2)).
+    The KL does not change when z is shifted and scaled, so this is the model with N(0, I) whose
+    decoder begins with the shift and scale of the class; both start at N(0, I).  What is called a
+    latent everywhere is what comes before them, and N(0, I) is its prior in every class.
     """
 
     log_scale: nn.Parameter | None
+    class_mean: nn.Parameter | None
+    class_log_std: nn.Parameter | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -93,10 +100,21 @@ class Decoder(nn.Module):
                 output.convolution.weight.mul_(0.1)  # type: ignore[operator, union-attr]
         scale = nn.Parameter(torch.zeros(())) if net.scaled else None
         self.register_parameter("log_scale", scale)
+        tables = {
+            name: nn.Parameter(torch.zeros(shape)) for name, shape in net.class_shapes().items()
+        }
+        self.register_parameter("class_mean", tables.get("decoder.class_mean"))
+        self.register_parameter("class_log_std", tables.get("decoder.class_log_std"))
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map latents (B, L) to pixel parameters (B, P, H, W)."""
-        return self.parameters_of(self.hidden(latents), latents.dtype)
+        dtype = latents.dtype
+        if self.class_mean is not None and self.class_log_std is not None:
+            mean, log_std = (
+                layers.of_class(table, labels) for table in (self.class_mean, self.class_log_std)
+            )
+            latents = mean + log_std.exp() * latents
+        return self.parameters_of(self.hidden(latents, labels), dtype)
 
     def parameters_of(self, features: Tensor, dtype: torch.dtype) -> Tensor:
         """The last layer: features to pixel parameters (B, P, H, W)."""
@@ -134,64 +152,71 @@ class VAE(nn.Module):
         name, log_scale = self.likelihood
         return LIKELIHOODS[name].mean(output, log_scale).clamp(0, 1)
 
-    def mean_image(self, latents: Tensor) -> Tensor:
+    def mean_image(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """E[x|z] for latents (B, L), as (B, C, H, W) in [0, 1]."""
-        return self.mean_pixels(self.decoder(latents))
+        return self.mean_pixels(self.decoder(latents, labels))
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Its parameters by name, on the host; of the model itself where it lies there."""
         return arrays(self.state_dict())
 
-    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, noise: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode, draw one latent per image or K of them, decode.
 
         Args:
             images: (B, C, H, W) in [0, 1].
             noise: (B, L) or (B, K, L) standard normal.
+            labels: classes of the images, (B,) int64, where the model takes them; here and below.
 
         Returns:
             Pixel parameters (B, P, H, W) or (B, K, P, H, W); mean and log variance (B, L), for a
             grid of the shape of `noise`.
         """
-        return self.decode_draws(self.encoder(images), noise)
+        return self.decode_draws(self.encoder(images, labels), noise, labels)
 
     def decode_draws(
-        self, evidence: tuple[Tensor, ...], noise: Tensor
+        self, evidence: tuple[Tensor, ...], noise: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, from what the encoder gives: mean and log variance, or a grid's features.
 
         For a grid, mean and log variance are those of each group given the groups above it, which
         are drawn with the same noise: both have the shape of `noise`.
         """
+        if labels is not None and noise.ndim == 3:
+            labels = labels.repeat_interleave(noise.shape[1])
         if isinstance(self.encoder, Encoder):
             mean, log_variance = evidence
             latents = reparameterize(mean, log_variance, noise).flatten(0, -2)
-            parameters: Tensor = self.decoder(latents)
+            parameters: Tensor = self.decoder(latents, labels)
         else:
             rows = noise.flatten(0, -2)
-            features, mean, log_variance = self._climb_down(evidence, rows)
+            features, mean, log_variance = self._climb_down(evidence, rows, labels)
             parameters = self.decoder.parameters_of(features, noise.dtype)
             mean, log_variance = mean.view_as(noise), log_variance.view_as(noise)
         if noise.ndim == 3:
             parameters = parameters.unflatten(0, noise.shape[:2])
         return parameters, mean, log_variance
 
-    def encode(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, images: Tensor, noise: Tensor | None = None, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x), each (B, L).
 
         For a grid, each group given the groups above it: those drawn with `noise` (B, L), or their
         means.  No bound uses the means.
         """
-        evidence = self.encoder(images)
+        evidence = self.encoder(images, labels)
         if isinstance(self.encoder, Encoder):
             mean, log_variance = evidence
             return mean, log_variance
         if noise is None:
             noise = images.new_zeros(images.shape[0], self.config.latents)
-        return self._climb_down(evidence, noise)[1:]
+        return self._climb_down(evidence, noise, labels)[1:]
 
     def _climb_down(
-        self, evidence: tuple[Tensor, ...], noise: Tensor
+        self, evidence: tuple[Tensor, ...], noise: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The decoder's features, and mean and log variance (B, L), where the latents are drawn.
 
@@ -212,7 +237,7 @@ class VAE(nn.Module):
             log_variances.append(log_variance.flatten(1))
             return reparameterize(mean, log_variance, group.of(noise))
 
-        features = ladder.walk(noise, drawn)
+        features = ladder.walk(noise, drawn, labels)
         return features, torch.cat(means, 1), torch.cat(log_variances, 1)
 
 
@@ -269,17 +294,23 @@ class TorchRunner:
         """Of the model as it is now."""
         return numpy_learned_prior.of(self.config, self._model.weights())
 
-    def encode(self, images: Floats, noise: Floats | None = None) -> tuple[Floats, Floats]:
+    def encode(
+        self, images: Floats, noise: Floats | None = None, labels: Labels | None = None
+    ) -> tuple[Floats, Floats]:
         """As `VAE.encode`, each (B, L)."""
         with inference():
             draws = None if noise is None else self._tensor(noise)
-            mean, log_variance = self._model.encode(self._tensor(images), draws)
+            known = self._labels(labels)
+            mean, log_variance = self._model.encode(self._tensor(images), draws, known)
             return _array(mean), _array(log_variance)
 
-    def decode(self, latents: Floats) -> Floats:
+    def decode(self, latents: Floats, labels: Labels | None = None) -> Floats:
         """Latents (B, L) to pixel parameters of p(x|z), (B, C, H, W)."""
         with inference():
-            return _array(self._model.decoder(self._tensor(latents)))
+            return _array(self._model.decoder(self._tensor(latents), self._labels(labels)))
+
+    def _labels(self, labels: Labels | None) -> Tensor | None:
+        return None if labels is None else torch.from_numpy(labels).to(self._model.device)
 
     def _tensor(self, values: Floats) -> Tensor:
         parameter = next(self._model.parameters())
@@ -310,7 +341,9 @@ def count_activations(config: ModelConfig) -> int:
             return tensor
 
         with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            model(torch.empty(batch, *config.image_shape), torch.empty(batch, config.latents))
+            labels = torch.zeros(batch, dtype=torch.int64) if config.classes else None
+            images, noise = torch.empty(batch, *config.image_shape), (batch, config.latents)
+            model(images, torch.empty(noise), labels)
         return sum(kept)
 
     return values(2) - values(1)  # the difference leaves out the weights, which are kept once

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vaecli.evaluation.generation import Runner, decode, draw
+from vaecli.data.labels import rows_of_classes
+from vaecli.evaluation.generation import Runner, sample
 from vaecli.pictures.grid import Bytes, as_image, make_grid
 from vaecli.pictures.sheets import captioned
 
@@ -33,8 +34,10 @@ class Animation:
 
     def add(self, caption: str) -> None:
         """Decode the latents as the model is now."""
-        latents = draw(self._runner, self._count, seed=self._seed)  # a learned prior moves
-        grid = make_grid(decode(self._runner, latents), columns=COLUMNS)
+        labels = rows_of_classes(self._runner.config, COLUMNS)
+        count = self._count if labels is None else len(labels)
+        pixels = sample(self._runner, count, seed=self._seed, labels=labels)
+        grid = make_grid(pixels, columns=COLUMNS)
         self._frames.append(captioned(grid, caption))
 
     def encode(self) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaecli.config import Binarize, ModelConfig
-from vaecli.errors import ModelError
+from vaecli.data import labels
+from vaecli.errors import ModelError, UsageError
+from vaecli.model import one_class
 from vaecli.runs import hub, weights
 from vaecli.runs.directory import CONFIG, WEIGHTS, Run, latest, open_run
 from vaecli.system import shell
@@ -34,6 +36,7 @@ class LoadedModel:
         run: the run, or None for a loose weights file.
         name: used in messages and in the names of output files.
         data: name of the set it was trained on, where there is no run to say.
+        label: the class it was asked to be the model for, where it takes classes.
     """
 
     config: ModelConfig
@@ -42,6 +45,7 @@ class LoadedModel:
     run: Run | None
     name: str
     data: str | None = None
+    label: str | None = None
 
     @functools.cached_property
     def model(self) -> VAE:
@@ -49,6 +53,27 @@ class LoadedModel:
         from vaecli.model.vae import with_weights
 
         return with_weights(self.config, self.weights)
+
+    def of_class(self, name: str | None, purpose: str) -> LoadedModel:
+        """The model for the class that --label names; as it is, where it takes no classes.
+
+        Args:
+            name: of the class, or its number; None where --label is not given.
+            purpose: what needs one class.
+
+        Raises:
+            UsageError: the model needs a class and none is given, or it does not have this one.
+        """
+        if name is None and not self.config.classes:
+            return self
+        if name is None:
+            raise UsageError(
+                f"{purpose}: {self.path} was trained with --condition labels and needs a class",
+                f"Name one with --label: {labels.listed(self.config.classes)}.",
+            )
+        place = labels.place(self.config, name)
+        config, weights = one_class.of_class(self.config, self.weights, place)
+        return replace(self, config=config, weights=weights, label=self.config.classes[place])
 
     @property
     def binarize(self) -> Binarize:

@@ -61,6 +61,10 @@ MAX_PARAMETERS = 1_000_000_000
 MAX_HIDDEN_LAYERS = 16
 MAX_COMPONENTS = 1024
 """Gaussians of a mixture that is a prior; vaecli fits at most 100."""
+MAX_CLASSES = 4096
+"""Classes that a model can be conditioned on: each has its own rows of weights."""
+MAX_CONDITION_BYTES = 2**18
+"""Size of their names together; config.json contains them twice."""
 MAX_PIXELS = 3 * 1024 * 1024
 """Channels times height times width of the images of a model."""
 RANGES: dict[str, tuple[float, float]] = {
@@ -80,6 +84,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "white_16": (1, 65_535),
     "white_integer": (1, 2**53),
     "float_range": (-1e30, 1e30),
+    "class_counts": (1, 2**40),
     "limit": (1, 2**40),
     "threads": (1, 1024),
 }

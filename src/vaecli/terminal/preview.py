@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vaecli.terminal.terminal import Terminal
 
 if TYPE_CHECKING:
+    from vaecli.data.labels import Labels
     from vaecli.evaluation.generation import Runner
     from vaecli.terminal.half_blocks import HalfBlocks
 
@@ -109,10 +110,14 @@ class TrainingPreview:
         terminal: where to draw.
         runner: of the model in training; computes reconstructions only when they are drawn.
         pixels: (N, C, H, W) uint8.
+        labels: places of their classes, (N,), where the model takes them.
     """
 
-    def __init__(self, terminal: Terminal, runner: Runner, pixels: Bytes) -> None:
+    def __init__(
+        self, terminal: Terminal, runner: Runner, pixels: Bytes, labels: Labels | None = None
+    ) -> None:
         self._terminal, self._runner, self._pixels = terminal, runner, pixels
+        self._labels = labels
         self._picture: HalfBlocks | None = None
         self._due = 0.0
 
@@ -143,7 +148,8 @@ class TrainingPreview:
         across = max(1, min(len(self._pixels), wide // (half[1] + 1)))
         tiles = fit(half, across, min(2, 2 * (high - STATUS_LINES) // half[0]), wide - 1, high)
         originals = self._pixels[: tiles.across]
-        rows = [originals, reconstruct(self._runner, originals)]
+        labels = None if self._labels is None else self._labels[: tiles.across]
+        rows = [originals, reconstruct(self._runner, originals, labels=labels)]
         # if only one row fits, the reconstructions
         shown = [_small(row, tiles) for row in rows[2 - tiles.down :]]
         return self._terminal.half_blocks(shown) if tiles.down else None

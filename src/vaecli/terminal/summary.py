@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaecli.config import ModelConfig, TrainConfig, option_name
+from vaecli.config import ModelConfig, TrainConfig
+from vaecli.errors import option_name
 from vaecli.system.typed_json import to_json
 from vaecli.terminal.progress import expected
 from vaecli.terminal.terminal import Terminal
@@ -174,7 +175,8 @@ def _objective(training: TrainConfig) -> str:
 
 
 def _prior(model: ModelConfig) -> str:
-    return "" if model.prior == "normal" else f" {model.prior} prior,"
+    prior = "" if model.prior == "normal" else f" {model.prior} prior,"
+    return f"{prior} {len(model.classes):,} classes given," if model.classes else prior
 
 
 def _widths(model: ModelConfig) -> str:

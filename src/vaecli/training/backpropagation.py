@@ -62,6 +62,7 @@ def covers(model: VAE, config: TrainConfig, device: torch.device) -> bool:
         and LIKELIHOODS[model.config.likelihood].gradient is not None
         and config.importance_samples == 1
         and model.prior is None
+        and not model.config.classes
     )
 
 

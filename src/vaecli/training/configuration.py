@@ -10,18 +10,17 @@ from vaecli.config import (
     LATENT_CHANNELS,
     SMALLEST_CONVOLVED,
     Arch,
+    Binarize,
     DataConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
-    as_options,
-    contradictions,
 )
-from vaecli.data import catalogue
+from vaecli.data import catalogue, labels
 from vaecli.data.dataset import Dataset
 from vaecli.data.levels import as_settings
 from vaecli.data.origin import Options
-from vaecli.errors import DataError, UsageError
+from vaecli.errors import DataError, UsageError, as_options
 from vaecli.training.recipe import COLOUR_LIKELIHOODS, RECIPES, SMALL_SET_STEPS
 from vaecli.training.settings import Settings
 
@@ -41,7 +40,10 @@ def require_sound(settings: Settings) -> None:
     Raises:
         UsageError: a value is wrong.
     """
-    model = ModelConfig(**{"image_shape": (1, 28, 28), **_architecture(settings)})
+    known = {"image_shape": (1, 28, 28), **_architecture(settings)}
+    if settings.condition == "labels":  # of which classes, the images will tell
+        known |= {"classes": ("0", "1"), "class_counts": (1, 1)}
+    model = ModelConfig(**known)
     problems = [
         *model.problems(),
         *training(settings).problems(),
@@ -60,6 +62,13 @@ def _contradictions(model: ModelConfig, training: TrainConfig) -> Iterator[tuple
     if training.gradient == "dreg" and model.arch == "grid":
         why = "its posteriors depend on each other's draws"
         yield "gradient", f"dreg contradicts --arch grid: {why}"
+
+
+def contradictions(model: ModelConfig, binarize: Binarize) -> Iterator[tuple[str, str]]:
+    """Yield (field, sentence) for settings that are right by themselves but not together."""
+    if binarize != "none" and model.likelihood != "bernoulli":
+        why = "black and white pixels need bernoulli"
+        yield "binarize", f"{binarize} contradicts --likelihood {model.likelihood}: {why}"
 
 
 def configuration(
@@ -141,6 +150,8 @@ def _model(settings: Settings, dataset: Dataset) -> ModelConfig:
     colour = dataset.image_shape[0] == 3
     if colour and training(settings).binarize == "none":  # black and white need a Bernoulli
         values.setdefault("likelihood", COLOUR_LIKELIHOODS[values["arch"]])
+    if values.get("condition") == "labels":
+        values |= labels.condition(dataset)
     model = ModelConfig(
         image_shape=dataset.image_shape,
         border=dataset.border(),

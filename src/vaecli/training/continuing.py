@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from vaecli.config import RunConfig, option_name
+from vaecli.config import RunConfig
 from vaecli.data import catalogue
 from vaecli.data.dataset import Dataset
 from vaecli.data.reading import Reading
-from vaecli.errors import ModelError, UsageError
+from vaecli.errors import ModelError, UsageError, option_name
 from vaecli.model import precision
 from vaecli.model.vae import VAE
 from vaecli.runs import directory

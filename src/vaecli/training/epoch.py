@@ -10,6 +10,7 @@ import torch
 
 from vaecli.config import RunConfig
 from vaecli.data.dataset import Images
+from vaecli.data.labels import on_device
 from vaecli.model.vae import VAE
 from vaecli.noise import permutation
 from vaecli.system.processes import Processes
@@ -45,6 +46,7 @@ class Passes:
         self.batch_size = min(config.training.batch_size, len(images))
         self.steps_per_epoch = math.ceil(len(images) / self.batch_size)
         self.stepper = Stepper(model, config.training, device, dtype, processes)
+        self._labels = on_device(config.model, images, device)
         self._began = time.perf_counter()
 
     @property
@@ -74,6 +76,9 @@ class Passes:
             self.stepper.optimizer.set_learning_rate(learning_rate(step, total, training))
             beta = beta_at(step, self.steps_per_epoch, training)
             pixels = self.images.pixels_at(places[mine]).to(self._device)
-            self.stepper.take(pixels, draws, start + mine.start, beta, len(places))
+            labels = None
+            if self._labels is not None:
+                labels = self._labels[places[mine].to(self._device)]
+            self.stepper.take(pixels, draws, start + mine.start, beta, len(places), labels)
             state.step += 1
             yield

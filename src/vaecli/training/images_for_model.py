@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vaecli.config import Binarize, contradictions
+from vaecli.config import Binarize
 from vaecli.data import catalogue
 from vaecli.data.dataset import Dataset, Images, join, static_binarized
 from vaecli.data.origin import Options
@@ -14,6 +14,7 @@ from vaecli.data.splits_and_classes import Split
 from vaecli.errors import DataError, UsageError
 from vaecli.runs.load import LoadedModel
 from vaecli.training import provenance
+from vaecli.training.configuration import contradictions
 
 
 @dataclass(frozen=True)

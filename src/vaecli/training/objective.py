@@ -89,6 +89,7 @@ def objective(
     beta: Tensor | float,
     free_bits: float,
     gradient: Gradient = "iwae",
+    labels: Tensor | None = None,
 ) -> Outcome:
     """The objective that training minimises, with distortion and rate beside it.
 
@@ -99,10 +100,11 @@ def objective(
         beta: weight of the rate.
         free_bits: nats of each latent dimension that are not penalised.
         gradient: of the importance-weighted bound for the encoder.
+        labels: classes of the images, (B,) int64, where the model takes them.
     """
     if noise.ndim == 3 and gradient == "dreg":
-        return _doubly_reparameterized(model, images, noise, beta)
-    parameters, mean, log_variance = model(images, noise)
+        return _doubly_reparameterized(model, images, noise, beta, labels)
+    parameters, mean, log_variance = model(images, noise, labels)
     likelihoods = log_likelihood(images, parameters, *model.likelihood)
     kl = kl_to_prior(mean, log_variance)
     if noise.ndim == 2:
@@ -128,19 +130,20 @@ def _gains(model: VAE, latents: Tensor) -> Tensor:
 
 
 def _doubly_reparameterized(
-    model: VAE, images: Tensor, noise: Tensor, beta: Tensor | float
+    model: VAE, images: Tensor, noise: Tensor, beta: Tensor | float, labels: Tensor | None
 ) -> Outcome:
     """The importance-weighted bound, whose gradient for the encoder is reparameterized twice.
 
     The encoder moves z alone, not log q(z|x) at a given z, and of draw k by `dreg_share` of what
     the bound says.  Decoder and prior get the gradient of the bound itself.
     """
-    mean, log_variance = model.encoder(images)
+    mean, log_variance = model.encoder(images, labels)
     latents = reparameterize(mean, log_variance, noise)
     shares = list[Tensor]()
     if latents.requires_grad:
         latents.register_hook(lambda gradient: gradient * shares[0].unsqueeze(-1))
-    parameters = model.decoder(latents.flatten(0, 1)).unflatten(0, noise.shape[:2])
+    several = None if labels is None else labels.repeat_interleave(noise.shape[1])
+    parameters = model.decoder(latents.flatten(0, 1), several).unflatten(0, noise.shape[:2])
     likelihoods = log_likelihood(images, parameters, *model.likelihood)
     fixed = mean.detach(), log_variance.detach()
     of_latents = (latents - fixed[0].unsqueeze(1)) * torch.exp(-0.5 * fixed[1]).unsqueeze(1)

@@ -100,7 +100,7 @@ def _starting_from(request: Request, initial: VAE) -> Request:
 def _require_fit(config: ModelConfig, theirs: ModelConfig, source: object) -> None:
     differing = [
         f"{name}: the weights have {as_text(getattr(theirs, name))}, not {as_text(value)}"
-        for name in ("image_shape", *MODEL_SETTINGS)
+        for name in ("image_shape", "classes", *MODEL_SETTINGS)
         if (value := getattr(config, name)) != getattr(theirs, name)
     ]
     if differing:

@@ -141,7 +141,7 @@ def preparation(model: ModelConfig, run: directory.Run | None, *, whole: bool) -
 
     Their classes are matched by name with those of the run.
     """
-    classes = () if run is None else run.config.data.classes
+    classes = model.classes if run is None else run.config.data.classes
     fitting = Fitting(fit=model.fit)
     numbered = run is not None and run.config.data.kind == "named"
     if run is None or numbered:

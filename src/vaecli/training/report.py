@@ -9,6 +9,7 @@ from pathlib import Path
 from vaecli._version import __version__
 from vaecli.config import DataConfig
 from vaecli.data.dataset import Images
+from vaecli.data.labels import of_images, rows_of_classes
 from vaecli.data.named.licences import LICENCES
 from vaecli.evaluation.generation import reconstruct, sample
 from vaecli.evaluation.units import PRIORS, about_prior, describe
@@ -24,6 +25,7 @@ from vaecli.runs.directory import (
     Run,
 )
 from vaecli.runs.metrics import EpochMetrics
+from vaecli.system import shell
 from vaecli.system.strict_json import canonical_json
 from vaecli.training import calibration
 
@@ -49,10 +51,13 @@ def write(
     from vaecli.pictures import plots
 
     runner = TorchRunner(model)
-    originals = next(test.first(2 * PAIRS).parts())
-    grid = make_pairs(originals, reconstruct(runner, originals), columns=PAIRS)
+    shown = test.first(2 * PAIRS)
+    originals, labels = next(shown.parts()), of_images(model.config, shown)
+    grid = make_pairs(originals, reconstruct(runner, originals, labels=labels), columns=PAIRS)
     run.write(RECONSTRUCTIONS, encode_png(grid))
-    samples = sample(runner, SAMPLE_COLUMNS**2, seed=run.config.training.seed)
+    labels = rows_of_classes(model.config, SAMPLE_COLUMNS)
+    count = SAMPLE_COLUMNS**2 if labels is None else len(labels)
+    samples = sample(runner, count, seed=run.config.training.seed, labels=labels)
     run.write(SAMPLES, encode_png(make_grid(samples, columns=SAMPLE_COLUMNS)))
     run.write(CURVES, plots.curves(rows))
     settings = run.config.training
@@ -76,6 +81,7 @@ def card(run: Run, rows: Sequence[EpochMetrics]) -> str:
     shape = "x".join(map(str, model.image_shape))
     hidden = ", ".join(map(str, model.hidden))
     protocol = describe(model, config.training.binarize)
+    label = f" {shell.join(['--label', model.classes[0]])}" if model.classes else ""
     return f"""---
 library_name: vaecli
 pipeline_tag: unconditional-image-generation
@@ -112,8 +118,8 @@ After {last.epoch} epochs on {config.data.n_train:,} images; test figures over a
 {_licence(config.data)}
 ```
 vaecli eval -m .
-vaecli reconstruct IMAGE.png -m .
-vaecli sample -m .
+vaecli reconstruct IMAGE.png -m .{label}
+vaecli sample -m .{label}
 ```
 
 From the Hugging Face Hub, `-m hf://OWNER/NAME` in place of `-m .` does the same.

@@ -16,6 +16,7 @@ from vaecli.config import (
     Activation,
     ArchChoice,
     Binarize,
+    Condition,
     Gradient,
     LearnedPrior,
     Likelihood,
@@ -186,6 +187,15 @@ class Settings:
             MODEL,
             "NAME",
             ModelConfig.prior,
+        ),
+    ] = None
+    condition: Annotated[
+        Condition | None,
+        Setting(
+            "labels: give the class of an image to encoder, decoder and prior.",
+            MODEL,
+            "NAME",
+            ModelConfig.condition,
         ),
     ] = None
     beta: Annotated[

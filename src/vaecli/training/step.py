@@ -41,9 +41,11 @@ class _Batch(nn.Module):
         self.model = model
         self._free_bits, self._gradient = free_bits, gradient
 
-    def forward(self, images: Tensor, noise: Tensor, beta: Tensor) -> Outcome:
+    def forward(
+        self, images: Tensor, noise: Tensor, beta: Tensor, labels: Tensor | None = None
+    ) -> Outcome:
         """Objective, distortion and rate of each image; arguments as for `objective`."""
-        return objective(self.model, images, noise, beta, self._free_bits, self._gradient)
+        return objective(self.model, images, noise, beta, self._free_bits, self._gradient, labels)
 
 
 class Stepper:
@@ -103,7 +105,15 @@ class Stepper:
             self._waiting.clear()
         return self._sums
 
-    def take(self, pixels: Tensor, draws: Draws, start: int, beta: float, batch_size: int) -> None:
+    def take(
+        self,
+        pixels: Tensor,
+        draws: Draws,
+        start: int,
+        beta: float,
+        batch_size: int,
+        labels: Tensor | None = None,
+    ) -> None:
         """One step on a batch of `batch_size` images, of which these are this process's.
 
         Args:
@@ -112,6 +122,7 @@ class Stepper:
             start: place of the first of them in the visiting order.
             beta: weight of the rate.
             batch_size: images in the batch, over all processes.
+            labels: their classes, (B,) int64, where the model takes them; here and below.
         """
         stop = start + len(pixels)
         images = draws.images(pixels, start).to(self._dtype)
@@ -119,26 +130,38 @@ class Stepper:
         samples = self._config.importance_samples
         parts = list(passes(start, stop, self._model.config, samples)) or [(start, start)]
         if len(pixels) == batch_size and (len(parts) == 1 or self._recorded):
-            self._fit(images, draws.noise(start, stop).to(self._dtype), weight)
+            given = () if labels is None else (labels,)
+            self._fit(images, draws.noise(start, stop).to(self._dtype), weight, *given)
             return
         self.optimizer.forget_gradients()
         for first, last in parts:
             shared = nullcontext() if last == stop else self._processes.local(self._batch)
             with shared:
-                part = images[first - start : last - start]
+                rows = slice(first - start, last - start)
                 noise = draws.noise(first, last).to(self._dtype)
-                self._add_gradient(part, noise, weight, batch_size)
+                known = None if labels is None else labels[rows]
+                self._add_gradient(images[rows], noise, weight, batch_size, known)
         self._finish_step()
 
-    def _fit_batch(self, images: Tensor, noise: Tensor, beta: Tensor) -> None:
+    def _fit_batch(
+        self, images: Tensor, noise: Tensor, beta: Tensor, labels: Tensor | None = None
+    ) -> None:
         """A step on a whole batch; the same work on the device each time."""
         self.optimizer.forget_gradients()
         samples, count = self._config.importance_samples, len(images)
         for first, last in passes(0, count, self._model.config, samples):
-            self._add_gradient(images[first:last], noise[first:last], beta, count)
+            known = None if labels is None else labels[first:last]
+            self._add_gradient(images[first:last], noise[first:last], beta, count, known)
         self._finish_step()
 
-    def _add_gradient(self, images: Tensor, noise: Tensor, beta: Tensor, batch_size: int) -> None:
+    def _add_gradient(
+        self,
+        images: Tensor,
+        noise: Tensor,
+        beta: Tensor,
+        batch_size: int,
+        labels: Tensor | None,
+    ) -> None:
         """Add these images' part of the gradient of a batch, and their sums."""
         if self._written_out is not None:  # a batch has one part here
             self._add_sums(self._written_out(images, noise, beta))
@@ -146,7 +169,7 @@ class Stepper:
         precision = self._config.precision
         with exactness(precision, self._device):
             with autocast(precision, self._device):
-                outcome: Outcome = self._batch(images, noise, beta)
+                outcome: Outcome = self._batch(images, noise, beta, labels)
             # the gradient is the mean over the processes of what each computes
             share = outcome.objective.sum() / batch_size * self._processes.count
             torch.autograd.backward(share)
@@ -162,7 +185,10 @@ class Stepper:
         image = torch.zeros(1, *model.image_shape, dtype=self._dtype, device=self._device)
         drawn = (1, model.latents) if samples == 1 else (1, samples, model.latents)
         noise = torch.zeros(drawn, dtype=self._dtype, device=self._device)
-        outcome: Outcome = batch(image, noise, noise.new_ones(()))
+        label = None
+        if model.classes:
+            label = torch.zeros(1, dtype=torch.int64, device=self._device)
+        outcome: Outcome = batch(image, noise, noise.new_ones(()), label)
         return outcome.objective.sum()
 
     def _finish_step(self) -> None:

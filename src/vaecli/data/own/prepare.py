@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from vaecli.config import as_options
 from vaecli.data import levels, splits_and_classes
 from vaecli.data.dataset import Dataset, count_shared, shared_note
 from vaecli.data.origin import Options, Origin
@@ -31,7 +30,7 @@ from vaecli.data.own.folder import Entry
 from vaecli.data.own.sources import Preparation
 from vaecli.data.reading import Reading
 from vaecli.data.splits_and_classes import Account, Split, Values
-from vaecli.errors import DataError, UsageError
+from vaecli.errors import DataError, UsageError, as_options
 from vaecli.system import files
 from vaecli.system.callbacks import Report, no_report
 from vaecli.system.size_limits import MAX_CLASS_NAMES_BYTES
