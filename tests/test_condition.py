@@ -509,6 +509,15 @@ def test_a_class_by_its_number_unless_a_class_is_called_so() -> None:
             labels.place(known, name)
 
 
+def test_classes_are_drawn_as_frequent_as_in_training() -> None:
+    model = config()
+    drawn = labels.drawn(model, 20_000, seed=3)
+    assert drawn is not None
+    np.testing.assert_allclose(np.bincount(drawn) / 20_000, [0.1, 0.3, 0.6], atol=0.015)
+    assert (labels.drawn(model, 50, seed=3) == drawn[:50]).all()
+    assert labels.drawn(replace(model, condition="none", classes=()), 5, seed=3) is None
+
+
 def test_weights_files_of_other_classes_are_refused(vaecli: Vaecli, run: Path) -> None:
     model, tensors = weights.read_model(run / "model.safetensors")
     Path("own.safetensors").write_bytes(weights.encode_model(model, tensors))
