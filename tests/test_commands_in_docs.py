@@ -145,13 +145,13 @@ def mistake_of_pytest(arguments: list[str]) -> str | None:
 
 
 def small(name: str, *_: Any) -> Dataset:
-    """What stands for any set: four images of its shape."""
+    """What stands for any set: four images of its shape, of two classes."""
     if hub_data.is_address(name):
         name = hub_data.name_of(name)
     assert name in (catalogue.AUTO, *catalogue.NAMES, *ANYONES), f"--data {name}"
     shape = (3, 32, 32) if name in {"cifar10", *ANYONES} else (1, 28, 28)
     pixels = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
-    images = Images(pixels)
+    images = Images(pixels, np.arange(4) % 2)
     return Dataset(name, images, images)
 
 

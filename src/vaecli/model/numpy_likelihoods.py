@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli.config import MIXTURE_COMPONENTS, Likelihood, mixture_outputs
+from vaecli.model.numpy_activations import sigmoid
 from vaecli.model.numpy_prior import quiet
-from vaecli.model.numpy_vae import sigmoid
 
 Floats = NDArray[Any]
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecli.config import Activation, ModelConfig
+from vaecli.config import ModelConfig
 from vaecli.model import network, numpy_learned_prior
 from vaecli.model import operations as op
 from vaecli.model.network import MAX_LOG_STD
+from vaecli.model.numpy_activations import ACTIVATIONS
 from vaecli.model.numpy_prior import quiet
 from vaecli.model.one_class import of_class
 from vaecli.model.operations import placed
@@ -322,43 +323,3 @@ def _enlarge(features: Floats, height: int, width: int) -> Floats:
     columns = np.arange(width) * features.shape[1] // width
     enlarged: Floats = features[rows][:, columns]
     return enlarged
-
-
-def _relu(x: Floats) -> Floats:
-    positive: Floats = np.maximum(x, 0)
-    return positive
-
-
-def _gelu(x: Floats) -> Floats:
-    result: Floats = np.float32(0.5) * x * (1 + _erf(x * np.float32(0.5**0.5)))
-    return result
-
-
-def _silu(x: Floats) -> Floats:
-    product: Floats = x * sigmoid(x)
-    return product
-
-
-def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + exp(-x)), without an overflow."""
-    small = np.exp(-np.abs(x))
-    result: Floats = np.where(x < 0, small, np.float32(1)) / (1 + small)
-    return result
-
-
-def _erf(x: Floats) -> Floats:
-    """The error function to 1.5e-7 (Abramowitz & Stegun 1964, formula 7.1.26)."""
-    t = 1 / (1 + np.float32(0.3275911) * np.abs(x))
-    series = np.float32(1.061405429) * t
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = (series + np.float32(coefficient)) * t
-    result: Floats = np.copysign(1 - series * np.exp(-x * x), x)
-    return result
-
-
-ACTIVATIONS: Mapping[Activation, Callable[[Floats], Floats]] = {
-    "relu": _relu,
-    "gelu": _gelu,
-    "silu": _silu,
-    "tanh": np.tanh,
-}
