@@ -302,7 +302,7 @@ def test_a_loose_file_and_a_run_that_cannot_be_written_to(
         "vaecli.system.files.atomic_write",
         lambda path, data: (_ for _ in ()).throw(OSError(30, os.strerror(30), str(path))),
     )
-    monkeypatch.setattr("vaecli.cli.sample._write", lambda *_: None)
+    monkeypatch.setattr("vaecli.cli.sample_output.write", lambda *_: None)
     refused = vaecli("sample", "-m", run, *common)
     assert refused.code == 0
     assert "not kept" in refused.err
