@@ -187,6 +187,15 @@ def test_no_command_shows_the_help(vaecli: Vaecli) -> None:
     assert "reconstruct" in outcome.out
 
 
+@pytest.mark.parametrize("command", ["", "train", "eval", "reconstruct", "sample", "export"])
+def test_flags_take_no_value_in_help_and_no_choice_is_broken(vaecli: Vaecli, command: str) -> None:
+    text = vaecli(*filter(None, [command]), "--help").out
+    assert "<bool" not in text
+    assert "<list" not in text
+    assert all(line.count("<") == line.count(">") for line in text.splitlines() if "--" in line)
+    assert "env var" not in text
+
+
 def test_help_has_a_panel_for_every_option_and_room_for_more(
     vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,20 @@ def test_scores_per_image_average_to_the_loss(vaecli: Vaecli, trained: Path, suf
         assert mean == pytest.approx(result[name], abs=1e-6)
 
 
+def test_the_model_s_own_data_by_name_says_which_of_them_are_taken(
+    vaecli: Vaecli, trained: Path
+) -> None:
+    note = "mnist: the model was trained on it, so only its test split (130 images) is taken"
+    for more, told in (
+        (("-d", "mnist"), True),
+        ((), False),
+        (("-d", "mnist", "--split", "test"), False),
+    ):
+        outcome = vaecli("eval", "-m", trained, *more)
+        assert outcome.code == 0
+        assert (note in outcome.err) == told
+
+
 def test_scores_on_stdout_leave_the_metrics_to_stderr(vaecli: Vaecli, trained: Path) -> None:
     outcome = vaecli("eval", "-m", trained, "--per-image", "-", "--limit", "5")
     rows = list(csv.DictReader(outcome.out.splitlines()))

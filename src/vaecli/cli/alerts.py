@@ -27,9 +27,10 @@ class Alerts:
     score: Annotated[
         Literal["loss", "distortion", "complexity", "likelihood"] | None,
         option(
-            "What alerts go by: the loss, the distortion, the loss less the complexity of the"
-            " image, or -log p(x) by 16 importance samples.",
+            "What alerts go by: loss, distortion, complexity (the loss less that of the image) or"
+            " likelihood (-log p(x) by 16 importance samples).",
             default="loss",
+            metavar="NAME",
             panel=PANEL,
         ),
     ] = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vaecli.runs.load import LoadedModel
 
 FORMATS = (".csv", ".jsonl", ".parquet")
-LISTED = 128
+LISTED = 32
 """Latents whose KL is listed; a grid has a thousand and more."""
 
 

@@ -34,11 +34,16 @@ def export(
             " html: a page that decodes in the browser; safetensors: one file for vaecli; hub:"
             " upload the run to the Hugging Face Hub.",
             "--format",
+            metavar="NAME",
         ),
     ] = "onnx",
     part: Annotated[
         Literal["all", "encoder", "decoder", "prior"] | None,
-        option("Which part, for onnx and pt2; prior is a learned one.", default="all"),
+        option(
+            "Which part, for onnx and pt2: all, encoder, decoder, or prior, a learned one.",
+            default="all",
+            metavar="NAME",
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -68,7 +73,7 @@ def export(
     seed: options.RunSeed = None,
     common: options.Common,
 ) -> None:
-    """Write a model as files for elsewhere; prints their paths.
+    """Write a model for other programs; prints the paths written.
 
     [bold]Examples[/bold]
       vaecli export

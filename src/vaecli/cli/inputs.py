@@ -77,4 +77,10 @@ def load_images(
 
     choice = images_for_model.Choice(data, split, limit, skip_bad)
     with common.reading() as reading:
-        return images_for_model.load(loaded, choice, reading, binarize)
+        images, source = images_for_model.load(loaded, choice, reading, binarize)
+    if data is not None and split is None and source.endswith(", test split"):
+        common.terminal.note(
+            f"{data}: the model was trained on it, so only its test split ({len(images):,} images)"
+            " is taken; --split all takes all"
+        )
+    return images, source

@@ -19,6 +19,11 @@ def plain(parameters: list[Any]) -> list[Any]:
     for parameter in parameters:  # Typer makes them, and takes no class of ours for them
         if "process_value" not in vars(parameter):
             parameter.process_value = partial(_process, parameter, parameter.process_value)
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""  # or help shows <bool>, as if it took a value
+            parameter.show_envvar = False
+        elif parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None  # nor <list[str]>
     return parameters
 
 

@@ -66,7 +66,8 @@ def reconstruct(
         option(
             "How to bring an image to the model's size: crop its centre, pad it with the colour"
             " of its edge, stretch it, or cut out a digit and centre it as MNIST does; auto does"
-            " as in training, and takes digit for models of digits."
+            " as in training, and takes digit for models of digits.",
+            metavar="NAME",
         ),
     ] = "auto",
     invert: Annotated[
