@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,20 @@ def test_small_or_thin_images_are_refused() -> None:
     assert [field for field, _ in config.problems()] == ["hidden"]
 
 
+def expect_groups(found: dict[str, Any], rows: str) -> None:
+    """Each level of the latents of 17x20 images, against the embeddings and the KL themselves."""
+    table = csv.DictReader(io.StringIO(rows))
+    latents = np.array([[float(row[name]) for name in row if name[0] == "z"] for row in table])
+    active, kl = latents.var(0) > 0.01, found["kl_per_dim"]
+    places = {(3, 3): slice(0, 16 * 9), (5, 5): slice(16 * 9, 16 * (9 + 25))}
+    assert [(group["height"], group["width"]) for group in found["groups"]] == [*places]
+    for group, place in zip(found["groups"], places.values(), strict=True):
+        assert group["latents"] == place.stop - place.start
+        assert group["active_units"] == active[place].sum()
+        assert group["rate"] == pytest.approx(sum(kl[place]))
+    assert active.sum() == found["active_units"]
+
+
 def test_one_run_is_a_model_to_every_command(
     vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +242,8 @@ def test_one_run_is_a_model_to_every_command(
         assert outcome.code == 0, (command, outcome.err)
     found = json.loads(vaecli("eval", "-m", "run", "--json", "--data-dir", "cache").out)
     assert len(found["kl_per_dim"]) == first.config.latents
+    scores = ("eval", "--per-image", "-", "--latents", "-m", "run", "--data-dir", "cache")
+    expect_groups(found, vaecli(*scores).out)
     cached = ("-m", "run", "--data-dir", "cache")
     judged = vaecli("eval", "--prior", "gmm", "--json", *cached)
     assert "prior: one Gaussian fitted to" in judged.err

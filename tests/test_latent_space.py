@@ -52,8 +52,14 @@ def test_embedding_is_the_encoder_whatever_the_batch(trained: object) -> None:
             np.testing.assert_allclose(found[[0, 1499]], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_principal_components_are_those_of_the_svd() -> None:
-    values = normal(200, 6) * np.array([3.0, 2, 1, 0.5, 0.2, 0.1], np.float32) + 5
+@pytest.mark.parametrize(
+    ("images", "exact"), [(200, 1500), (200, 4), (5, 1500)], ids=["many", "iterated", "few"]
+)
+def test_principal_components_are_those_of_the_svd(
+    images: int, exact: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaecli.evaluation.latent_space.EXACT", exact)
+    values = normal(images, 6) * np.array([3.0, 2, 1, 0.5, 0.2, 0.1], np.float32) + 5
     points, shares, directions = principal_components(values, 2)
     centred = values.astype(np.float64) - values.astype(np.float64).mean(0)
     left, scales, _ = np.linalg.svd(centred, full_matrices=False)
@@ -65,6 +71,13 @@ def test_principal_components_are_those_of_the_svd() -> None:
     np.testing.assert_allclose(
         flipped, -points, atol=1e-5
     )  # the sign comes from the axes, not from chance
+
+
+def test_one_image_lies_in_the_middle_of_its_plane() -> None:
+    points, shares, directions = principal_components(normal(1, 6), 2)
+    assert not points.any()
+    assert not shares.any()
+    assert (points.shape, directions.shape) == ((1, 2), (6, 2))
 
 
 def test_the_plane_of_few_latents_is_themselves() -> None:

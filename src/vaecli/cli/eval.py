@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FORMATS = (".csv", ".jsonl", ".parquet")
 LISTED = 32
 """Latents whose KL is listed; a grid has a thousand and more."""
+GROUP = "{height}x{width} {active_units:,} of {latents:,} active, {rate:.2f} nats"
+"""What is said of a level of a grid's latents."""
 
 
 def evaluate(
@@ -198,6 +200,8 @@ def _judged(
             progress=work,
         )
     value = _measured(result) | _meaning(loaded.config, images, binarize, result)
+    if loaded.config.arch == "grid":
+        value["groups"] = evaluation.groups(result, loaded.config)
     value["protocol"] = _protocol(loaded.config, binarize, source, samples, result.prior)
     return value, result
 
@@ -261,6 +265,8 @@ def _texts(value: dict[str, Any]) -> dict[str, str]:
             shown = item if len(item) <= LISTED else sorted(item, reverse=True)[:LISTED]
             more = f" (the largest of {len(item):,})" if len(item) > LISTED else ""
             texts[name] = " ".join(f"{kl:.2f}" for kl in shown) + more
+        elif name == "groups":
+            texts[name] = "; ".join(GROUP.format_map(group) for group in item)
         else:
             digits = "g" if name == "alert_rate" else ".4f"
             texts[name] = f"{item:{digits}}" if isinstance(item, float) else str(item)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaecli.config import ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.data.labels import on_device
 from vaecli.data.mapped import Mapped
@@ -115,9 +116,14 @@ class Evaluation:
         return self.means if self.scale is None else self.means / self.scale
 
     @property
+    def active(self) -> Tensor:
+        """Whether Var_x[mean(x)] > 0.01 of each latent, in variances of the prior; (L,)."""
+        return self.scaled_means.double().var(0, correction=0) > ACTIVE_VARIANCE
+
+    @property
     def active_units(self) -> int:
-        """Latents with Var_x[mean(x)] > 0.01, in variances of the prior."""
-        return int((self.scaled_means.double().var(0, correction=0) > ACTIVE_VARIANCE).sum())
+        """How many latents are active."""
+        return int(self.active.sum())
 
     @property
     def nll(self) -> float:
@@ -135,6 +141,29 @@ class Evaluation:
     def ess(self) -> float:
         """Effective number of importance samples, mean over the images."""
         return math.nan if self.likelihoods is None else float(self.likelihoods.effective.mean())
+
+
+def groups(result: Evaluation, config: ModelConfig) -> list[dict[str, int | float]]:
+    """What each level of a grid's latents does, the coarsest first.
+
+    Returns:
+        Its height and width, its latents, how many are active, and their rate in nats per image.
+    """
+    active, found, start = result.active, [], 0
+    for height, width in reversed(config.levels[1:]):
+        count = config.latent_dim * height * width
+        part = slice(start, start + count)
+        found.append(
+            {
+                "height": height,
+                "width": width,
+                "latents": count,
+                "active_units": int(active[part].sum()),
+                "rate": sum(result.kl_per_dim[part]),
+            }
+        )
+        start += count
+    return found
 
 
 @inference()
