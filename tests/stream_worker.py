@@ -7,6 +7,7 @@ or `gone` for a pipe without a reader.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import json
@@ -66,4 +67,5 @@ def run(arguments: list[str], out: str, err: str, buffered: bool) -> tuple[int, 
 
 
 if __name__ == "__main__":
+    gc.freeze()  # the forks neither copy nor search what is imported here
     print(json.dumps([run(*row) for row in json.load(sys.stdin)]))

@@ -17,7 +17,7 @@ from vaecli.training.commits import State
 from vaecli.training.epoch import Passes
 from vaecli.training.plan import Plan
 
-WARM_UP, MOST, SECONDS = 2, 20, 2.0
+WARM_UP, MOST, SECONDS = 2, 20, 1.0
 """Rounds left out, where there are more; rounds at most; seconds after which none is begun."""
 
 
