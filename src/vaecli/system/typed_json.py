@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import fields
@@ -24,6 +25,8 @@ class Checked(Protocol):
 
 
 Config = TypeVar("Config", bound=Checked)
+
+_hints = functools.cache(get_type_hints)  # which compiles every annotation, each time
 
 
 def to_json(config: Checked) -> dict[str, Any]:
@@ -66,13 +69,14 @@ def from_json(kind: type[Config], data: object, *, where: str) -> Config:
     return config
 
 
-def _is_float_field(kind: type[Any], name: str, value: object) -> bool:
-    return get_type_hints(kind)[name] is float and type(value) is int and abs(value) < 2**53
+def _is_float_field(kind: Any, name: str, value: object) -> bool:
+    return _hints(kind)[name] is float and type(value) is int and abs(value) < 2**53
 
 
 def field_problems(config: Any) -> Iterator[tuple[str, str]]:
     """Types, choices and limits of every field, taken from its annotation and `RANGES`."""
-    for name, hint in get_type_hints(type(config)).items():
+    kind: Any = type(config)
+    for name, hint in _hints(kind).items():
         value = getattr(config, name)
         if sentence := value_problem(value, hint, *RANGES.get(name, (-math.inf, math.inf))):
             yield name, sentence
