@@ -115,10 +115,14 @@ def commits(log: list[tuple[str, str]]) -> int:
 
 
 def every_call(
-    folder: Path, fault: str, kinds: tuple[str, ...] = CALLS, least: int = FEWEST_POINTS
+    folder: Path,
+    fault: str,
+    kinds: tuple[str, ...] = CALLS,
+    least: int = FEWEST_POINTS,
+    step: int = 1,
 ) -> Iterator[tuple[BreakingSystem, Path]]:
     """A disk that breaks at the N-th call and a folder for the run, for N until none breaks."""
-    for when in itertools.count(1):
+    for when in itertools.count(1, step):
         system, run = BreakingSystem(when, fault, kinds), folder / str(when)
         yield system, run
         if system.broken is None:
@@ -154,11 +158,11 @@ def test_killed_at_every_call_and_continued(
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "step"),
     [
-        "ENOSPC",
-        "EIO",
-        pytest.param("EACCES", marks=refused_at_once),
+        ("ENOSPC", 1),
+        ("EIO", 3),  # it takes the same ways
+        pytest.param("EACCES", 3, marks=refused_at_once),
     ],
 )
 def test_an_error_at_every_call_is_exit_5_and_costs_nothing(
@@ -167,9 +171,10 @@ def test_an_error_at_every_call_is_exit_5_and_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     fault: str,
+    step: int,
 ) -> None:
     """The old state loads, and the same command goes on from it to the same bytes."""
-    for point, (system, run) in enumerate(every_call(tmp_path, fault)):
+    for point, (system, run) in enumerate(every_call(tmp_path, fault, step=step)):
         with disk(system):
             code = train_at_the_boundary(run, monkeypatch)
         err = capfd.readouterr().err
