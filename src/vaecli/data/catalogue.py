@@ -120,7 +120,8 @@ def _auto(reading: Reading) -> Dataset:
                 reason = error.message
     reading.report(
         f"MNIST is not available ({reason}): using the built-in digits instead."
-        " Their losses cannot be compared with MNIST's."
+        " Their losses cannot be compared with MNIST's. `vaecli train --data mnist` says where its"
+        " files may be put."
     )
     return _built_in(reading)
 
