@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import vaecli as package
+from browser import chromium, needs_chromium
 from conftest import TRAIN, Vaecli
 from test_resume import same, state, stop_at
 from test_training import DATASET, finish, make_run, rows
@@ -28,6 +30,7 @@ from vaecli.data.splits_and_classes import UNKNOWN
 from vaecli.errors import ExitCode, UsageError
 from vaecli.evaluation import generation, heatmap, latent_space
 from vaecli.evaluation.evaluate import evaluate
+from vaecli.export import html, onnx, parity, parts, pt2
 from vaecli.model import layers, network, one_class
 from vaecli.model import operations as op
 from vaecli.model.numpy_vae import NumpyVAE
@@ -321,12 +324,39 @@ def test_eval_says_what_its_numbers_are_of(vaecli: Vaecli, run: Path, data_dir: 
     card = (run / "README.md").read_text()
     assert "log p(x|label)" in card
     assert "vaecli sample -m . --label 0" in card
+    assert "unconditional" not in card
     assert "vaecli reconstruct IMAGE.png -m . --label 0" in card
     alerts = vaecli("eval", "-m", run, "--alert-rate", 0.1, "--json", "--data-dir", data_dir)
     assert alerts.code == 0, alerts.err
     mixture = vaecli("eval", "-m", run, "--prior", "gmm", "--json", "--data-dir", data_dir)
     assert mixture.code == 0, mixture.err
     assert json.loads(mixture.out)["loss_normal"] == pytest.approx(value["loss"], abs=1e-4)
+
+
+def test_images_in_memory_are_judged_given_their_class(run: Path, data_dir: Path) -> None:
+    """As `eval` judges the same images of the set, by name or number."""
+    model = package.load(run, device="cpu")
+    raw = (data_dir / "MNIST/raw/t10k-labels-idx1-ubyte.gz").read_bytes()
+    y = np.frombuffer(gzip.decompress(raw)[8:], np.uint8)[:40]
+    raw = (data_dir / "MNIST/raw/t10k-images-idx3-ubyte.gz").read_bytes()
+    images = np.frombuffer(gzip.decompress(raw)[16:], np.uint8).reshape(-1, 1, 28, 28)[:40].copy()
+    whole = model.evaluate(limit=40, data_dir=data_dir, download=False)
+    for given in (y.tolist(), [str(label) for label in y]):
+        torch.testing.assert_close(model.evaluate(images, labels=given).losses, whole.losses)
+    scored = model.score(images, labels=y.tolist())
+    np.testing.assert_allclose(scored["loss"], whole.losses, atol=1e-5)
+    assert scored["class"].tolist() == [str(label) for label in y]
+    other = model.evaluate(images, labels=3)
+    assert float((other.losses - whole.losses).abs().max()) > 0.1
+    for call in (
+        lambda: model.evaluate(images),
+        lambda: model.evaluate(images, labels=[1, 2]),
+        lambda: model.evaluate("mnist", labels=3),
+        lambda: model.encode(images),
+        lambda: model.decode(np.zeros((2, 8)), labels="cat"),
+    ):
+        with pytest.raises(UsageError):
+            call()
 
 
 def test_models_with_and_without_a_class_do_not_compare(
@@ -567,12 +597,88 @@ def test_it_starts_from_weights_of_the_same_classes(
     assert done.code == 0, done.err
 
 
-@pytest.mark.parametrize("format", ["onnx", "pt2", "html"])
-def test_exports_that_know_no_classes_are_refused(vaecli: Vaecli, run: Path, format: str) -> None:
-    if format == "onnx":
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
-    done = vaecli("export", "-m", run, "--format", format, "-o", "out")
-    assert done.code == ExitCode.USAGE
-    assert "--condition labels" in done.err
-    assert not Path("out").exists()
+# --- exports ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("kind", [onnx, pt2], ids=["onnx", "pt2"])
+def test_exported_parts_take_the_class(kind: Any, arch: Arch) -> None:
+    if kind is onnx:
+        pytest.importorskip("onnxruntime", reason="needs onnxruntime: vaecli[onnx]")
+        pytest.importorskip("onnxscript", reason="needs onnxscript: vaecli[onnx]")
+    vae = lively(config(arch), 0.1)
+    x = torch.from_numpy(as_float(pixels(5, vae.config)))
+    z = torch.from_numpy(np.random.default_rng(2).standard_normal((5, vae.config.latents), "f4"))
+    y = torch.tensor([2, 0, 1, 1, 2])
+    encoder, decoder = parts.split(vae)
+    assert (encoder.inputs, decoder.inputs) == (("image", "label"), ("latent", "label"))
+    for part, given, wanted in (
+        (encoder, x, vae.encode(x, labels=y)),
+        (decoder, z, (vae.mean_image(z, y),)),
+    ):
+        run = kind.load(kind.encode(part))
+        assert parity.difference(part, run) < 1e-4
+        for mine, theirs in zip(run(given, y), wanted, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+        assert float((run(given, y)[0] - run(given, y * 0)[0]).abs().max()) > 1e-2
+        assert "int64" in kind.usage(part, "part")
+
+
+def test_every_export_of_a_run(vaecli: Vaecli, run: Path, data_dir: Path) -> None:
+    done = vaecli("export", "-m", run, "--format", "pt2", "-o", "out", "--json")
+    assert done.code == 0, done.err
+    for row in json.loads(done.out)["files"]:
+        assert row["difference"] < 1e-4
+        exec(row["usage"], {})  # as it is printed
+    for format in ("safetensors", "html"):
+        done = vaecli("export", "-m", run, "--format", format, "--data-dir", data_dir)
+        assert done.code == 0, done.err
+    files = [vaecli("sample", "-m", name, "--label", 4, "-n", 2, "-o", f"{place}.npy").code
+             for place, name in enumerate((run, "run.safetensors"))]  # fmt: skip
+    assert files == [0, 0]
+    assert Path("0.npy").read_bytes() == Path("1.npy").read_bytes()
+
+
+@needs_chromium
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_page_has_a_menu_of_classes(
+    arch: Arch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    vae = lively(replace(config(arch), classes=("cat", "</script>", "e'mu")), 0.1)
+    images = Images(
+        pixels(6, vae.config),
+        np.array([1, 1, 2, 0, 2, 0]),
+        classes=dict(enumerate(vae.config.classes)),
+    )
+    folder = tmp_path_factory.mktemp("c")  # short: the path of Chromium's socket is limited
+    path = folder / "page.html"
+    path.write_text(html.render(vae, title="t", embedding=html.embed(vae, images)).text)
+    z = np.random.default_rng(2).standard_normal((4, vae.config.latents), "f4")
+    y = [2, 0, 1, 1]
+    with chromium(folder / "profile") as browser:
+        browser.size(1000, 800)
+        browser.open(path)
+        found = browser.run(
+            f"{json.dumps(z.tolist())}.map((z, i) => [...decode(Float32Array.from(z), {y}[i])])"
+        )
+        listed = browser.run("[...document.querySelectorAll('#class option')].map((o) => o.text)")
+        first = browser.run("[chosen, +$('class').value, $('command').textContent]")
+        shown = browser.run(
+            "(() => { const seen = () => [chosen, $('command').textContent,"
+            " $('picture').toDataURL(), $('end-a').toDataURL()];"
+            " const menu = $('class'); menu.value = 2; menu.dispatchEvent(new Event('change'));"
+            " const two = seen(); document.querySelector('#examples button').click();"
+            " return [two, seen()] })()"
+        )
+        hidden = browser.run("$('class-field').hidden")
+    wanted = vae.mean_image(torch.from_numpy(z), torch.tensor(y)).detach().numpy()
+    np.testing.assert_allclose(np.reshape(found, wanted.shape), wanted, atol=5e-3)
+    assert listed == list(vae.config.classes)
+    assert not hidden
+    assert first[0] == first[1] == 0  # of the first example: one of each class in turn
+    assert first[2].endswith("--label cat")
+    (place, command, picture, end), back = shown
+    assert (place, back[0]) == (2, 0)
+    assert command.endswith("""--label 'e'"'"'mu'""")
+    assert picture != back[2]
+    assert end != back[3]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecli.api.coder import Coder
+from vaecli.api.coder import Coder, Labels
 from vaecli.config import Binarize
 from vaecli.data.dataset import Dataset, Images, static_binarized, to_uint8
 from vaecli.data.reading import Reading
@@ -55,6 +55,7 @@ class Model(Coder):
         self,
         data: Data | None = None,
         *,
+        labels: Labels = None,
         split: Split | Literal["all"] | None = None,
         limit: int | None = None,
         importance_samples: int | None = None,
@@ -73,6 +74,7 @@ class Model(Coder):
         Args:
             data: name of a set or path of images, prepared for the model; or images themselves,
                 of which floating point ones are rounded to 256 levels; None: the run's own.
+            labels: classes of images that are given themselves, as for `encode`.
             split: test, train, validation or all; None: test of the run's own data, else all.
             limit: judge only the first so many.
             importance_samples: K, to estimate the negative log-likelihood as well.
@@ -102,13 +104,14 @@ class Model(Coder):
         choice = Choice(None, split, limit, skip_bad)
         reading = self._reading(data_dir, download, report, progress)
         return self._judge(
-            data, choice, reading, binarize, importance_samples, prior, batch_size, seed
+            data, labels, choice, reading, binarize, importance_samples, prior, batch_size, seed
         )[0]
 
     def score(
         self,
         data: Data | None = None,
         *,
+        labels: Labels = None,
         latents: bool = False,
         alert_rate: float | None = None,
         score: str = "loss",
@@ -134,6 +137,7 @@ class Model(Coder):
 
         Args:
             data: as for `evaluate`.
+            labels: as for `evaluate`.
             latents: also the mean of q(z|x), as `z0`, `z1`, ...
             alert_rate: share of ordinary images that may raise an alert; for runs only.
             score: loss, distortion, complexity or likelihood, by which alerts go.
@@ -167,7 +171,7 @@ class Model(Coder):
             )
             importance_samples = known.importance_samples
         found, images = self._judge(
-            data, choice, reading, binarize, importance_samples, prior, batch_size, seed
+            data, labels, choice, reading, binarize, importance_samples, prior, batch_size, seed
         )
         columns = scores.columns(found, images, latents=latents)
         if known is not None:
@@ -261,6 +265,7 @@ class Model(Coder):
     def _judge(
         self,
         data: Data | None,
+        labels: Labels,
         choice: Choice,
         reading: Reading,
         binarize: Binarize | None,
@@ -275,10 +280,12 @@ class Model(Coder):
         _require_positive("importance_samples", importance_samples)
         binarize = images_for_model.binarization(self._loaded, binarize)
         if data is None or isinstance(data, str | Path):
+            if labels is not None:
+                raise UsageError("labels are for images in memory", "Leave them out.")
             choice = replace(choice, data=None if data is None else str(data))
             images, _ = images_for_model.load(self._loaded, choice, reading, binarize)
         else:
-            images = self._in_memory(data, choice, binarize)
+            images = self._in_memory(data, labels, choice, binarize)
         require_replaceable(self._loaded.config, prior)
         mixture = None
         if prior == "gmm":
@@ -295,10 +302,16 @@ class Model(Coder):
         )
         return found, images
 
-    def _in_memory(self, data: Tensor | NDArray[Any], choice: Choice, binarize: Binarize) -> Images:
+    def _in_memory(
+        self, data: Tensor | NDArray[Any], labels: Labels, choice: Choice, binarize: Binarize
+    ) -> Images:
         if choice.split is not None:
             raise UsageError(f"split {choice.split}: images in memory have no splits")
-        images = Images(to_uint8(self._images(data).cpu().numpy())).first(choice.limit)
+        pixels = to_uint8(self._images(data).cpu().numpy())
+        places = self._places(labels, len(pixels))
+        known = None if places is None else places.cpu().numpy()
+        names = dict(enumerate(self.vae.config.classes))
+        images = Images(pixels, known, classes=names).first(choice.limit)
         if not len(images):
             raise DataError("images: there are none")
         if binarize == "static":

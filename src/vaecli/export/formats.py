@@ -56,7 +56,6 @@ def in_parts(
         VaecliError: one differs by more.
         UsageError: the prior is asked for, and none was learned.
     """
-    require_no_classes(model, format)
     if part == "prior" and model.prior is None:
         raise UsageError("--part prior: the prior of this model is N(0, I)", "Leave it out.")
     kind = onnx if format == "onnx" else pt2
@@ -73,15 +72,6 @@ def in_parts(
         about["usage"] = kind.usage(each, str(path))
         written.append(Written(path, data, about))
     return written
-
-
-def require_no_classes(model: VAE, format: str) -> None:
-    """UsageError for a model that takes classes."""
-    if model.config.classes:
-        raise UsageError(
-            f"format {format}: a model trained with --condition labels cannot be exported so yet",
-            "Use --format safetensors, or hub.",
-        )
 
 
 def safetensors(model: VAE, path: Path, *, half: bool) -> Written:
@@ -105,7 +95,6 @@ def page(model: VAE, path: Path, *, name: str, run: Run | None, images: Images |
         run: the run of the model, for what the page tells of it; None for a loose file.
         images: to show where they lie; None for no map.
     """
-    require_no_classes(model, "html")
     config = model.config
     trained = "" if run is None else f", trained on {run.config.data.name}"
     made = html.render(

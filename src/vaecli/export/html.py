@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from vaecli._version import __version__
 from vaecli.config import MIXTURE_COMPONENTS
 from vaecli.data.dataset import Images
+from vaecli.data.labels import of_images
 from vaecli.evaluation import latent_space
 from vaecli.export.half import half_difference, round_to_half
 from vaecli.model import network
@@ -92,6 +94,8 @@ def embed(model: VAE, images: Images) -> Embedding:
     if images.labels is not None:
         classes, labels = np.unique(images.labels, return_inverse=True)
         names = [str(value) for value in classes.tolist()]
+    if model.config.classes:
+        labels, names = of_images(model.config, images), list(model.config.classes)
     kl_per_dim = np.array(latent_space.dimensions(found, runner.prior).kl)
     return Embedding(found.mean, kl_per_dim, labels, names)
 
@@ -126,6 +130,9 @@ def render(
         "figures": [vars(figure) for figure in figures],
         "shape": model.config.image_shape,
         "latents": model.config.latents,
+        "classes": [
+            {"name": name, "option": shlex.join(["--label", name])} for name in model.config.classes
+        ],
         "operations": operations,
         "weights": _base64(values, "<f2"),
         "difference": float(f"{found:.2g}"),
@@ -156,6 +163,10 @@ def _program(model: VAE) -> tuple[list[Operation], list[Floats]]:
     net, weights = network.of(model.config), model.weights()
     layers = [*placed("decoder.hidden", net.decoder), ("decoder.output", net.output)]
     steps = [step for name, layer in layers for step in _steps(name, layer, weights)]
+    if net.class_shapes():
+        tables = [weights[name] for name in net.class_shapes()]
+        count, width = tables[0].shape
+        steps.insert(0, ({"kind": "of_class", "classes": count, "count": width}, tables))
     operations = [operation for operation, _ in steps]
     mean: Operation = {"kind": "mixture", "components": MIXTURE_COMPONENTS}
     if model.config.likelihood != "logistic-mixture":
@@ -168,9 +179,10 @@ def _steps(
 ) -> Iterator[tuple[Operation, list[Floats]]]:
     """What the page does for one operation, and the weights of each step."""
     match layer:
-        case op.Linear(inputs, outputs):
+        case op.Linear(inputs, outputs, classes):
             step = {"kind": "linear", "inputs": inputs, "outputs": outputs}
-            yield step, [weights[f"{name}.weight"], weights[f"{name}.bias"]]
+            values = [weights[f"{name}.weight"], weights[f"{name}.bias"]]
+            yield _with_classes(name, step, classes, values, weights)
         case op.Convolution(inputs, outputs, 1, has_bias):
             bias = weights[f"{name}.bias"] if has_bias else np.zeros(outputs, np.float32)
             step = {
@@ -200,10 +212,10 @@ def _steps(
             yield {"kind": "positions", "height": height, "width": width}, []
         case op.Nonlinearity(activation):
             yield {"kind": activation}, []
-        case op.Constant((_, height, width)):
+        case op.Constant((_, height, width), classes):
             value = weights[f"{name}.value"]
             step = {"kind": "constant", "count": value.size, "height": height, "width": width}
-            yield step, [value]
+            yield _with_classes(name, step, classes, [value], weights)
         case op.Inject(start, (channels, height, width), outputs):
             step = {"kind": "inject", "start": start, "inputs": channels, "outputs": outputs}
             yield {**step, "reach": 0}, [weights[f"{name}.weight"], weights[f"{name}.bias"]]
@@ -211,6 +223,19 @@ def _steps(
             pass
         case _:
             raise AssertionError(f"the page has no {layer}")
+
+
+def _with_classes(
+    name: str,
+    step: Operation,
+    classes: int,
+    values: list[Floats],
+    weights: Mapping[str, Floats],
+) -> tuple[Operation, list[Floats]]:
+    """A step and its weights with the rows of classes, where it has some."""
+    if not classes:
+        return step, values
+    return {**step, "classes": classes}, [*values, weights[f"{name}.{op.CLASS_ROWS}"]]
 
 
 def _mean_table(model: VAE) -> Operation:
@@ -230,8 +255,10 @@ def _order(model: VAE, embedding: Embedding | None) -> dict[str, Any]:
         centre, scale = runner.prior.moments
         steps = 2 * np.diag(scale)
         mean, log_scale = PIXELS[model.config.likelihood].mean, runner.log_scale
+        counts = model.config.class_counts
+        labels = np.full(len(steps), np.argmax(counts)) if counts else None
         high, low = (
-            mean(runner.decode(way), log_scale).clip(0, 1)
+            mean(runner.decode(way, labels), log_scale).clip(0, 1)
             for way in (centre + steps, centre - steps)
         )
         by, weight = "effect", np.abs(high - low).mean((1, 2, 3))
@@ -278,6 +305,7 @@ def _examples(embedding: Embedding) -> list[dict[str, Any]]:
         {
             "latent": _shorts(embedding.means[index]),
             "name": embedding.names[int(labels[index])] if embedding.labels is not None else "",
+            "label": int(labels[index]),
         }
         for index in chosen
     ]

@@ -29,16 +29,17 @@ def encode(part: Part) -> bytes:
     Raises:
         VaecliError: it would pass the 2 GiB that protobuf allows one file.
     """
+    batch = torch.export.Dim("batch")
     with _silence():
         program = torch.onnx.export(
             part.module,
-            (part.example(2),),
+            part.examples(2),
             dynamo=True,
             external_data=False,
             verbose=False,
-            input_names=[part.input],
+            input_names=list(part.inputs),
             output_names=list(part.outputs),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=tuple({0: batch} for _ in part.inputs),
             opset_version=OPSET,
         )
     assert program is not None
@@ -65,10 +66,11 @@ def load(data: bytes) -> Runner:
 
     onnxruntime.disable_telemetry_events()  # what older versions know, and Windows
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    names = [each.name for each in session.get_inputs()]
 
-    def run(batch: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(output) for output in session.run(None, {name: batch.numpy()})]
+    def run(*batches: Tensor) -> list[Tensor]:
+        given = {name: batch.numpy() for name, batch in zip(names, batches, strict=True)}
+        return [torch.from_numpy(output) for output in session.run(None, given)]
 
     return run
 
@@ -76,12 +78,14 @@ def load(data: bytes) -> Runner:
 def usage(part: Part, path: str) -> str:
     """Python that runs the file at `path`."""
     shape = (1, *part.shape)
+    label = "label = numpy.zeros(1, numpy.int64)\n" if part.classes else ""
+    given = ", ".join(f"{name!r}: {name}" for name in part.inputs)
     return (
         "import numpy, onnxruntime\n"
         f"{part.name} = onnxruntime.InferenceSession({path!r})\n"
         f"{part.input} = numpy.zeros({shape}, numpy.float32)\n"
-        f"{', '.join(part.outputs)}{',' if len(part.outputs) == 1 else ''} ="
-        f" {part.name}.run(None, {{{part.input!r}: {part.input}}})"
+        f"{label}{', '.join(part.outputs)}{',' if len(part.outputs) == 1 else ''} ="
+        f" {part.name}.run(None, {{{given}}})"
     )
 
 

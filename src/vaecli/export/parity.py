@@ -13,8 +13,8 @@ from vaecli.model.precision import inference
 BATCH_SIZES = (1, 3)
 """Parity is measured at both: a batch axis that was frozen in export fails at one of them."""
 
-Runner = Callable[[Tensor], Sequence[Tensor]]
-"""A part in some runtime: one batch in, the outputs in order."""
+Runner = Callable[..., Sequence[Tensor]]
+"""A part in some runtime: a batch of each input in, the outputs in order."""
 
 
 @inference()
@@ -22,10 +22,10 @@ def difference(part: Part, runner: Runner) -> float:
     """The largest absolute difference from torch over all outputs at both batch sizes."""
     worst = 0.0
     for batch in BATCH_SIZES:
-        example = part.example(batch)
-        wanted = part.module(example)
+        examples = part.examples(batch)
+        wanted = part.module(*examples)
         wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-        for mine, theirs in zip(wanted, runner(example), strict=True):
+        for mine, theirs in zip(wanted, runner(*examples), strict=True):
             if mine.shape != theirs.shape:
                 return float("inf")
             worst = max(worst, float((mine - theirs).abs().nan_to_num(float("inf")).max()))

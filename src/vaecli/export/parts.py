@@ -15,6 +15,7 @@ from vaecli.system.strict_json import canonical_json
 from vaecli.system.typed_json import to_json
 
 MIXTURE_NOISE = "noise_and_uniform"
+LABEL = "label"
 
 
 class MeanDecoder(nn.Module):
@@ -27,9 +28,9 @@ class MeanDecoder(nn.Module):
         self.model.decoder = model.decoder
         del self.model.encoder  # or its weights would be exported too
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Map latents (B, L) to images (B, C, H, W) in [0, 1]."""
-        return self.model.mean_image(latent)
+    def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        """Map latents (B, L), and classes (B,), to images (B, C, H, W) in [0, 1]."""
+        return self.model.mean_image(latent, label)
 
 
 class MeanEncoder(nn.Module):
@@ -39,9 +40,9 @@ class MeanEncoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, C, H, W) in [0, 1] to mean and log variance (B, L)."""
-        return self.model.encode(image)
+    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map images (B, C, H, W) in [0, 1], and classes (B,), to mean and log variance (B, L)."""
+        return self.model.encode(image, labels=label)
 
 
 class Draw(nn.Module):
@@ -62,11 +63,12 @@ class Part:
 
     Attributes:
         name: `encoder`, `decoder` or `prior`.
-        module: on the CPU, in evaluation mode; one input, one or more outputs.
-        input: name of the input.
+        module: on the CPU, in evaluation mode; one input, or two, and one or more outputs.
+        input: name of the first input.
         shape: of one input, without the batch axis.
         outputs: names of the outputs.
         metadata: what the file says about itself.
+        classes: how many the second input, `label`, counts from 0; 0 where there is none.
     """
 
     name: str
@@ -75,9 +77,20 @@ class Part:
     shape: tuple[int, ...]
     outputs: tuple[str, ...]
     metadata: dict[str, str]
+    classes: int = 0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return (self.input, LABEL) if self.classes else (self.input,)
+
+    def examples(self, batch: int) -> tuple[Tensor, ...]:
+        """A fixed batch of all inputs: (batch, *shape), and int64 (batch,) for classes."""
+        values = self.example(batch)
+        return (values, torch.arange(batch) % self.classes) if self.classes else (values,)
 
     def example(self, batch: int) -> Tensor:
-        """A fixed batch of inputs like those to come: (batch, *shape)."""
+        """A fixed batch of the first input, like those to come: (batch, *shape)."""
         generator = torch.Generator().manual_seed(batch)
         draw = torch.rand if self.name == "encoder" else torch.randn
         values = draw(batch, *self.shape, generator=generator)
@@ -90,7 +103,8 @@ def split(model: VAE) -> list[Part]:
     """Encoder (image to mean, log_variance), decoder (latent to image), and a learned prior.
 
     The prior maps noise to a latent.  Of a mixture the last number of it is uniform in [0, 1), and
-    chooses the component.
+    chooses the component.  Encoder and decoder of a model with `--condition labels` take the places
+    of classes as well.
     """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     config = model.config
@@ -109,8 +123,9 @@ def split(model: VAE) -> list[Part]:
         about_prior = {**about, "part": "prior"}
         prior = [Part("prior", Draw(model.prior), given, shape, ("latent",), about_prior)]
     encoder = MeanEncoder(model) if config.arch == "grid" else model.encoder
+    count = len(config.classes)
     return [
-        Part("encoder", encoder, "image", image, outputs, {**about, "part": "encoder"}),
+        Part("encoder", encoder, "image", image, outputs, {**about, "part": "encoder"}, count),
         Part(
             "decoder",
             MeanDecoder(model),
@@ -118,6 +133,7 @@ def split(model: VAE) -> list[Part]:
             latent,
             ("image",),
             {**about, "part": "decoder"},
+            count,
         ),
         *prior,
     ]

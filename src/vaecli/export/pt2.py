@@ -17,10 +17,9 @@ METADATA_FILE = "vaecli.json"
 
 def encode(part: Part) -> bytes:
     """The bytes of a `.pt2` file."""
+    batch = torch.export.Dim("batch")
     program = torch.export.export(
-        part.module,
-        (part.example(2),),
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        part.module, part.examples(2), dynamic_shapes=tuple({0: batch} for _ in part.inputs)
     )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
@@ -33,8 +32,8 @@ def load(data: bytes) -> Runner:
     """The file in torch, to check what was just written: it may hold pickled values."""
     module = torch.export.load(io.BytesIO(data)).module()
 
-    def run(batch: Tensor) -> list[Tensor]:
-        result = module(batch)
+    def run(*batches: Tensor) -> list[Tensor]:
+        result = module(*batches)
         return list(result) if isinstance(result, tuple) else [result]
 
     return run
@@ -43,8 +42,9 @@ def load(data: bytes) -> Runner:
 def usage(part: Part, path: str) -> str:
     """Python that runs the file at `path`."""
     shape = ", ".join(map(str, (1, *part.shape)))
+    label = ", torch.zeros(1, dtype=torch.int64)" if part.classes else ""
     return (
         "import torch\n"
         f"{part.name} = torch.export.load({path!r}).module()\n"
-        f"{', '.join(part.outputs)} = {part.name}(torch.zeros({shape}))"
+        f"{', '.join(part.outputs)} = {part.name}(torch.zeros({shape}){label})"
     )

@@ -25,7 +25,6 @@ from vaecli.runs.directory import (
     Run,
 )
 from vaecli.runs.metrics import EpochMetrics
-from vaecli.system import shell
 from vaecli.system.strict_json import canonical_json
 from vaecli.training import calibration
 
@@ -81,11 +80,15 @@ def card(run: Run, rows: Sequence[EpochMetrics]) -> str:
     shape = "x".join(map(str, model.image_shape))
     hidden = ", ".join(map(str, model.hidden))
     protocol = describe(model, config.training.binarize)
-    label = f" {shell.join(['--label', model.classes[0]])}" if model.classes else ""
+    task, tag, label = "unconditional-image-generation", "", ""
+    if model.classes:
+        task = "class-conditional-image-generation"
+        label = f" --label {model.classes[0] if model.classes[0].isalnum() else 0}"
+    else:  # the only one of them that the Hub knows
+        tag = f"pipeline_tag: {task}\n"
     return f"""---
 library_name: vaecli
-pipeline_tag: unconditional-image-generation
-tags:
+{tag}tags:
 - vae
 - variational-autoencoder
 - pytorch
@@ -93,7 +96,7 @@ model-index:
 - name: {json.dumps(f"{model.arch} variational autoencoder on {config.data.name}")}
   results:
   - task:
-      type: unconditional-image-generation
+      type: {task}
     dataset:
       type: {json.dumps(config.data.name)}
       name: {json.dumps(config.data.name)}
