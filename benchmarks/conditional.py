@@ -5,8 +5,8 @@
     python benchmarks/conditional.py --model runs/given --plain runs/plain --data-dir DATA
 
 A small convolutional classifier is trained on the training images.  It looks at N samples of each
-class, drawn from the model's own prior, and at the test images to compare with: the share that it
-takes for the class they are of.  Beside that, the loss on the test images of both runs as their
+class, drawn from the model's own prior at three temperatures, and at the test images to compare
+with: the share that it takes for the class they are of.  Beside that, the loss on the test images of both runs as their
 last rows have it: -log p(x|label) at most, and -log p(x) at most.
 """
 
@@ -24,6 +24,8 @@ from vaecli.data.reading import Reading
 from vaecli.evaluation import generation
 from vaecli.model.vae import TorchRunner
 from vaecli.runs.load import load_model
+
+TEMPERATURES = (1.0, 0.9, 0.8)
 
 
 def main() -> None:
@@ -43,11 +45,16 @@ def main() -> None:
     found: dict[str, object] = {"test_images_agree": float(right.mean())}
     asked = np.arange(len(loaded.config.classes)).repeat(arguments.n)
     runner = TorchRunner(loaded.model)
-    pixels = generation.sample(runner, len(asked), seed=0, labels=asked)
-    seen = predict(classifier, pixels).argmax(1).numpy()
-    shares = (seen == asked).reshape(-1, arguments.n).mean(1)
-    found["samples_agree"] = float(shares.mean())
-    found["of_each_class"] = dict(zip(loaded.config.classes, shares.tolist(), strict=True))
+    for temperature in TEMPERATURES:
+        pixels = generation.sample(
+            runner, len(asked), seed=0, temperature=temperature, labels=asked
+        )
+        seen = predict(classifier, pixels).argmax(1).numpy()
+        shares = (seen == asked).reshape(-1, arguments.n).mean(1)
+        found[f"samples_at_{temperature:g}"] = {
+            "agree": float(shares.mean()),
+            "of_each_class": dict(zip(loaded.config.classes, shares.tolist(), strict=True)),
+        }
     found["samples_of_each_class"] = arguments.n
     for name in filter(None, (arguments.model, arguments.plain)):
         run = load_model(name).run

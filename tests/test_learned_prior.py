@@ -280,6 +280,7 @@ def test_what_contradicts_it(vaecli: Vaecli, data_dir: Path) -> None:
         (("--prior", "flow", "--arch", "grid"), "contradicts --arch grid"),
         (("--prior", "mixture", "--free-bits", 0.1), "contradicts --prior mixture"),
         (("--prior", "flow", "--latent-dim", 1), "at least 2 latents"),
+        (("--prior", "flow", "--condition", "labels"), "labels contradicts --prior flow"),
         (("--gradient", "dreg"), "needs --importance-samples above 1"),
         (("--gradient", "dreg", "--importance-samples", 2, "--arch", "grid"), "dreg contradicts"),
     ):

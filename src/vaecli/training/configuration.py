@@ -59,6 +59,9 @@ def _contradictions(model: ModelConfig, training: TrainConfig) -> Iterator[tuple
     if training.free_bits and model.prior != "normal":
         why = "its rate is not a sum over latents"
         yield "free_bits", f"contradicts --prior {model.prior}: {why}"
+    if model.condition != "none" and model.prior != "normal":
+        why = "a learned prior is that of all classes together, and samples would not be of one"
+        yield "condition", f"labels contradicts --prior {model.prior}: {why}"
     if training.gradient == "dreg" and model.arch == "grid":
         why = "its posteriors depend on each other's draws"
         yield "gradient", f"dreg contradicts --arch grid: {why}"
