@@ -6,8 +6,8 @@
 
 A small convolutional classifier is trained on the training images.  It looks at N samples of each
 class, drawn from the model's own prior at three temperatures, and at the test images to compare
-with: the share that it takes for the class they are of.  Beside that, the loss on the test images of both runs as their
-last rows have it: -log p(x|label) at most, and -log p(x) at most.
+with: the share that it takes for the class they are of.  Beside that, the loss on the test images
+of both runs, as their last rows have it: at most -log p(x|label), and at most -log p(x).
 """
 
 from __future__ import annotations
