@@ -1,6 +1,7 @@
-"""Samples of the normal prior against samples of the mixture: `python benchmarks/prior_quality.py`.
+"""Samples of N(0, I) against samples of other priors: `python benchmarks/prior_quality.py`.
 
     python benchmarks/prior_quality.py --model runs/001-mnist-mlp --data-dir DATA
+    python benchmarks/prior_quality.py --model runs/digits --learned runs/mixture runs/flow
 
 Measured on N images of each kind, and on test images and their reconstructions to compare with:
 
@@ -82,6 +83,7 @@ def nearest(pixels: Bytes, training: Bytes) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="latest")
+    parser.add_argument("--learned", nargs="*", default=[], help="runs that learned their prior")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("-n", type=int, default=5000)
     arguments = parser.parse_args()
@@ -104,6 +106,10 @@ def main() -> None:
     for components in (1, 3, 10, 30, 100):
         fitted = mixture.fit(embedding, sizes=[components], seed=seed).mixture
         kinds[f"mixture of {components}"] = generation.decode(runner, fitted.draw(count, seed=seed))
+    for name in arguments.learned:
+        other = load_model(name)
+        kind = f"learned {other.config.prior}"
+        kinds[kind] = generation.sample(TorchRunner(other.model), count, seed=seed)
     close = None
     print("| images | confidence | at least 90 % sure | classes | nearest | too close |")
     print("| --- | --- | --- | --- | --- | --- |")

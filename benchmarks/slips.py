@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from vaecli.data import catalogue
 from vaecli.data.reading import Reading
-from vaecli.evaluation.evaluate import batches, evaluate
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.evaluation.likelihood_estimate import batches
 from vaecli.model.bounds import elbo_terms
 from vaecli.model.vae import as_float, reparameterize
 from vaecli.noise import NormalNoise

@@ -16,12 +16,15 @@ MODEL = build(CONFIG, seed=0).double()
 PIXELS = torch.randint(0, 256, (103, 1, 6, 5), generator=torch.Generator().manual_seed(1)).byte()
 IMAGES = Images(PIXELS)
 MANY = Images(PIXELS.repeat(3, 1, 1, 1)[:300])
+MODULES = ("evaluate", "likelihood_estimate")
 
 
 @pytest.fixture(autouse=True)
 def _double(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in float64, so that orders of summation agree to 1e-9."""
-    monkeypatch.setattr("vaecli.evaluation.evaluate.as_float", lambda pixels: pixels.double() / 255)
+    for module in MODULES:
+        where = f"vaecli.evaluation.{module}.as_float"
+        monkeypatch.setattr(where, lambda pixels: pixels.double() / 255)
 
 
 @pytest.mark.parametrize("redraw", [False, True])
@@ -69,7 +72,8 @@ def test_redrawn_images_are_black_and_white(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(pixels)
         return pixels.double() / 255
 
-    monkeypatch.setattr("vaecli.evaluation.evaluate.as_float", watch)
+    for module in MODULES:
+        monkeypatch.setattr(f"vaecli.evaluation.{module}.as_float", watch)
     evaluate(MODEL, IMAGES, seed=4, redraw=True, importance_samples=2)
     (loss_pixels, likelihood_pixels) = seen
     assert set(loss_pixels.unique().tolist()) == {0, 255}

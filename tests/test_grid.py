@@ -19,7 +19,8 @@ from vaecli.config import Likelihood, ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.errors import ExitCode
 from vaecli.evaluation import generation, latent_space
-from vaecli.evaluation.evaluate import estimate, evaluate
+from vaecli.evaluation.evaluate import evaluate
+from vaecli.evaluation.likelihood_estimate import estimate
 from vaecli.model import network, vae
 from vaecli.model.bounds import elbo_terms
 from vaecli.model.numpy_vae import NumpyVAE

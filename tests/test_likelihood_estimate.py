@@ -38,7 +38,9 @@ MARGINAL = MultivariateNormal(
 
 @pytest.fixture(autouse=True)
 def _double(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaecli.evaluation.evaluate.as_float", lambda pixels: pixels.double() / 255)
+    for module in ("evaluate", "likelihood_estimate"):
+        where = f"vaecli.evaluation.{module}.as_float"
+        monkeypatch.setattr(where, lambda pixels: pixels.double() / 255)
 
 
 def linear_gaussian(*, shift: float = 0.0, widen: float = 0.0) -> VAE:

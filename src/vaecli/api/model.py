@@ -20,7 +20,8 @@ from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.evaluation import evaluate as evaluation
 from vaecli.evaluation import scores
 from vaecli.evaluation.alerts import HeldOutScores
-from vaecli.evaluation.evaluate import BATCH_SIZE, Evaluation
+from vaecli.evaluation.evaluate import Evaluation
+from vaecli.evaluation.likelihood_estimate import BATCH_SIZE
 from vaecli.export import formats
 from vaecli.model.prior import FullMixture
 from vaecli.runs import hub
