@@ -183,7 +183,7 @@ def _samples(
     from vaecli.cli.walks import Images2D
     from vaecli.data import labels
     from vaecli.evaluation import generation
-    from vaecli.pictures import grid, sheets
+    from vaecli.pictures import grid
 
     config, columns = runner.config, asked.columns
     by_row = None
@@ -196,6 +196,8 @@ def _samples(
     if by_row is None:
         columns = columns or grid.square(len(pixels))
         return Images2D(pixels, grid.make_grid(pixels, columns=columns), columns, places)
+    from vaecli.pictures import sheets  # which draws text, what others need not wait for
+
     columns = columns or ROW_OF_CLASS
     picture = sheets.rows(pixels, columns, config.classes, "a class in each row")
     return Images2D(pixels, picture, columns, places)
