@@ -144,10 +144,10 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "importance_samples": SAMPLES,
         "n_images": judged["n_images"],
         # of the model as it was trained; and of its weights with the fitted mixture as their prior
-        "nll": judged.get("nll_normal", judged["nll"]),
+        "nll": own(judged, "nll"),
         "nll_gmm": judged["nll"] if judged["prior"] == "gmm" else None,
         "nll_se": judged["nll_se"],
-        "loss": judged.get("loss_normal", judged["loss"]),
+        "loss": own(judged, "loss"),
         "active_units": judged["active_units"],
         "train_seconds": seconds(run),
         "eval_seconds": time.monotonic() - began,
@@ -179,6 +179,11 @@ def evaluate(name: str, keep: Path) -> tuple[dict[str, Any], list[str]]:
     return judged, command
 
 
+def own(judged: dict[str, Any], name: str) -> float:
+    """A figure under the prior that the model was trained with."""
+    return float(judged[f"{name}_normal" if judged["prior"] == "gmm" else name])
+
+
 def check(name: str, keep: Path) -> bool:
     """Judge the kept weights of a row again, and compare with what stands in its file."""
     path = RESULTS / f"{name}.json"
@@ -190,7 +195,7 @@ def check(name: str, keep: Path) -> bool:
         print(f"{name}: these are other weights than the row's")
         return False
     judged = evaluate(name, keep)[0]
-    found = judged.get("nll_normal", judged["nll"])
+    found = own(judged, "nll")
     same = abs(found - row["nll"]) < 1e-3
     print(f"{name}: {row['nll']:.3f} recorded, {found:.3f} now{'' if same else ': DIFFERENT'}")
     return same

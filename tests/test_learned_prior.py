@@ -181,6 +181,8 @@ def test_evaluation_is_under_it(kind: LearnedPrior) -> None:
     result = evaluate(model, images, seed=0, importance_samples=2000)
     assert result.prior == kind
     assert result.losses_normal is None
+    assert result.likelihoods is not None
+    assert result.likelihoods.nll_normal is None
     again = torch.stack([evaluate(model, images, seed=s).losses for s in range(40)])
     assert result.nll < float(again.mean())
     found = [evaluate(model, images, seed=s, importance_samples=1).likelihoods for s in range(40)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -215,6 +215,8 @@ def evaluate(
         likelihoods = estimate(
             model, pixels, importance_samples, seed, batch_size, progress, levels, judged, labels
         )
+        if prior is None:  # a learned prior stands in nothing's place
+            likelihoods = replace(likelihoods, nll_normal=None)
     distortions, rates, gains = terms.cpu()
     return Evaluation(
         distortions,
