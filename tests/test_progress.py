@@ -76,15 +76,21 @@ def test_a_model_too_large_for_this_machine_is_planned_but_not_made(
     assert "\ntime\tnot measured: half the memory of this machine is less than that" in outcome.out
 
 
-def test_timing_a_plan_ends_after_one_long_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, rounds = 0.0, [3.0, 5.0, 0.5, 0.1, 0.1, 0.3] + [0.2] * 100
+def test_timing_a_plan_leaves_out_what_comes_first_and_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, rounds = 0.0, list[float]()
 
     def work() -> None:
         nonlocal now
         now += rounds.pop(0)
 
+    def timed(*seconds: float) -> float:
+        rounds[:] = seconds
+        return pace._seconds(work, torch.device("cpu"))
+
     monkeypatch.setattr("vaecli.training.pace.time.perf_counter", lambda: now)
-    assert pace._seconds(work, torch.device("cpu")) == pytest.approx(3)
-    rounds[:2] = [0.5]
-    # without 0.5 and 0.1; 0.1, 0.3 and five of 0.2 follow before 2 s are over
-    assert pace._seconds(work, torch.device("cpu")) == pytest.approx(0.2)
+    assert timed(12, 5) == pytest.approx(12)
+    assert timed(3, 1.5, 0.5) == pytest.approx(1.5)
+    assert timed(3, 0.5, 0.1, 0.3, 0.2, 0.4) == pytest.approx(0.2)  # 1.1 s after the first
+    assert rounds == [0.4]

@@ -19,6 +19,8 @@ from vaecli.training.plan import Plan
 
 WARM_UP, MOST, SECONDS = 2, 20, 1.0
 """Rounds left out, where there are more; rounds at most; seconds after which none is begun."""
+COLD = 10.0
+"""Seconds up to which the first round is left out, as it also prepares memory and threads."""
 
 
 def epoch_seconds(plan: Plan, device: torch.device) -> float:
@@ -41,11 +43,11 @@ def epoch_seconds(plan: Plan, device: torch.device) -> float:
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Median time of some rounds of work; of one alone, if that takes long."""
     rounds = list[float]()
-    while len(rounds) < MOST and sum(rounds) < SECONDS:
+    while len(rounds) < MOST and sum(rounds[1:]) < SECONDS and sum(rounds[:1]) < COLD:
         began = _now(device)
         work()
         rounds.append(_now(device) - began)
-    return statistics.median(rounds[WARM_UP:] or rounds)
+    return statistics.median(rounds[WARM_UP:] or rounds[1:] or rounds)
 
 
 def _now(device: torch.device) -> float:
