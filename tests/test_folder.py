@@ -654,6 +654,7 @@ print(json.dumps({what: [few[what], many[what]] for what in few}))
 @pytest.mark.skipif(
     not hasattr(mmap, "MADV_DONTNEED"), reason="Windows itself decides when pages are given back"
 )
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_set_larger_than_memory_needs_bounded_memory(tmp_path: Path) -> None:
     """Of 45 MiB of images hardly more is in memory than of 22 MiB, when 1 MiB is allowed.

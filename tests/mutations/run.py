@@ -32,7 +32,18 @@ def survives(patch: Path, folder: Path) -> str | None:
     if applied.returncode:
         return f"it no longer applies: {applied.stderr.strip()}"
     environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "",
+        *tests,
+    ]
     outcome = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if outcome.returncode == 1:
         return None
