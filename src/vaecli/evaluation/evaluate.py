@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from vaecli.data.dataset import Images
 from vaecli.data.labels import on_device
 from vaecli.evaluation.latent_space import ACTIVE_VARIANCE
 from vaecli.evaluation.likelihood_estimate import BATCH_SIZE, Likelihoods, estimate
-from vaecli.model import numpy_learned_prior
+from vaecli.model import network, numpy_learned_prior
 from vaecli.model.bounds import elbo_terms
+from vaecli.model.operations import Inject
 from vaecli.model.precision import inference
 from vaecli.model.prior import FullMixture, kl_to_prior, log_gain
 from vaecli.model.vae import VAE, as_float, reparameterize
@@ -124,20 +125,19 @@ def groups(result: Evaluation, config: ModelConfig) -> list[dict[str, int | floa
     Returns:
         Its height and width, its latents, how many are active, and their rate in nats per image.
     """
-    active, found, start = result.active, [], 0
-    for height, width in reversed(config.levels[1:]):
-        count = config.latent_dim * height * width
-        part = slice(start, start + count)
-        found.append(
-            {
-                "height": height,
-                "width": width,
-                "latents": count,
-                "active_units": int(active[part].sum()),
-                "rate": sum(result.kl_per_dim[part]),
-            }
-        )
-        start += count
+    active, found = result.active, []
+    for operation in network.of(config).decoder:
+        if isinstance(operation, Inject):
+            latents, (_, height, width) = slice(operation.start, operation.stop), operation.shape
+            found.append(
+                {
+                    "height": height,
+                    "width": width,
+                    "latents": operation.stop - operation.start,
+                    "active_units": int(active[latents].sum()),
+                    "rate": sum(result.kl_per_dim[latents]),
+                }
+            )
     return found
 
 
@@ -215,8 +215,6 @@ def evaluate(
         likelihoods = estimate(
             model, pixels, importance_samples, seed, batch_size, progress, levels, judged, labels
         )
-        if prior is None:  # a learned prior stands in nothing's place
-            likelihoods = replace(likelihoods, nll_normal=None)
     distortions, rates, gains = terms.cpu()
     return Evaluation(
         distortions,

@@ -35,7 +35,8 @@ class Likelihoods:
         samples: K.
         nll: (N,) float64, negative importance-weighted bound, nats.
         effective: (N,) float64, effective sample size, 1 to K.
-        nll_normal: the bound under N(0, I), from the same draws, where another prior was given.
+        nll_normal: the bound under N(0, I), from the same draws, where a mixture was given
+            in its place.
     """
 
     samples: int
@@ -73,6 +74,7 @@ def estimate(
     noise = SampleNoise(model.config.latents, seed=seed, purpose="evaluation", device=device)
     bounds, effective, under_normal = [], [], []
     rows = max(1, batch_size // width)
+    replaced = isinstance(prior, FullMixture)  # a learned prior stands in nothing's place
     for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
         y = None if labels is None else labels[start : start + len(x)]
         evidence = model.encoder(x, y)
@@ -94,13 +96,13 @@ def estimate(
             ]
             found, gains = (torch.cat(each) for each in zip(*part, strict=True))
             weights.add(in_float64(found + gains))
-            if prior is not None:
+            if replaced:
                 normal.add(in_float64(found))
             done = start * samples + len(x) * (column * width + count)
             progress("likelihood", done, len(pixels) * samples)
         bounds.append(weights.bound().cpu())
         effective.append(weights.effective_samples().cpu())
-        if prior is not None:
+        if replaced:
             under_normal.append(normal.bound().cpu())
     return Likelihoods(
         samples,
