@@ -161,9 +161,8 @@ def test_killed_at_every_call_and_continued(
     ("fault", "step"),
     [
         ("ENOSPC", 1),
-        # these take the same ways
-        pytest.param("EIO", 3, marks=pytest.mark.slow),
-        pytest.param("EACCES", 3, marks=[refused_at_once, pytest.mark.slow]),
+        ("EIO", 7),  # these take the same ways
+        pytest.param("EACCES", 7, marks=refused_at_once),
     ],
 )
 def test_an_error_at_every_call_is_exit_5_and_costs_nothing(

@@ -121,6 +121,7 @@ def test_a_result_that_cannot_be_written_is_exit_5(trained: Path, data_dir: Path
         said = "".join(line for line in said.splitlines(True) if line.startswith("vaecli: error"))
         if row[1] in ("/dev/full", "closed") and not row[2] and then == ExitCode.ENVIRONMENT:
             assert said.startswith("vaecli: error: stdout: "), (row, said)
+            assert ("it is closed. Redirect it to a file." in said) == (row[1] == "closed"), said
         assert said.count("\n") == (then not in (0, ExitCode.BROKEN_PIPE) and not row[2]), row
         assert "ignored" not in said, (row, said)
     assert done.stderr == ""
