@@ -27,7 +27,8 @@ from sheet import write_sheet
 from torch import Tensor, nn
 
 from vaecli.data import catalogue
-from vaecli.data.dataset import Bytes, Images
+from vaecli.data.dataset import Images
+from vaecli.data.pixels import Bytes
 from vaecli.data.reading import Reading
 from vaecli.evaluation import generation, latent_space, mixture
 from vaecli.model.vae import TorchRunner, as_float

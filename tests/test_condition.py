@@ -25,7 +25,8 @@ from test_training import DATASET, finish, make_run, rows
 from vaecli.cli import app
 from vaecli.config import Arch, LearnedPrior, ModelConfig, TrainConfig
 from vaecli.data import labels
-from vaecli.data.dataset import Dataset, Images, as_float
+from vaecli.data.dataset import Dataset, Images
+from vaecli.data.pixels import as_float
 from vaecli.data.splits_and_classes import UNKNOWN
 from vaecli.errors import ExitCode, UsageError
 from vaecli.evaluation import generation, heatmap, latent_space

@@ -18,7 +18,8 @@ from browser import Browser, chromium, needs_chromium
 from conftest import Vaecli
 from vaecli.cli import app
 from vaecli.config import Arch, Likelihood, ModelConfig
-from vaecli.data.dataset import Images, to_uint8
+from vaecli.data.dataset import Images
+from vaecli.data.pixels import to_uint8
 from vaecli.export import html
 from vaecli.model.prior import kl_to_prior
 from vaecli.model.vae import build

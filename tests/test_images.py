@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from vaecli.data import formats, image_file, picture_fit
-from vaecli.data.dataset import to_uint8
+from vaecli.data.pixels import quantile, to_uint8
 from vaecli.errors import DataError
 from vaecli.pictures import grid as pictures
 
@@ -636,3 +636,10 @@ def test_png_bytes_are_read_back(channels: int) -> None:
 def test_to_uint8_rounds_clamps_and_takes_nan() -> None:
     values = np.array([0, 0.4 / 255, 0.6 / 255, 1, 1.5, -1, np.nan, np.inf], np.float32)
     assert to_uint8(values).tolist() == [0, 0, 1, 255, 255, 0, 0, 255]
+
+
+def test_a_quantile_is_numpys() -> None:
+    for count in (1, 2, 7, 1000):
+        values = np.random.default_rng(count).normal(size=count).astype(np.float32)
+        for share in (0, 0.02, 0.35, 0.5, 0.9, 1):
+            assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)))

@@ -21,7 +21,7 @@ from PIL import Image
 from conftest import Vaecli
 from test_convolution import lively
 from vaecli.config import Activation, Likelihood, ModelConfig
-from vaecli.data.dataset import as_float
+from vaecli.data.pixels import as_float
 from vaecli.evaluation import generation
 from vaecli.model import network
 from vaecli.model import operations as op
@@ -284,7 +284,7 @@ def test_threads_are_as_many_as_asked_for(
             made.append(workers)
             super().__init__(workers)
 
-    monkeypatch.setattr(threads, "ThreadPoolExecutor", Executor)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", Executor)
     for asked, expected in ((1, []), (3, [3])):
         made.clear()
         count = 3 * generation.BATCH_SIZE

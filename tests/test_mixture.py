@@ -427,7 +427,7 @@ def test_it_needs_neither_torch_nor_scikit_learn(run: Path, data_dir: Path) -> N
 
 def test_python_samples_from_the_mixture(vaecli: Vaecli, run: Path, data_dir: Path) -> None:
     """The same pictures as those of the command, from the mixture kept or fitted again."""
-    from vaecli.data.dataset import to_uint8
+    from vaecli.data.pixels import to_uint8
 
     common = ("--data-dir", data_dir, "-n", "6")
     for prior in ("gmm", "normal"):

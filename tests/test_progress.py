@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from conftest import Vaecli
+from vaecli.config import ModelConfig
+from vaecli.data.dataset import Images
+from vaecli.model.vae import build
 from vaecli.terminal import terminal
 from vaecli.terminal.progress import TrainingView, expected
 from vaecli.training import pace
@@ -94,3 +97,21 @@ def test_timing_a_plan_leaves_out_what_comes_first_and_ends(
     assert timed(3, 1.5, 0.5) == pytest.approx(1.5)
     assert timed(3, 0.5, 0.1, 0.3, 0.2, 0.4) == pytest.approx(0.2)  # 1.1 s after the first
     assert rounds == [0.4]
+
+
+def test_timing_a_test_pass_counts_what_does_not_grow_with_the_images_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
+    def evaluated(_: object, images: Images, seed: int) -> None:
+        nonlocal now
+        now += 0.08 + 1e-4 * len(images)
+
+    monkeypatch.setattr("vaecli.training.pace.time.perf_counter", lambda: now)
+    monkeypatch.setattr("vaecli.training.pace.evaluate", evaluated)
+    model = build(ModelConfig(image_shape=(1, 2, 2)), seed=0)
+    for count in (1, 3, 10_000):
+        images = Images(torch.zeros(count, 1, 2, 2, dtype=torch.uint8))
+        found = pace._judged(model, images, torch.device("cpu"))
+        assert found == pytest.approx(0.08 + 1e-4 * count)

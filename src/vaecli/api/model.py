@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vaecli.api.coder import Coder, Labels
 from vaecli.config import Binarize
-from vaecli.data.dataset import Dataset, Images, static_binarized, to_uint8
+from vaecli.data.dataset import Dataset, Images, static_binarized
+from vaecli.data.pixels import to_uint8
 from vaecli.data.reading import Reading
 from vaecli.data.splits_and_classes import Split
 from vaecli.errors import DataError, EnvironmentFailure, UsageError

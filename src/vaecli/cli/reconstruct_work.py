@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vaecli.data.dataset import Bytes
+    from vaecli.data.pixels import Bytes
     from vaecli.evaluation.generation import Runner
     from vaecli.model.numpy_prior import Prior
     from vaecli.runs.held_out import Surprise
@@ -116,7 +116,6 @@ class Work:
         import numpy as np
 
         from vaecli.evaluation import generation
-        from vaecli.pictures import sheets
         from vaecli.pictures.grid import encode_png
 
         read = [self.read(jobs[place].source) for place in places]
@@ -142,6 +141,8 @@ class Work:
             if output is not None:
                 files.save(output, png)
             if job.heatmap is not None and heat is not None:
+                from vaecli.pictures import sheets  # which draws text
+
                 files.save(job.heatmap, encode_png(sheets.heatmap(original, heat)))
             read[index] = replace(
                 read[index],
@@ -159,11 +160,13 @@ class Work:
         labels: NDArray[np.int64] | None = None,
     ) -> tuple[Bytes, Sequence[NDArray[np.float32] | None]]:
         """The reconstructions, and the heat of each where that is asked for."""
-        from vaecli.evaluation import generation, heatmap
+        from vaecli.evaluation import generation
 
         if self.usual is None:
             results = generation.reconstruct(self.runner, originals, noise=noise, labels=labels)
             return results, [None] * len(results)
+        from vaecli.evaluation import heatmap
+
         results, maps = heatmap.reconstruct(self.runner, originals, noise=noise, labels=labels)
         return results, [*heatmap.heat(maps, self.usual)]
 

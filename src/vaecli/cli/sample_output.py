@@ -11,7 +11,7 @@ from vaecli.system import files
 
 if TYPE_CHECKING:
     from vaecli.cli.walks import Images2D
-    from vaecli.data.dataset import Bytes
+    from vaecli.data.pixels import Bytes
 
 DEFAULT_NAME = "samples.png"
 SUFFIXES = (".png", ".npy", ".gif")

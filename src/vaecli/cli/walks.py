@@ -13,8 +13,9 @@ from vaecli.cli.options import Common
 from vaecli.errors import UsageError
 
 if TYPE_CHECKING:
-    from vaecli.data.dataset import Bytes, Images
+    from vaecli.data.dataset import Images
     from vaecli.data.labels import Labels
+    from vaecli.data.pixels import Bytes
     from vaecli.evaluation.generation import Runner
     from vaecli.evaluation.latent_space import Dimensions
     from vaecli.runs.load import LoadedModel

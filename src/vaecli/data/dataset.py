@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vaecli.data.mapped import Mapped
 from vaecli.data.origin import Origin
+from vaecli.data.pixels import Bytes
 from vaecli.data.splits_and_classes import Account, Split, Values, is_known
 from vaecli.system.size_limits import MAX_CLASS_NAMES_BYTES
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaecli.system.processes import Processes
-
-Bytes = NDArray[np.uint8]
 
 _HELD_OUT_SEED = 1
 _PART = 8 * 2**20  # bytes looked at together in passes over a whole set
@@ -310,14 +309,3 @@ def static_binarized(dataset: Dataset) -> Dataset:
     return replace(
         dataset, train=drawn["train"], test=drawn["test"], validation=drawn.get("validation")
     )
-
-
-def as_float(pixels: Bytes) -> NDArray[np.float32]:
-    """Pixels uint8 0..255 as float32 in [0, 1], same shape."""
-    return pixels.astype(np.float32) / np.float32(255)
-
-
-def to_uint8(images: NDArray[np.floating[Any]]) -> Bytes:
-    """Round images from [0, 1] to 0-255 of the same shape; NaN becomes 0."""
-    levels: Bytes = np.rint(255 * np.nan_to_num(images, nan=0).clip(0, 1)).astype(np.uint8)
-    return levels

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from vaecli.data.pixels import quantile
+
 Value = TypeVar("Value", bound=np.generic)
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -77,7 +79,7 @@ def _ink_depth(image: Image.Image, wanted_dark: bool | None) -> tuple[Floats, bo
     grey = np.asarray(image, np.float32)
     edge = edge_of(grey.astype(np.uint8))
     level = float(np.median(edge))
-    if np.percentile(abs(edge - level), 90) <= 4:  # a drawing or a scan: one ground
+    if quantile(abs(edge - level), 0.9) <= 4:  # a drawing or a scan: one ground
         dark = bool(grey.mean() < level) if wanted_dark is None else wanted_dark
         return np.maximum(level - grey if dark else grey - level, 0), dark, True
     shrink = max(1, math.ceil(max(image.size) / 96))
@@ -138,7 +140,7 @@ def _cut_out(depth: Floats, even: bool) -> tuple[Floats, tuple[int, int]] | None
         depth = np.maximum(depth - strong / 2, 0)
         strong /= 2
     kept = depth * _main_parts(depth, strong, 0.01 if even else 0.05)
-    full = float(np.percentile(kept[kept >= strong], 90 if even else 35))
+    full = quantile(kept[kept >= strong], 0.9 if even else 0.35)
     seen = kept > FAINT * full
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     cut = kept[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

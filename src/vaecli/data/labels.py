@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from vaecli import philox
 from vaecli.config import ModelConfig
-from vaecli.data.dataset import Dataset, Images
-from vaecli.data.splits_and_classes import UNKNOWN
 from vaecli.errors import UsageError
 from vaecli.system.size_limits import MAX_CLASSES, MAX_CONDITION_BYTES
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from vaecli.data.dataset import Dataset, Images
 
 Labels = NDArray[np.int64]
 NAMED = 20
@@ -134,6 +134,8 @@ def listed(names: Sequence[str]) -> str:
 
 def _known(images: Images, where: str, which: str) -> tuple[list[int], list[int]]:
     """The labels there are, in order, and how many images have each."""
+    from vaecli.data.splits_and_classes import UNKNOWN
+
     hint = "Use images with classes, such as a folder for each, or a model without --condition."
     if images.labels is None:
         raise UsageError(f"{where}: {which} have no classes", hint)

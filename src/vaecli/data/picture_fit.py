@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from vaecli.data.digit_fit import Invert, digit_ink, edge_of
 from vaecli.data.image_file import Bytes, Picture
 from vaecli.data.origin import SetFit
+from vaecli.data.pixels import quantile
 from vaecli.errors import DataError
 
 Fit = Literal["auto", "crop", "pad", "stretch", "digit"]
@@ -167,7 +168,7 @@ def _ground_behind(grey: Bytes, alpha: Bytes, border: int) -> int:
         return border
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     area = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
-    low, middle, high = np.percentile(grey[seen], (2, 50, 98))
+    low, middle, high = (quantile(grey[seen], share) for share in (0.02, 0.5, 0.98))
     if high - low > 96 and seen.sum() > 0.66 * area:
         return int(middle)
     ink = float(grey[seen].mean())

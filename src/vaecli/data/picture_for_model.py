@@ -6,10 +6,10 @@ from pathlib import Path
 
 from vaecli.config import ModelConfig
 from vaecli.data import levels
-from vaecli.data.dataset import Bytes
 from vaecli.data.digit_fit import Invert
 from vaecli.data.image_file import read_image
 from vaecli.data.picture_fit import Fit, prepare
+from vaecli.data.pixels import Bytes
 
 
 def read_picture(

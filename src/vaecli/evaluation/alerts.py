@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaecli.data.dataset import Bytes, Images
+from vaecli.data.dataset import Images
+from vaecli.data.pixels import Bytes
 from vaecli.errors import UsageError
 from vaecli.evaluation.evaluate import Evaluation
 from vaecli.runs import held_out

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from vaecli import philox
 from vaecli.config import ModelConfig
-from vaecli.data.dataset import Bytes, as_float, to_uint8
 from vaecli.data.labels import Labels, drawn
+from vaecli.data.pixels import Bytes, as_float, to_uint8
 from vaecli.model.numpy_likelihoods import PIXELS
 from vaecli.model.numpy_prior import Prior, quiet, rate
 from vaecli.system.threads import in_order

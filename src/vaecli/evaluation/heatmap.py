@@ -10,8 +10,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecli.data.dataset import Bytes, Images, as_float
+from vaecli.data.dataset import Images
 from vaecli.data.labels import Labels, of_images
+from vaecli.data.pixels import Bytes, as_float
 from vaecli.evaluation.generation import Runner, batch_size, encode, mean_image
 from vaecli.model.numpy_likelihoods import PIXELS
 from vaecli.model.numpy_prior import quiet

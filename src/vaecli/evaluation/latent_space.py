@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecli import philox
-from vaecli.data.dataset import Images, as_float
+from vaecli.data.dataset import Images
 from vaecli.data.labels import of_images
+from vaecli.data.pixels import as_float
 from vaecli.errors import DataError
 from vaecli.evaluation.generation import Runner, batch_size
 from vaecli.model.numpy_prior import Prior, kl_to_normal, quiet

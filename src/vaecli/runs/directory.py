@@ -13,15 +13,17 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaecli.config import CONFIG_KEYS, ModelConfig, RunConfig
 from vaecli.errors import ModelError, UsageError
-from vaecli.runs import metrics, weights
-from vaecli.runs.metrics import EpochMetrics
+from vaecli.runs import weights
 from vaecli.system import files, locks
 from vaecli.system.size_limits import MAX_METRICS_BYTES, MAX_ORIGIN_BYTES, MAX_RUN_CONFIG_BYTES
 from vaecli.system.strict_json import canonical_json, parse_json
+
+if TYPE_CHECKING:
+    from vaecli.runs.metrics import EpochMetrics
 
 ROOT = Path("runs")
 CONFIG = "config.json"
@@ -95,6 +97,8 @@ class Run:
 
     def write_metrics(self, rows: Sequence[EpochMetrics]) -> None:
         """Write metrics.csv, one row per epoch."""
+        from vaecli.runs import metrics
+
         files.atomic_write(self.path / METRICS, metrics.encode(rows))
 
     def read_metrics(self) -> list[EpochMetrics]:
@@ -103,6 +107,8 @@ class Run:
         Raises:
             ModelError: it is not one that `write_metrics` writes.
         """
+        from vaecli.runs import metrics
+
         path = self.path / METRICS
         try:
             return metrics.decode(files.read_capped(path, MAX_METRICS_BYTES))

@@ -11,9 +11,9 @@ from vaecli.config import Binarize, ModelConfig
 from vaecli.data import labels
 from vaecli.errors import ModelError, UsageError
 from vaecli.model import one_class
-from vaecli.runs import hub, weights
+from vaecli.runs import weights
 from vaecli.runs.directory import CONFIG, WEIGHTS, Run, latest, open_run
-from vaecli.system import shell
+from vaecli.system import hub, shell
 
 if TYPE_CHECKING:
     from vaecli.model.vae import VAE
@@ -97,7 +97,9 @@ def load_model(spec: str, *, download: bool = True) -> LoadedModel:
     if spec == BUNDLED:
         return LoadedModel(*weights.read_model(BUNDLED_FILE), BUNDLED_FILE, None, BUNDLED, BUNDLED)
     if spec.startswith(hub.SCHEME):
-        path, name = hub.fetch(spec, download=download)
+        from vaecli.runs.hub import fetch
+
+        path, name = fetch(spec, download=download)
     else:
         path = latest() if spec == LATEST else Path(spec)
         name = path.resolve().name.removesuffix(".safetensors")

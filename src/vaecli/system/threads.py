@@ -6,8 +6,10 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,6 +35,8 @@ def in_order(
     if workers <= 1:
         yield from ((item, work(item)) for item in items)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     pending: deque[tuple[Item, Future[Result]]] = deque()
     source = iter(items)
     executor = ThreadPoolExecutor(workers)

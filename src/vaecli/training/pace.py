@@ -7,11 +7,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from vaecli.data.dataset import Images
 from vaecli.evaluation.evaluate import evaluate
-from vaecli.model.vae import build
+from vaecli.evaluation.likelihood_estimate import BATCH_SIZE
+from vaecli.model.vae import VAE, build
 from vaecli.system.processes import ONE_PROCESS
 from vaecli.training.commits import State
 from vaecli.training.epoch import Passes
@@ -33,11 +36,17 @@ def epoch_seconds(plan: Plan, device: torch.device) -> float:
     passes = Passes(plan.config, images, model, device, torch.float32, ONE_PROCESS)
     steps = itertools.chain.from_iterable(passes.steps(State()) for _ in itertools.count())
     step = _seconds(lambda: next(steps), device)
-    few = test.first(passes.batch_size).to(device)
-    judged = _seconds(lambda: evaluate(model, few, seed=0), device)
     data = plan.config.data
     fitted = plan.config.training.fitted(data.n_train, data.n_validation)
-    return step * math.ceil(fitted / passes.batch_size) + judged * len(test) / len(few)
+    return step * math.ceil(fitted / passes.batch_size) + _judged(model, test, device)
+
+
+def _judged(model: VAE, test: Images, device: torch.device) -> float:
+    """Seconds of a test pass, of which a part does not grow with the images."""
+    counts = 1, min(len(test), BATCH_SIZE)
+    few = (test.first(count).to(device) for count in counts)
+    one, more = (_seconds(partial(evaluate, model, each, seed=0), device) for each in few)
+    return one + (more - one) * (len(test) - 1) / max(1, counts[1] - 1)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
