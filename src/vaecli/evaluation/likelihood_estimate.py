@@ -25,6 +25,8 @@ Pixels = NDArray[np.uint8] | Mapped | Tensor
 AnyPrior = FullMixture | Learned
 
 BATCH_SIZE = 256
+PASS_VALUES = 1 << 19
+"""Pixel values up to which twice as many latents are decoded at once: 0.83 of the time."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def estimate(
         pixels: (N, C, H, W) uint8.
         samples: K.
         seed: of the noise.
-        batch_size: about how many latents are decoded at once.
+        batch_size: about how many latents are decoded at once; of small images twice as many.
         progress: told (what, done, total) as it goes.
         levels: to draw each pixel black or white with, by place; None leaves it as it is.
         prior: to judge by; None for N(0, I).
@@ -73,7 +75,8 @@ def estimate(
     device, (height, width) = model.device, SAMPLE_BLOCK
     noise = SampleNoise(model.config.latents, seed=seed, purpose="evaluation", device=device)
     bounds, effective, under_normal = [], [], []
-    rows = max(1, batch_size // width)
+    small = 2 * batch_size * math.prod(model.config.output_shape) <= PASS_VALUES
+    rows = max(1, batch_size * (1 + small) // width)
     replaced = isinstance(prior, FullMixture)  # a learned prior stands in nothing's place
     for band, (start, x) in enumerate(floats(pixels, height, device, levels)):
         y = None if labels is None else labels[start : start + len(x)]
