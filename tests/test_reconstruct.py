@@ -18,6 +18,7 @@ from test_layers import modules_after
 from vaecli.data.named import idx
 from vaecli.data.own.listing import find_images
 from vaecli.errors import DataError, ExitCode
+from vaecli.system import files
 
 
 @pytest.fixture
@@ -73,6 +74,30 @@ def test_several_and_folders_are_mirrored(vaecli: Vaecli, trained: Path, png: Pa
     assert all(Path(path).is_file() for path in written)
     again = vaecli("reconstruct", png, "in", "-m", trained, "-o", "out")
     assert again.code == ExitCode.USAGE
+
+
+def test_the_files_of_a_folder_are_whole_before_its_names_are_synced_once(
+    vaecli: Vaecli, trained: Path, png: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        Path(f"{name}.png").write_bytes(png.read_bytes())
+    done = list[str]()
+    replace, sync_folder = files.system.replace, files.sync_folder
+
+    def replaced(old: Path, new: Path) -> None:
+        replace(old, new)
+        done.append(new.name)
+
+    def synced(folder: Path) -> None:
+        sync_folder(folder)
+        done.append(folder.name)
+
+    monkeypatch.setattr(files.system, "replace", replaced)
+    monkeypatch.setattr(files, "sync_folder", synced)
+    outcome = vaecli("reconstruct", "a.png", "b.png", "c.png", "-m", trained, "-o", "out")
+    assert outcome.code == 0, outcome.err
+    names = ["a.recon.png", "b.recon.png", "c.recon.png"]
+    assert [name for name in done if name in (*names, "out")] == [*names, "out"]
 
 
 def test_one_of_three_is_broken(vaecli: Vaecli, trained: Path, png: Path) -> None:

@@ -128,6 +128,7 @@ class Work:
         )[good]
         results, heats = self.reconstructed(originals, noise if self.sample else None)
         scores: list[dict[str, float]] | list[None] = [None] * len(good)
+        written = list[tuple[Path, bytes]]()
         if self.common.terminal.json:
             scores = generation.score(self.runner, originals, noise, self.prior)
         for index, result, heat, values in zip(good, results, heats, scores, strict=True):
@@ -139,11 +140,11 @@ class Work:
                 pair = [original, result] if self.compare else [result]
                 png = encode_png(np.concatenate(pair, axis=2))
             if output is not None:
-                files.save(output, png)
+                written.append((output, png))
             if job.heatmap is not None and heat is not None:
                 from vaecli.pictures import sheets  # which draws text
 
-                files.save(job.heatmap, encode_png(sheets.heatmap(original, heat)))
+                written.append((job.heatmap, encode_png(sheets.heatmap(original, heat))))
             read[index] = replace(
                 read[index],
                 reconstruction=result,
@@ -151,6 +152,7 @@ class Work:
                 scores=values,
                 png=png if to_stdout else b"",
             )
+        files.save_all(written)
         return read
 
     def reconstructed(

@@ -96,8 +96,7 @@ def _write_folder(
     paths = [folder / f"sample-{index:0{digits}d}.png" for index in range(len(images))]
     files.require_new(paths, force=common.force)
     files.make_folder(folder)
-    for path, image in zip(paths, images, strict=True):
-        files.atomic_write(path, encode_png(image))
+    files.save_all((path, encode_png(image)) for path, image in zip(paths, images, strict=True))
     _tell(common, paths, len(images), names)
 
 

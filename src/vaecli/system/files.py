@@ -75,15 +75,35 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 def save(path: Path, data: bytes) -> None:
     """Write a result: like `atomic_write`, but creates the folder if it is missing."""
-    make_folder(path.parent)
-    atomic_write(path, data)
+    save_all([(path, data)])
+
+
+def save_all(results: Iterable[tuple[Path, bytes]]) -> None:
+    """Write results, each like `save`; their folders are synced once, at the end.
+
+    Until then a power loss may bring back what a file held before, whole.
+    """
+    folders = set[Path]()
+    for path, data in results:
+        make_folder(path.parent)
+        with atomic_stream(path, sync_name=False) as write:
+            write(data)
+        folders.add(path.parent)
+    for folder in folders:
+        sync_folder(folder)
 
 
 @contextlib.contextmanager
-def atomic_stream(path: Path) -> Iterator[Callable[[bytes | memoryview], None]]:
+def atomic_stream(
+    path: Path, *, sync_name: bool = True
+) -> Iterator[Callable[[bytes | memoryview], None]]:
     """Like `atomic_write`, for data in pieces: yields a function that appends.
 
     The file takes its name at the end of the block; after an exception it never does.
+
+    Args:
+        path: the file.
+        sync_name: whether its name is on the disk too at the end of the block.
 
     Raises:
         OSError: as in `atomic_write`.
@@ -107,7 +127,8 @@ def atomic_stream(path: Path) -> Iterator[Callable[[bytes | memoryview], None]]:
             with contextlib.suppress(OSError):
                 system.unlink(temporary)
             raise
-        sync_folder(path.parent)
+        if sync_name:
+            sync_folder(path.parent)
     except OSError as error:
         why = f"{error.strerror} (writing {written:,} bytes)"
         raise type(error)(error.errno, why, str(path)) from error
