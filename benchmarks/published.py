@@ -94,10 +94,16 @@ ROWS = {
         f"{LARGE_BF16} --importance-samples 50 --gradient iwae --epochs 40 --warmup-epochs 10",
     ),
     "300-300-40-dreg5": Row(
-        "784-300-300-40", "", "", f"{LARGE} --importance-samples 5 --epochs 250 --warmup-epochs 60"
+        "784-300-300-40", "", "", f"{LARGE} --importance-samples 5 --epochs 180 --warmup-epochs 45"
     ),
     "300-300-40-flow": Row(
         "784-300-300-40", "", "", f"{LARGE} --prior flow --epochs 120 --warmup-epochs 30"
+    ),
+    "300-300-40-dreg5-flow": Row(
+        "784-300-300-40",
+        "",
+        "",
+        f"{LARGE} --prior flow --importance-samples 5 --epochs 120 --warmup-epochs 30",
     ),
 }
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import sys
-import traceback
 
 from vaecli._version import __version__
 from vaecli.errors import ExitCode, VaecliError, environment_failure
@@ -64,6 +63,8 @@ def _failure(error: BaseException, terminal: Terminal, command: list[str]) -> in
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else ExitCode.FAILURE
     if terminal.debug:
+        import traceback
+
         traceback.print_exception(error)
     known = _translate(error, command)
     with contextlib.suppress(OSError):  # stdout fails as well: the exit code still tells

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +146,7 @@ class Run:
         with contextlib.suppress(OSError, ValueError):
             if re.fullmatch("[0-9a-f]{16}", found := files.read_capped(path, 64).decode()):
                 return found
-        made = secrets.token_hex(8)
+        made = os.urandom(8).hex()
         files.atomic_write(path, made.encode())
         return made
 

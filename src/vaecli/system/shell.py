@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shlex
@@ -63,5 +62,7 @@ def expanded(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         matches = []
         if os.name == "nt" and not os.path.exists(name):
+            import glob
+
             matches = sorted(glob.glob(name))
         yield from matches or [name]
