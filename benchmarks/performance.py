@@ -215,32 +215,33 @@ def curves_picture(curves: Rounds) -> Any:
 TEMPLATE = """\
 # Performance
 
-Made by `python benchmarks/performance.py` from the raw rounds in `benchmarks/results/`; the
-benchmarks need `pip install --group bench`. All contenders of a table ran in turn in one go, each
-in a process of its own, after a round to warm up, so that a slow minute of the machine falls on all
-of them. Seconds are medians of this machine and say little about yours; the ratios, taken round by
-round, say more.
+This page is made by `python benchmarks/performance.py` from the raw rounds in
+`benchmarks/results/`. The benchmarks need `pip install --group bench`. All contenders of a table
+ran in turn in one go, each in its own process, after a warm-up round. So a slow minute of the
+machine affects all of them. Seconds are medians on this machine and say little about yours. The
+ratios, taken round by round, say more.
 
 ## Training
 
-784-400-20-400-784 on MNIST, batches of 128, Adam at 1e-3 without schedule: the same work for
-everybody, and equal losses are asserted. {machine}.
+All contenders do the same work: 784-400-20-400-784 on MNIST, batches of 128, Adam at 1e-3 without
+schedule. The benchmark asserts equal losses. The machine and the versions:
+{machine}.
 
 {speed}
 
 ![Seconds per epoch](images/speed.png)
 
-The PyTorch example loads each image by itself through `DataLoader` and `ToTensor`, on the same
-cores that train. vaecli's gradient is written out, into memory that is kept from step to step: on
-this processor, which has neither AVX-512 nor bfloat16, half of its epoch is the matrix products
-themselves. JAX has its compiling done before the first round; its compiler fuses all that is not a
-matrix product, and so it stays ahead here. An earlier vaecli, by autograd, on another machine with
-AVX-512: 3.03 times the example, 1.63 times Pythae, 0.85 times JAX. The tables below,
-but for those of CUDA, are of that machine and that version.
+The PyTorch example loads each image separately through `DataLoader` and `ToTensor`, on the same
+cores that train. vaecli's gradient is written out by hand, into memory that is kept from step to
+step. On this processor, which has neither AVX-512 nor bfloat16, half of its epoch is the matrix
+products themselves. JAX compiles before the first round. Its compiler fuses everything that is not
+a matrix product, so it stays ahead here. An earlier vaecli used autograd. On another machine, with
+AVX-512, it had 3.03 times the speed of the example, 1.63 times that of Pythae, and 0.85 times that
+of JAX. All tables below except those of CUDA are of that machine and that version.
 
 ### Loss against time
 
-The same work is not what users want, but the same loss. Here vaecli uses its [recipe](recipe.md),
+What users want is the same loss, not the same work. Here vaecli uses its [recipe](recipe.md), and
 the example its own.
 
 {quality}
@@ -249,49 +250,48 @@ the example its own.
 
 ### Where a step goes
 
-torch's profiler over the product's own training step, batches of 128:
+This is what torch's profiler shows for vaecli's own training step, with batches of 128:
 
 {steps}
 
-What is not a product of matrices is spread thin. Tried, and of no use on the machine at hand:
-raising glibc's `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` against page faults in the
-gradients of the first layer, flushing denormals, and oneDNN's reduced-precision mode for float32,
-which does nothing on this processor with AVX-512 bf16 but without AMX. Autocast, which
-`--precision bf16` uses, halves a product here.
+The time outside the matrix products is spread thin. Three things were tried and did not help on
+this machine: raising glibc's `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` against page
+faults in the gradients of the first layer; flushing denormals; and oneDNN's reduced-precision mode
+for float32, which does nothing on this processor with AVX-512 bf16 but without AMX. Autocast, which
+`--precision bf16` uses, halves the time of a product here.
 
 `--precision bf16` changes the matrix products of training only. Weights, gradients, Adam, the loss
 and every evaluation stay in float32.
 
 ## CUDA
 
-A step is recorded once as a CUDA graph and replayed, so that its cost is no longer that of
-launching its kernels one by one ([GPUs](gpus.md)).
-`speed.py` and `quality.py` measure it with `--device cuda`. Here on one {gpu} beside
-{cuda_machine}:
+A step is recorded once as a CUDA graph and replayed, which saves the cost of launching its kernels
+one by one ([GPUs](gpus.md)). `speed.py` and `quality.py` measure it with `--device cuda`.
+This table is of one {gpu} beside {cuda_machine}:
 
 {cuda}
 
-JAX has its images on the GPU here, and launches one compiled step per batch. The loss against time,
-the first epoch of each with all that is done once, such as recording the step or starting cuBLAS:
+JAX has its images on the GPU here, and launches one compiled step per batch. In the next table, of
+loss against time, the first epoch includes all one-time work, such as recording the step or
+starting cuBLAS:
 
 {cuda_quality}
 
 ## Start-up and memory
 
-Processor time of a process, median of 9 rounds side by side, and its peak memory; a quiet
-two-core AMD without AVX-512, torch 2.14 with CUDA on a machine without a GPU. `sample` is 64
-images:
+The table shows the processor time of a process (median of 9 rounds side by side) and its peak
+memory, on a quiet two-core AMD without AVX-512. torch is 2.14 with CUDA, on a machine without a
+GPU. `sample` is 64 images:
 
 {startup}
 
-Side by side in one run, `reconstruct` of 1,000 PNGs of 28x28 takes 2.3 s where the version before
-took 6.0 s, and of 100 of 64x64 with conv 1.4 s for 5.1 s.
+Side by side in one run, `reconstruct` of 1,000 PNGs of 28x28 takes 2.3 s, where the version before
+took 6.0 s. With conv, 100 PNGs of 64x64 take 1.4 s instead of 5.1 s.
 
-`sample` and `reconstruct` never import torch on the CPU, but for work that repays it: above about
-4,000 digits of conv, or 3,000 pictures of 64x64. `vaecli --help` and `--version` import neither
-torch nor numpy nor matplotlib; most of the time of `--help` is typer's own help renderer.
-No command imports torchvision,
-and matplotlib only draws after the results are safe and shown.
+On the CPU, `sample` and `reconstruct` import torch only for work that repays it: above about 4,000
+digits of conv, or 3,000 pictures of 64x64. `vaecli --help` and `--version` import neither torch nor
+numpy nor matplotlib; most of the time of `--help` is typer's own help renderer. No command imports
+torchvision, and matplotlib only draws after the results are safe and shown.
 """
 
 if __name__ == "__main__":

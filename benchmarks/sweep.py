@@ -176,39 +176,42 @@ def table_elsewhere(rows: list[dict[str, Any]]) -> str:
 PAGE = """\
 # The default recipe
 
-`vaecli train` without options trains 784-400-20-400-784 for 20 epochs with Adam (its usual decays,
-0.9 and 0.999), batches of 128 and a learning rate that rises to 6e-3 over the first twentieth of
-the steps and then falls to zero in a straight line. Where there are few steps, the rise takes 100
-of them, at most a quarter: on 300 generated photos of 64x64 a rise over a twentieth ended at a loss
-of 68,240 nats, this at 65,472, and on 59 the first epochs were ten times worse. The decoder's
-output bias starts at the mean training image. All of it but those 100 steps was chosen on MNIST's
-training images alone: trained on the first 50,000, judged on the last 10,000. A test set was never
-looked at for it.
+`vaecli train` without options trains 784-400-20-400-784 for 20 epochs, with batches of 128. The
+optimizer is Adam with its usual decays, 0.9 and 0.999. The learning rate rises to 6e-3 over the
+first twentieth of the steps, then falls linearly to zero. The decoder's output bias starts at the
+mean training image.
 
-Made by `python benchmarks/sweep.py --data-dir DIR`; a row names what it changes, seed 0. Losses are
-of the held-out images, in nats per image.
+If there are few steps, the rise takes 100 of them, but at most a quarter. On 300 generated photos
+of 64x64 this ended at a loss of 65,472 nats, where a rise over a twentieth ended at 68,240. On 59
+photos, the first epochs with a rise over a twentieth were ten times worse.
+
+Everything but those 100 steps was chosen on MNIST's training images alone: trained on the first
+50,000, judged on the last 10,000. No test set was used for it.
+
+This table was made by `python benchmarks/sweep.py --data-dir DIR`. Each row names what it changes,
+with seed 0. Losses are of the held-out images, in nats per image.
 
 {table}
 
-What it says:
+What the table shows:
 
-- The fall to zero is most of it: at a constant 1e-3 the same network is 2.6 nats behind after 20
+- The decay to zero matters most: at a constant 1e-3 the same network is 2.6 nats behind after 20
   epochs, and 3.6 after 5.
-- Batches of 64, 128 and 256, each with a rate that suits it, end within 0.2 nats of each other;
-  after 5 epochs the smaller ones are ahead.
+- Batches of 64, 128 and 256, each with a learning rate that suits it, end within 0.2 nats of each
+  other. After 5 epochs the smaller ones are ahead.
 - Starting the output bias at the mean image is worth 1.1 nats after 5 epochs, and 0.1 after 20.
 - A faster second decay (0.98) costs 0.4 nats.
-- Cosine for linear, and a longer warm-up, change no more than the seed does.
+- A cosine instead of a linear decay, or a longer warm-up, changes no more than the seed does.
 
-On other images, to see that the recipe is not MNIST's alone (nothing was chosen by these): the
-built-in digits, and 12,000 generated grey pictures of textured shapes on textured grounds, both
-with the same network.
+The recipe was also tried on other images, to see whether it suits only MNIST. Nothing was chosen by
+these results. The images are the built-in digits, and 12,000 generated grey pictures of
+textured shapes on textured backgrounds, both with the same network.
 
 {elsewhere}
 
-The textbook script's own settings (batches of 128 at a constant 1e-3, zero bias) are a command too:
-`vaecli train --schedule constant --lr 1e-3 --output-bias zero`. How much sooner the recipe is where
-that one ends, is on the page about [performance](performance.md).
+The textbook script's own settings (batches of 128 at a constant 1e-3, zero bias) are available too:
+`vaecli train --schedule constant --lr 1e-3 --output-bias zero`. How much sooner the default recipe
+reaches the same loss is in [performance](performance.md).
 """
 
 
