@@ -224,7 +224,7 @@ ratios, taken round by round, say more.
 ## Training
 
 All contenders do the same work: 784-400-20-400-784 on MNIST, batches of 128, Adam at 1e-3 without
-schedule. The benchmark asserts equal losses. The machine and the versions:
+schedule. The benchmark asserts that the test losses lie within 2.5 nats. The machine and the versions:
 {machine}.
 
 {speed}
@@ -237,7 +237,7 @@ step. On this processor, which has neither AVX-512 nor bfloat16, half of its epo
 products themselves. JAX compiles before the first round. Its compiler fuses everything that is not
 a matrix product, so it stays ahead here. An earlier vaecli used autograd. On another machine, with
 AVX-512, it had 3.03 times the speed of the example, 1.63 times that of Pythae, and 0.85 times that
-of JAX. All tables below except those of CUDA are of that machine and that version.
+of JAX. Where a table below names no other machine, it is of that machine and that version.
 
 ### Loss against time
 
