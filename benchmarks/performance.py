@@ -224,7 +224,7 @@ ratios, taken round by round, say more.
 ## Training
 
 All contenders do the same work: 784-400-20-400-784 on MNIST, batches of 128, Adam at 1e-3 without
-schedule. The benchmark asserts that the test losses lie within 2.5 nats. The machine and the versions:
+schedule. The benchmark asserts that the test losses lie within 2.5 nats. The machine and versions:
 {machine}.
 
 {speed}

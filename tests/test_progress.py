@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import Vaecli
-from vaecli.config import ModelConfig
+from vaecli.config import Arch, ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.model.vae import build
 from vaecli.terminal import terminal
@@ -95,8 +95,8 @@ def test_timing_a_plan_leaves_out_what_comes_first_and_ends(
     monkeypatch.setattr("vaecli.training.pace.time.perf_counter", lambda: now)
     assert timed(12, 5) == pytest.approx(12)
     assert timed(3, 1.5, 0.5) == pytest.approx(1.5)
-    assert timed(3, 0.5, 0.1, 0.3, 0.2, 0.4) == pytest.approx(0.2)  # 1.1 s after the first
-    assert rounds == [0.4]
+    assert timed(3, 0.25, 0.05, 0.15, 0.1, 0.2) == pytest.approx(0.1)  # 0.55 s after the first
+    assert rounds == [0.2]
 
 
 def test_timing_a_test_pass_counts_what_does_not_grow_with_the_images_once(
@@ -115,3 +115,20 @@ def test_timing_a_test_pass_counts_what_does_not_grow_with_the_images_once(
         images = Images(torch.zeros(count, 1, 2, 2, dtype=torch.uint8))
         found = pace._judged(model, images, torch.device("cpu"))
         assert found == pytest.approx(0.08 + 1e-4 * count)
+
+
+@pytest.mark.parametrize("arch", ["mlp", "conv", "grid"])
+def test_a_model_need_not_be_made_to_count_what_its_gradient_keeps(
+    monkeypatch: pytest.MonkeyPatch, arch: Arch
+) -> None:
+    config, cpu = ModelConfig(image_shape=(1, 16, 16), arch=arch), torch.device("cpu")
+    torch.manual_seed(3)
+    drawn = torch.rand(())
+    torch.manual_seed(3)
+    counted = pace.count_activations(config, cpu)
+    assert torch.rand(()) == drawn
+    monkeypatch.setattr(pace, "LARGE", 0)
+    unmade = pace.count_activations(config, cpu)
+    # on the CPU conv joins upsampling and convolution, and keeps nothing between them
+    assert counted < unmade if arch == "conv" else counted == unmade
+    assert pace.count_activations(config, torch.device("cuda")) == unmade

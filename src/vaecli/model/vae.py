@@ -326,24 +326,3 @@ def build(config: ModelConfig, *, seed: int) -> VAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VAE(config)
-
-
-def count_activations(config: ModelConfig) -> int:
-    """Values that the gradient of one more image in a batch needs, without allocating them."""
-    with torch.device("meta"):
-        model = VAE(config)
-
-    def values(batch: int) -> int:
-        kept = list[int]()
-
-        def pack(tensor: Tensor) -> Tensor:
-            kept.append(tensor.numel())
-            return tensor
-
-        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            labels = torch.zeros(batch, dtype=torch.int64) if config.classes else None
-            images, noise = torch.empty(batch, *config.image_shape), (batch, config.latents)
-            model(images, torch.empty(noise), labels)
-        return sum(kept)
-
-    return values(2) - values(1)  # the difference leaves out the weights, which are kept once

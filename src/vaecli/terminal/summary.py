@@ -41,8 +41,7 @@ def show_plan(terminal: Terminal, plan: Plan, device: torch.device) -> None:
     """Print the plan of --dry-run, and time an epoch on `device` if it has the memory."""
     from vaecli.data.reading import memory_for_images
     from vaecli.model.network import count_parameters
-    from vaecli.model.vae import count_activations
-    from vaecli.training.pace import epoch_seconds
+    from vaecli.training.pace import count_activations, epoch_seconds
 
     model, training, data = plan.config.model, plan.config.training, plan.config.data
     parameters = count_parameters(model)
@@ -50,7 +49,7 @@ def show_plan(terminal: Terminal, plan: Plan, device: torch.device) -> None:
     batch = min(training.batch_size, fitted)
     steps = -(-fitted // batch)
     images = (data.n_train + data.n_test) * model.pixels
-    activations = count_activations(model) + 6 * model.pixels
+    activations = count_activations(model, device) + 6 * model.pixels
     memory = images + 16 * parameters + 4 * batch * activations
     seconds = epoch_seconds(plan, device) if memory < memory_for_images() else None
     value = {

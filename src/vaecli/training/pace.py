@@ -1,4 +1,4 @@
-"""How long an epoch will take here, from a few steps of the model before its training."""
+"""What a training will cost here: the memory of a step, and the time of an epoch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,53 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
+from vaecli.config import ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.evaluation.likelihood_estimate import BATCH_SIZE
+from vaecli.model import network
 from vaecli.model.vae import VAE, build
 from vaecli.system.processes import ONE_PROCESS
 from vaecli.training.commits import State
 from vaecli.training.epoch import Passes
 from vaecli.training.plan import Plan
 
-WARM_UP, MOST, SECONDS = 2, 20, 1.0
+WARM_UP, MOST, SECONDS = 2, 20, 0.5
 """Rounds left out, where there are more; rounds at most; seconds after which none is begun."""
 COLD = 10.0
 """Seconds up to which the first round is left out, as it also prepares memory and threads."""
+
+LARGE = 1 << 26
+"""Parameters above which a model is not made to count what its gradient needs."""
+
+
+def count_activations(config: ModelConfig, device: torch.device) -> int:
+    """Values that the gradient of one more image in a batch needs.
+
+    On a GPU, and for a large model, they are counted on torch's meta device, which allocates
+    nothing; torch imports its compiler for that, which takes two seconds.
+    """
+    if device.type != "cpu" or network.count_parameters(config) > LARGE:
+        device = torch.device("meta")
+    with device:
+        model = build(config, seed=0)
+
+    def values(batch: int) -> int:
+        kept = list[int]()
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with device, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            labels = torch.zeros(batch, dtype=torch.int64) if config.classes else None
+            images, noise = torch.zeros(batch, *config.image_shape), (batch, config.latents)
+            model(images, torch.zeros(noise), labels)
+        return sum(kept)
+
+    return values(2) - values(1)  # the difference leaves out the weights, which are kept once
 
 
 def epoch_seconds(plan: Plan, device: torch.device) -> float:
