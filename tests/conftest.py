@@ -35,6 +35,9 @@ app.run = command.checked(app.run)  # type: ignore[assignment]
 subprocess.Popen = command.CheckedPopen  # type: ignore[misc]
 
 REAL_FIGURES = {"curves": plots.curves, "latents": plots.latents}
+# they take most of the time of a small training; tests that look at them ask for `real_figures`
+for _name in REAL_FIGURES:
+    setattr(plots, _name, lambda *values, name=_name, **named: name.encode())
 
 unpickled: list[str] = []
 """Every class a pickle asked for while the suite ran; there must be none."""
@@ -95,15 +98,8 @@ Vaecli = Callable[..., Outcome]
 
 
 @pytest.fixture
-def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures that take no time, for tests that train often and look at none of them."""
-    for name in REAL_FIGURES:
-        monkeypatch.setattr(plots, name, lambda *values, name=name, **named: name.encode())
-
-
-@pytest.fixture
-def real_figures(quick_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figures themselves, in a file of tests where others do without."""
+def real_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures themselves."""
     for name, draw in REAL_FIGURES.items():
         monkeypatch.setattr(plots, name, draw)
 

@@ -311,7 +311,6 @@ def test_files_are_read_and_written_with_the_umask(tmp_path: Path) -> None:
     assert not found.stat().st_mode & 0o111
 
 
-@pytest.mark.usefixtures("quick_figures")
 def test_an_archive_trains_and_is_found_again(vaecli: Vaecli, tmp_path: Path) -> None:
     make(tmp_path / "x.zip", FILES)
     common: tuple[Any, ...] = ("--data-dir", "cache", "-q")

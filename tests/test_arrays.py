@@ -25,8 +25,6 @@ from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode
 from vaecli.system.size_limits import MAX_ARRAY_HEADER_BYTES
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (40, 6, 5), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (40, 3, 6, 5), dtype=np.uint8)

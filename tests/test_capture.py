@@ -14,8 +14,6 @@ from test_resume import same, state
 from test_training import DATASET, finish, make_run
 from vaecli.training.cuda_graph import WARM_UP, Replayed, recorder
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 
 class Tape:
     """Records on the CPU, as strictly as a graph: what is replayed reads the same tensors."""

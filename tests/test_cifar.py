@@ -23,8 +23,6 @@ from vaecli.data.named.mirrors import DOWNLOADS, Downloads
 from vaecli.data.reading import Reading
 from vaecli.errors import DataError, EnvironmentFailure
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 PER_BATCH = 4
 RNG = np.random.default_rng(0)
 LABELS = {name: RNG.integers(0, 10, PER_BATCH, np.uint8) for name in (*cifar.TRAIN, *cifar.TEST)}

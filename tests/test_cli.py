@@ -19,7 +19,7 @@ from vaecli.cli import commands
 from vaecli.cli.config_file import SHORT_VARIABLES
 from vaecli.errors import ExitCode
 
-pytestmark = pytest.mark.usefixtures("_in_cache", "quick_figures")
+pytestmark = pytest.mark.usefixtures("_in_cache")
 
 
 @pytest.fixture

@@ -40,8 +40,6 @@ from vaecli.runs import weights
 from vaecli.training.backpropagation import covers
 from vaecli.training.objective import objective
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 ARCHS: tuple[Arch, ...] = ("mlp", "conv", "grid")
 CLASSES = ("cat", "dog", "emu")
 
@@ -601,9 +599,18 @@ def test_it_starts_from_weights_of_the_same_classes(
 # --- exports ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("kind", [onnx, pt2], ids=["onnx", "pt2"])
-def test_exported_parts_take_the_class(kind: Any, arch: Arch) -> None:
+@pytest.mark.parametrize(
+    ("arch", "kind"),
+    [
+        ("mlp", pt2),
+        ("conv", pt2),
+        ("grid", pt2),
+        ("conv", onnx),
+        pytest.param("mlp", onnx, marks=pytest.mark.slow),
+        pytest.param("grid", onnx, marks=pytest.mark.slow),
+    ],
+)
+def test_exported_parts_take_the_class(arch: Arch, kind: Any) -> None:
     if kind is onnx:
         pytest.importorskip("onnxruntime", reason="needs onnxruntime: vaecli[onnx]")
         pytest.importorskip("onnxscript", reason="needs onnxscript: vaecli[onnx]")

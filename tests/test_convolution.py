@@ -30,8 +30,6 @@ from vaecli.runs import directory, weights
 from vaecli.system.typed_json import from_json, to_json
 from vaecli.training import recipe
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 SMALL = ("--arch", "conv", "--hidden", "4", "--epochs", "1", "--batch-size", "8", "-q")
 
 
@@ -242,8 +240,8 @@ def test_each_architecture_has_its_recipe(vaecli: Vaecli) -> None:
         ((3, 32, 32), 64, "bernoulli"),
         ((1, 33, 16), 5, "continuous-bernoulli"),
         ((3, 64, 48), 32, "continuous-bernoulli"),
-        ((1, 101, 128), 200, "gaussian"),
-        ((3, 128, 128), 256, "logistic"),
+        pytest.param((1, 101, 128), 200, "gaussian", marks=pytest.mark.slow),
+        pytest.param((3, 128, 128), 256, "logistic", marks=pytest.mark.slow),
     ],
 )
 def test_every_shape_trains_two_steps_exports_and_reloads(

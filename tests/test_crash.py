@@ -44,7 +44,7 @@ names_synced = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit after each epoch."""
     monkeypatch.setattr("vaecli.training.commits.COMMIT_EVERY", 0)
     monkeypatch.setattr("vaecli.data.catalogue.NAMES", (DATASET.name,))

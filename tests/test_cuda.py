@@ -28,8 +28,6 @@ from vaecli.system.device import resolve
 from vaecli.training import cuda_graph, loop
 from vaecli.training.events import Stopped
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 CONVOLUTION = ("--arch", "conv", "--hidden", "4")
 
 

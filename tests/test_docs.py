@@ -115,7 +115,7 @@ COMMANDS = "".join(blocks(REPOSITORY / "docs/pictures.md", "sh")).splitlines()
 
 @pytest.mark.timeout(600)
 def test_the_commands_behind_the_pictures_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path, real_figures: None
 ) -> None:
     """As written, on a small set and for two epochs; each makes the picture that is shown."""
     pytest.importorskip("pyte", reason="needs pyte, a terminal emulator: the test group has it")

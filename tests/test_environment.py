@@ -24,8 +24,6 @@ from vaecli.data.reading import Reading
 from vaecli.errors import ExitCode
 from vaecli.model.vae import VAE
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads memory from Linux's /proc")
 
 

@@ -17,8 +17,6 @@ from vaecli.data.own import prepare
 from vaecli.data.reading import Reading
 from vaecli.errors import ExitCode
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (30, 16, 16), dtype=np.uint8)
 SMALL = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "-q", "--data-dir", "cache")

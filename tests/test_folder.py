@@ -36,8 +36,6 @@ from vaecli.errors import DataError, ExitCode
 from vaecli.evaluation.evaluate import evaluate
 from vaecli.model.vae import build
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 RNG = np.random.default_rng(0)
 SMALL = ("--hidden", "16", "--latent-dim", "2", "--epochs", "2", "--batch-size", "16", "-q")
 

@@ -53,7 +53,6 @@ def test_no_path_is_forgotten() -> None:
     assert {"data", "output", "data_dir", "model", "resume", "inputs", "plot"} <= named
 
 
-@pytest.mark.usefixtures("quick_figures")
 def test_a_file_a_variable_and_an_option(
     vaecli: Vaecli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,6 @@ from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode, UsageError
 from vaecli.system.typed_json import to_json
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 RNG = np.random.default_rng(0)
 SMALL = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "-q", "--data-dir", "cache")
 

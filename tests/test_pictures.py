@@ -21,6 +21,8 @@ from vaecli.runs.metrics import EpochMetrics
 
 Bytes = NDArray[np.uint8]
 
+pytestmark = pytest.mark.usefixtures("real_figures")
+
 
 def images(count: int, channels: int = 1, side: int = 28) -> Bytes:
     shape = (count, channels, side, side)

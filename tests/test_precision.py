@@ -18,8 +18,6 @@ from vaecli.model.vae import build
 from vaecli.runs.load import load_model
 from vaecli.training.objective import objective
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 CPU = torch.device("cpu")
 needs_bf16 = pytest.mark.skipif(
     not cpu_has_bf16(), reason="this processor does not support bfloat16 products"

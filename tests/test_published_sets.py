@@ -33,7 +33,6 @@ from vaecli.errors import DataError, EnvironmentFailure
 from vaecli.system import extras
 
 scipy_io = pytest.importorskip("scipy.io", reason="needs scipy: vaecli[mat]")
-pytestmark = pytest.mark.usefixtures("quick_figures")
 
 RNG = np.random.default_rng(0)
 Bytes = NDArray[np.uint8]

@@ -20,8 +20,6 @@ from vaecli.data.reading import Reading
 from vaecli.errors import ExitCode
 from vaecli.system import files
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 WHEN = 315_532_800 * 10**9  # 1980, as archives without times have it
 SUFFIXES = ("png", "jpg", "webp", "bmp", "tif", "gif", "ppm", "pgm")
 

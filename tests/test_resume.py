@@ -29,9 +29,6 @@ from vaecli.training.events import EpochEnd, Event, Finished, Notice, Saved, Sto
 FORTY_STEPS = Dataset("blobs", images(150), images(21))
 
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
-
 @pytest.fixture
 def in_cache(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAECLI_DATA_DIR", str(data_dir))
@@ -302,7 +299,7 @@ def test_other_conditions_are_a_warning(vaecli: Vaecli, in_cache: None) -> None:
 
 @pytest.mark.parametrize("name", [*directory.OWN_FILES[1:]])
 def test_whatever_is_missing_of_a_finished_run_is_made_again(
-    vaecli: Vaecli, in_cache: None, real_figures: None, name: str, trained: Path
+    vaecli: Vaecli, in_cache: None, name: str, trained: Path
 ) -> None:
     shutil.copytree(trained, "out")
     digest = hashlib.sha256((trained / name).read_bytes()).digest()

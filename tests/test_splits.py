@@ -22,8 +22,6 @@ from vaecli.errors import DataError, ExitCode
 from vaecli.system import threads
 from vaecli.system.typed_json import from_json, to_json
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 SMALL = ("--hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--data-dir", "cache")
 
 

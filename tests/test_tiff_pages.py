@@ -17,8 +17,6 @@ from vaecli.data.origin import Options
 from vaecli.data.own import prepare
 from vaecli.data.reading import Reading
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 RNG = np.random.default_rng(0)
 NEW_SUBFILE_TYPE, SUBFILE_TYPE = 254, 255
 

@@ -225,7 +225,6 @@ def doubles(monkeypatch: pytest.MonkeyPatch) -> dict[str, Double]:
 PICTURES = ["reconstructions.png", "samples.png", "curves.png", "latents.png"]
 
 
-@pytest.mark.usefixtures("quick_figures")
 @pytest.mark.parametrize("where", ["start", "log", "finish", "close"])
 def test_a_tracker_that_fails_ends_no_training_and_no_other(
     doubles: dict[str, Double], tmp_path: Path, where: str
@@ -245,7 +244,6 @@ def test_a_tracker_that_fails_ends_no_training_and_no_other(
     assert ("log", 2) not in doubles["bad"].told or where in ("finish", "close")
 
 
-@pytest.mark.usefixtures("quick_figures")
 def test_what_a_tracker_lacks_is_logged_when_the_run_goes_on(
     doubles: dict[str, Double], tmp_path: Path
 ) -> None:

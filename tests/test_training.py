@@ -21,8 +21,6 @@ from vaecli.training import loop
 from vaecli.training.events import Drawn, EpochEnd, Event, Started, Stopped
 from vaecli.training.schedule import learning_rate
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 GENERATOR = torch.Generator().manual_seed(0)
 
 
