@@ -285,8 +285,9 @@ GPU. `sample` is 64 images:
 
 {startup}
 
-Side by side in one run, `reconstruct` of 1,000 PNGs of 28x28 takes 2.3 s, where the version before
-took 6.0 s. With conv, 100 PNGs of 64x64 take 1.4 s instead of 5.1 s.
+Side by side in one run, five rounds on a slower machine, `reconstruct` of 1,000 PNGs of 28x28 takes
+3.2 s, where the version with torch took 12.3 s. In an earlier run, 100 PNGs of 64x64 with conv took
+1.4 s instead of 5.1 s.
 
 On the CPU, `sample` and `reconstruct` import torch only for work that repays it: above about 4,000
 digits of conv, or 3,000 pictures of 64x64. `vaecli --help` and `--version` import neither torch nor
