@@ -282,8 +282,8 @@ far fewer epochs; with K = 50 an epoch takes 80 s or more on one core, so those 
 The fitted mixture is that of `eval --prior gmm`: the same weights with another prior, chosen and
 fitted on training images. Where it has no figure, it was not measured.
 Learned priors in the literature, for 784-300-300-40: VampPrior 82.43 and Exemplar VAE 82.09 (both
-in Norouzi et al. 2020, who train on 50,000 of the images). The flow with K = 5 is below both, on one
-seed.
+in Norouzi et al. 2020, who train on 50,000 of the images). The flow with K = 5 is below both, on
+one seed.
 Training times are the median time of an epoch, on a busy machine, times the epochs.
 
 ```sh
