@@ -113,7 +113,7 @@ def test_timing_a_test_pass_counts_what_does_not_grow_with_the_images_once(
     model = build(ModelConfig(image_shape=(1, 2, 2)), seed=0)
     for count in (1, 3, 10_000):
         images = Images(torch.zeros(count, 1, 2, 2, dtype=torch.uint8))
-        found = pace._judged(model, images, torch.device("cpu"))
+        found = pace._judged(model, images, 128, torch.device("cpu"))
         assert found == pytest.approx(0.08 + 1e-4 * count)
 
 

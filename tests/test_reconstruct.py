@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -250,3 +252,18 @@ def write_variants(array: NDArray[np.uint8]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image.transpose(Image.Transpose.ROTATE_90).save("in/turned.png", exif=exif)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot sync a folder")
+def test_a_folder_that_cannot_be_synced_is_named(
+    vaecli: Vaecli, trained: Path, png: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    Path("out").mkdir()
+    monkeypatch.setattr(files.system, "fsync", full)
+    outcome = vaecli("reconstruct", png, "-m", trained, "-o", "out/r.png")
+    assert outcome.code == ExitCode.ENVIRONMENT
+    assert "out: " in outcome.err

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import TRAIN, Vaecli, write_mnist
 from test_crash import assert_whole, result
@@ -299,13 +300,19 @@ def test_other_conditions_are_a_warning(vaecli: Vaecli, in_cache: None) -> None:
 
 @pytest.mark.parametrize("name", [*directory.OWN_FILES[1:]])
 def test_whatever_is_missing_of_a_finished_run_is_made_again(
-    vaecli: Vaecli, in_cache: None, name: str, trained: Path
+    vaecli: Vaecli, in_cache: None, real_figures: None, name: str, trained: Path
 ) -> None:
     shutil.copytree(trained, "out")
-    digest = hashlib.sha256((trained / name).read_bytes()).digest()
-    Path("out", name).unlink()
-    assert vaecli("train", "--resume", "out").code == 0
-    assert hashlib.sha256(Path("out", name).read_bytes()).digest() == digest
+    digests = set[str]()
+    if name not in (directory.CURVES, directory.LATENTS):  # `trained` was not drawn
+        digests.add(hashlib.sha256((trained / name).read_bytes()).hexdigest())
+    for _ in range(2):
+        Path("out", name).unlink()
+        assert vaecli("train", "--resume", "out").code == 0
+        digests.add(hashlib.sha256(Path("out", name).read_bytes()).hexdigest())
+    assert len(digests) == 1
+    if name.endswith(".png"):
+        Image.open(Path("out", name)).verify()
 
 
 def test_nothing_is_ordered_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

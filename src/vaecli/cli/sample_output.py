@@ -95,7 +95,6 @@ def _write_folder(
     digits = max(3, len(str(len(images) - 1)))
     paths = [folder / f"sample-{index:0{digits}d}.png" for index in range(len(images))]
     files.require_new(paths, force=common.force)
-    files.make_folder(folder)
     files.save_all((path, encode_png(image)) for path, image in zip(paths, images, strict=True))
     _tell(common, paths, len(images), names)
 

@@ -194,7 +194,7 @@ def sync_folder(folder: Path) -> None:
         system.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
-            raise
+            raise type(error)(error.errno, error.strerror, str(folder)) from error
     finally:
         system.close(descriptor)
 

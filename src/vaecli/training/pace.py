@@ -15,7 +15,6 @@ from torch import Tensor
 from vaecli.config import ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.evaluation.evaluate import evaluate
-from vaecli.evaluation.likelihood_estimate import BATCH_SIZE
 from vaecli.model import network
 from vaecli.model.vae import VAE, build
 from vaecli.system.processes import ONE_PROCESS
@@ -29,7 +28,7 @@ COLD = 10.0
 """Seconds up to which the first round is left out, as it also prepares memory and threads."""
 
 LARGE = 1 << 26
-"""Parameters above which a model is not made to count what its gradient needs."""
+"""Parameters, and 64 features of a pixel, above which a model is not made to count them."""
 
 
 def count_activations(config: ModelConfig, device: torch.device) -> int:
@@ -38,7 +37,7 @@ def count_activations(config: ModelConfig, device: torch.device) -> int:
     On a GPU, and for a large model, they are counted on torch's meta device, which allocates
     nothing; torch imports its compiler for that, which takes two seconds.
     """
-    if device.type != "cpu" or network.count_parameters(config) > LARGE:
+    if device.type != "cpu" or network.count_parameters(config) + 64 * config.pixels > LARGE:
         device = torch.device("meta")
     with device:
         model = build(config, seed=0)
@@ -71,12 +70,14 @@ def epoch_seconds(plan: Plan, device: torch.device) -> float:
     step = _seconds(lambda: next(steps), device)
     data = plan.config.data
     fitted = plan.config.training.fitted(data.n_train, data.n_validation)
-    return step * math.ceil(fitted / passes.batch_size) + _judged(model, test, device)
+    return step * math.ceil(fitted / passes.batch_size) + _judged(
+        model, test, passes.batch_size, device
+    )
 
 
-def _judged(model: VAE, test: Images, device: torch.device) -> float:
+def _judged(model: VAE, test: Images, batch_size: int, device: torch.device) -> float:
     """Seconds of a test pass, of which a part does not grow with the images."""
-    counts = 1, min(len(test), BATCH_SIZE)
+    counts = 1, min(len(test), batch_size)
     few = (test.first(count).to(device) for count in counts)
     one, more = (_seconds(partial(evaluate, model, each, seed=0), device) for each in few)
     return one + (more - one) * (len(test) - 1) / max(1, counts[1] - 1)
