@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_proof.py [FOLDER]
 
-Some 35 checks: that training steps are recorded as CUDA graphs, read nothing back and compute
+Some 50 checks: that training steps are recorded as CUDA graphs, read nothing back and compute
 what unrecorded ones do, that evaluation is not in TF32, that a stopped run continues to the same
 bytes, and every command.  Takes some minutes; a line per check, exit code 1 if one failed.
 PROOF_DOUBLE=1 runs the same on the double, which proves this script and nothing about a GPU.
@@ -43,6 +43,10 @@ VARIANTS = (
     "--likelihood logistic",
     "--importance-samples 5 --warmup-epochs 1",
     "--importance-samples 100",
+    "--importance-samples 5 --gradient iwae",
+    "--prior mixture",
+    "--prior flow",
+    "--prior flow --importance-samples 5",
     "--binarize dynamic",
     "--binarize static",
     "--precision bf16",
@@ -52,7 +56,10 @@ VARIANTS = (
     "--arch conv --hidden 8 --likelihood logistic --precision bf16",
     "--arch conv --hidden 8 --importance-samples 3 --binarize dynamic",
     "--arch grid --hidden 16 --likelihood logistic-mixture",
+    "--arch grid --hidden 16 --binarize dynamic",
 )
+LABELLED = "--condition labels", "--condition labels --prior flow"
+"""For images with classes; those of the double have none."""
 
 
 class Proof:
@@ -165,7 +172,7 @@ def prove_training(proof: Proof) -> None:
     losses = proof.evaluated("graph")["loss"], proof.evaluated("cpu", device="cpu")["loss"]
     tolerance = 1e-6 * losses[1] if DOUBLE else 1.5  # a GPU draws other noise
     proof.check("loss as on the CPU", abs(losses[0] - losses[1]) <= tolerance, losses)
-    for options in VARIANTS:
+    for options in VARIANTS if DOUBLE else VARIANTS + LABELLED:
         proof.counts.update(recorded=0, replayed=0)
         code = proof.train("x", "--epochs", 1, *options.split())
         steps = int(FULL_STEPS * (0.85 if "--patience" in options else 1))  # a tenth is held out
@@ -225,7 +232,9 @@ def prove_commands(proof: Proof) -> None:
     commands = [
         f"eval --importance-samples 100 --limit 200 --plot {here}/l.png --per-image {here}/s.csv"
         " --latents",
+        "eval --prior gmm --limit 200",
         f"reconstruct -o {here}/r.png",
+        f"reconstruct --heatmap --grid {here}/h.png",
         f"sample -o {here}/s.png",
         f"sample -o {here}/s.npy",
         f"sample --interpolate 0 1 -o {here}/m.gif",
@@ -233,10 +242,8 @@ def prove_commands(proof: Proof) -> None:
         f"sample --manifold -o {here}/f.png",
         f"export --format html -o {here}/e.html",
         f"export --format safetensors --half -o {here}/h.safetensors",
+        f"sample --prior gmm -o {here}/g.png",
     ]
-    with contextlib.suppress(ImportError):
-        importlib.import_module("sklearn")
-        commands.append(f"sample --prior gmm -o {here}/g.png")
     if not DOUBLE:
         with contextlib.suppress(ImportError):
             importlib.import_module("onnxruntime")
@@ -245,6 +252,25 @@ def prove_commands(proof: Proof) -> None:
         name, *options = command.split()
         code, _ = proof.run(name, "-m", here / "graph", *options, *proof.cache, "--force")
         proof.check(name + " " + " ".join(options[:2]), code == 0)
+
+
+def prove_other_models(proof: Proof) -> None:
+    """Commands on models whose latents or prior are of another kind."""
+    for name, options in (
+        ("flow", "--prior flow"),
+        ("mixture", "--prior mixture"),
+        ("grid", "--arch grid --hidden 16 --likelihood logistic-mixture"),
+    ):
+        proof.train(name, "--epochs", 1, *options.split())
+        for command in (
+            "eval --importance-samples 100 --limit 100",
+            f"reconstruct --json -o {proof.folder}/r.png",
+            f"sample -o {proof.folder}/s.png",
+        ):
+            words = (*command.split(), "-m", proof.folder / name, *proof.cache)
+            force = () if command.startswith("eval") else ("--force",)
+            code, _ = proof.run(*words, *force)
+            proof.check(f"{options}: {command.split()[0]}", code == 0)
 
 
 def prove_several(proof: Proof) -> None:
@@ -279,6 +305,7 @@ def main() -> int:
         prove_continuation(proof)
         prove_mapped(proof)
         prove_commands(proof)
+        prove_other_models(proof)
         prove_several(proof)
         if seen is not None:
             steps = {"a training step"}

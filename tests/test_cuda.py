@@ -50,8 +50,11 @@ def train(vaecli: Vaecli, data_dir: Path, out: str, device: str, *options: str) 
         (),
         ("--importance-samples", "50"),  # its batches are computed in parts
         (*CONVOLUTION, "--likelihood", "logistic"),
+        ("--prior", "mixture"),
+        ("--prior", "flow", "--importance-samples", "3"),
+        ("--arch", "grid", "--hidden", "8", "--latent-dim", "2"),
     ],
-    ids=["default", "in parts", "convolution"],
+    ids=["default", "in parts", "convolution", "mixture", "flow", "grid"],
 )
 def test_a_gpu_that_is_not_the_current_one_replays_what_the_cpu_computes(
     options: tuple[str, ...], vaecli: Vaecli, data_dir: Path
@@ -102,10 +105,11 @@ def test_settings_of_tf32_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("--binarize", "dynamic"),
         (*CONVOLUTION, "--likelihood", "gaussian", "--importance-samples", "5"),
-        ("--likelihood", "logistic", "--importance-samples", "5", "--patience", "1"),
+        ("--likelihood", "logistic", "--importance-samples", "5", "--prior", "mixture"),
+        ("--arch", "grid", "--hidden", "8", "--latent-dim", "2", "--patience", "1"),
         (*CONVOLUTION, "--likelihood", "continuous-bernoulli"),
     ],
-    ids=["bernoulli", "gaussian", "logistic", "continuous-bernoulli"],
+    ids=["bernoulli", "gaussian", "logistic", "grid", "continuous-bernoulli"],
 )
 def test_metal_does_without_float64(
     options: tuple[str, ...], vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.MonkeyPatch

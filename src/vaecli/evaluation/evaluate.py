@@ -234,4 +234,5 @@ def _moments(model: VAE) -> tuple[Tensor, Tensor] | tuple[None, None]:
         return None, None
     like = next(model.parameters())
     mean, std = numpy_learned_prior.of(model.config, model.weights()).moments
-    return torch.from_numpy(mean).to(like), torch.from_numpy(std).to(like)
+    first, second = (torch.from_numpy(part).to(like.dtype) for part in (mean, std))
+    return first.to(like.device), second.to(like.device)
