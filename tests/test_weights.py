@@ -73,6 +73,17 @@ def set_offsets(header: dict[str, Any]) -> None:
     header["encoder.mean.bias"]["data_offsets"] = [0, 2**40]
 
 
+def overlap(header: dict[str, Any]) -> None:
+    """Two tensors of one size lie in one place, and the last bytes belong to none."""
+    header["encoder.mean.bias"]["data_offsets"] = header["encoder.log_variance.bias"][
+        "data_offsets"
+    ]
+
+
+def no_place(header: dict[str, Any]) -> None:
+    del header["encoder.mean.bias"]["data_offsets"]
+
+
 def rename(header: dict[str, Any]) -> None:
     header["../../etc/passwd"] = header.pop("encoder.mean.bias")
 
@@ -87,13 +98,15 @@ def nan_weights() -> bytes:
     [
         (b"", "too short"),
         (DATA[:100], "truncated"),
-        (DATA[:-1], "it is damaged"),
-        (DATA + b"\0", "it is damaged"),
+        (DATA[:-1], "do not fill it"),
+        (DATA + b"\0", "do not fill it"),
         (DATA[:-1] + bytes([DATA[-1] ^ 1]), "SHA-256"),
         (struct.pack("<Q", 2**60) + DATA[8:], "not a safetensors file"),
         (b"<html>" * 100, "not a safetensors file"),
         (edited(lambda header: header.pop("__metadata__")), "not written by vaecli"),
-        (edited(set_offsets), "it is damaged"),
+        (edited(set_offsets), "misplaces tensor"),
+        (edited(overlap), "misplaces tensor"),
+        (edited(no_place), "does not place tensor"),
         (edited(rename), "do not fit"),
         (about(format=99), "upgrade vaecli"),
         (about(format="1"), "not one vaecli writes"),

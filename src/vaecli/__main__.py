@@ -3,11 +3,13 @@
 import os
 import sys
 
+from vaecli.system import openmp
 from vaecli.system.signals import stop_flag
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    openmp.wait_briefly()
     stop_flag.patient = "TORCHELASTIC_RUN_ID" in os.environ
     try:
         stop_flag.install()

@@ -2,9 +2,10 @@
 
 A file carries one metadata key, `vaecli`: canonical JSON with the format, what the file says
 about itself, and a SHA-256 of the tensor bytes.  Equal content gives equal bytes.  Header,
-configuration, names and shapes are checked here, before memory is allocated.  The safetensors
-library checks that the tensors fill the file without gaps or overlaps, but not for a wrong digest,
-NaN or duplicate names, so those are checked here too.
+configuration, names and shapes are checked before memory is allocated.
+
+The safetensors library writes, but each tensor is read by itself: the library holds the whole file
+beside a copy of every tensor, which for `sample` with conv at 64x64 was 36 of 103 MB.
 """
 
 from __future__ import annotations
@@ -48,11 +49,15 @@ class Header:
         info: the JSON stored beside the tensors.
         shapes: dtype and shape by tensor name, as the file states them.
         sha256: digest the tensors must have.
+        start: where the tensors begin, in bytes from the start of the file.
+        places: first and last byte of each tensor, from there.
     """
 
     info: dict[str, Any]
     shapes: Shapes
     sha256: str
+    start: int
+    places: Mapping[str, tuple[int, int]]
 
 
 def encode(tensors: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
@@ -161,7 +166,9 @@ def read_header(file: BinaryIO) -> Header:
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
     info, sha256 = _about(header.pop("__metadata__", None))
-    return Header(info, {name: _shape(name, entry) for name, entry in header.items()}, sha256)
+    shapes = {name: _shape(name, entry) for name, entry in header.items()}
+    places = {name: _place(name, entry) for name, entry in header.items()}
+    return Header(info, shapes, sha256, 8 + length, places)
 
 
 def read_tensors(file: BinaryIO, header: Header, expected: Shapes) -> Arrays:
@@ -183,11 +190,20 @@ def read_tensors(file: BinaryIO, header: Header, expected: Shapes) -> Arrays:
             for name in differing[:3]
         )
         raise ValueError(f"{len(differing)} tensors do not fit its configuration: {described}")
-    file.seek(0)
-    try:
-        tensors: Arrays = safetensors.numpy.load(file.read(largest_file(expected) + 1))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"it is damaged: {error}") from None
+    places = sorted(header.places.items(), key=lambda entry: entry[1])
+    stop = 0
+    for name, place in places:
+        dtype, shape = expected[name]
+        start, stop = stop, stop + np.dtype(dtype).itemsize * prod(shape)
+        if place != (start, stop):
+            raise ValueError(f"it is damaged: its header misplaces tensor {name[:80]!r}")
+    if header.start + stop != file.seek(0, io.SEEK_END):
+        raise ValueError("it is damaged: its tensors do not fill it")
+    file.seek(header.start)
+    tensors: Arrays = {name: np.empty(shape, dtype) for name, (dtype, shape) in expected.items()}
+    for name, _ in places:
+        # every file opened for reading bytes has it, but not the type of one
+        file.readinto(tensors[name].reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
     if digest(tensors) != header.sha256:
         raise ValueError("it is damaged: its tensors do not match their recorded SHA-256")
     for name, tensor in tensors.items():
@@ -215,6 +231,13 @@ def _shape(name: str, entry: object) -> tuple[str, tuple[int, ...]]:
         case {"dtype": str(dtype), "shape": [*shape]} if dtype in DTYPES:
             return DTYPES[dtype], tuple(shape)
     raise ValueError(f"its entry for tensor {name[:80]!r} is malformed")
+
+
+def _place(name: str, entry: dict[str, Any]) -> tuple[int, int]:
+    match entry.get("data_offsets"):
+        case [int(start), int(stop)]:
+            return start, stop
+    raise ValueError(f"it is damaged: its header does not place tensor {name[:80]!r}")
 
 
 def _check_count(shapes: Shapes) -> None:

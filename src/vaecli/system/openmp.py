@@ -1,0 +1,22 @@
+"""How long threads of a computation wait for each other before they give their core away."""
+
+from __future__ import annotations
+
+import os
+
+SPIN_COUNT = 3000
+"""How often a waiting thread looks again before it sleeps; libgomp's own choice is 300,000.
+
+The smallest that costs nothing on a quiet machine, by benchmarks/busy_core.py.
+"""
+
+
+def wait_briefly() -> None:
+    """Let the waiting threads of GNU OpenMP, which torch uses on Linux, spin a short while only.
+
+    They wait for each other at the end of every operation.  If another program has taken the core
+    of one, all others would occupy theirs meanwhile, and training would be many times slower.  What
+    the user has set stays.  To be called before torch is imported.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
