@@ -10,7 +10,7 @@ papers use a network trained on ImageNet, so the figures compare with one anothe
 row is training images against held-out ones: the distance that is not there, its noise.
 
 For each run: reconstructions of the held-out images, samples of the prior at three temperatures,
-and of `--prior gmm`.  Nothing is chosen by these figures.
+and of `--prior gmm`, that with drawn pixels too.  Nothing is chosen by these figures.
 """
 
 from __future__ import annotations
@@ -124,7 +124,10 @@ def kinds(model: str, train: Images, shown: Bytes) -> Iterator[tuple[str, Bytes]
         drawn = generation.sample(runner, count, seed=0, temperature=temperature)
         yield f"samples, temperature {temperature:g}", drawn
     fitted = mixture.fit(latent_space.embed(runner, train, draw_seed=0), seed=0).mixture
-    yield "--prior gmm", generation.decode(runner, fitted.draw(count, seed=0))
+    latents = fitted.draw(count, seed=0)
+    yield "--prior gmm", generation.decode(runner, latents)
+    drawn = generation.decode(runner, latents, pixel_seed=0)
+    yield "--prior gmm --draw-pixels", drawn
 
 
 def main() -> None:

@@ -17,6 +17,9 @@ from vaecli.data import catalogue
 from vaecli.data.latents_file import read_latents
 from vaecli.data.reading import Reading
 from vaecli.errors import DataError, ExitCode
+from vaecli.evaluation import generation
+from vaecli.model.vae import TorchRunner
+from vaecli.runs.load import load_model
 
 
 def test_grid(vaecli: Vaecli, trained: Path) -> None:
@@ -73,10 +76,36 @@ def test_latents_from_files(vaecli: Vaecli, trained: Path) -> None:
     assert np.abs(np.load("npy.npy") - expected).max() <= 0.51
 
 
+def test_pixels_are_drawn_by_seed_and_place(vaecli: Vaecli, trained: Path) -> None:
+    np.save("z.npy", np.zeros((400, 8)))
+    kinds = {"mean": (), "drawn": ("--draw-pixels",), "other": ("--draw-pixels", "--seed", "1")}
+    for name, options in kinds.items():
+        asked = ("--latents", "z.npy", *options, "-o", f"{name}.npy")
+        assert vaecli("sample", "-m", trained, *asked).code == 0
+    mean, drawn, other = (np.load(f"{name}.npy").astype(float) for name in kinds)
+    assert set(np.unique(drawn)) == {0, 255}  # as a Bernoulli draws
+    assert (drawn != other).any()
+    error = np.sqrt((255 * mean[0] + 255) / 400)  # of an average of 400, at most
+    assert (np.abs(drawn.mean(0) - mean[0]) < 5 * error).all()
+    # the model in torch gives the same draws, but for a pixel whose chance is rounded otherwise
+    runner = TorchRunner(load_model(str(trained)).model)
+    by_torch = generation.decode(runner, np.zeros((400, 8), "f4"), pixel_seed=0)
+    assert (by_torch != drawn).mean() < 1e-4
+    for count in ("3", "10"):
+        outcome = vaecli(
+            "sample", "-m", trained, "-n", count, "--draw-pixels", "-o", count + ".npy"
+        )
+        assert outcome.code == 0
+    assert (np.load("3.npy") == np.load("10.npy")[:3]).all()
+    through_api = api.load(trained).sample(3, draw_pixels=True)
+    assert (through_api.numpy() * 255 != np.load("3.npy")).mean() < 1e-3
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["-n", "0"],
+        ["--interpolate", "0", "1", "--draw-pixels"],
         ["--columns", "0"],
         ["--temperature", "-1"],
         ["--temperature", "nan"],

@@ -18,6 +18,7 @@ from vaecli.data.picture_fit import Fit
 from vaecli.data.picture_for_model import read_picture
 from vaecli.data.reading import Reading
 from vaecli.errors import DataError, UsageError
+from vaecli.evaluation import generation
 from vaecli.model import numpy_learned_prior
 from vaecli.model.numpy_prior import Mixture, Prior
 from vaecli.model.precision import tf32
@@ -136,6 +137,7 @@ class Coder:
         temperature: float = 1.0,
         label: Labels = None,
         prior: Literal["normal", "gmm"] | None = None,
+        draw_pixels: bool = False,
         data: str | Path | None = None,
         data_dir: str | Path | None = None,
         download: bool = True,
@@ -152,6 +154,7 @@ class Coder:
                 as in training, where the model takes them.
             prior: gmm: the mixture fitted to the training images, which the run then keeps;
                 None: the model's own.
+            draw_pixels: draw every pixel from p(x|z) instead of taking its mean.
             data: of gmm: whose training images to fit it to; None: the run's own.
             data_dir: of gmm: where named sets and prepared images are kept.
             download: whether the network may be used.
@@ -178,7 +181,12 @@ class Coder:
         if label is None and self.vae.config.classes:
             label = conditions.drawn_names(self.vae.config, count, seed=seed)
         latents = drawn.draw(count, seed=seed, temperature=temperature)
-        return self.decode(latents, labels=label)
+        if not draw_pixels:
+            return self.decode(latents, labels=label)
+        places = self._places(label, count)
+        classes = None if places is None else places.cpu().numpy()
+        pixels = generation.decode(TorchRunner(self.vae), latents, classes, pixel_seed=seed)
+        return as_float(torch.from_numpy(pixels).to(self._device))
 
     def read(
         self,

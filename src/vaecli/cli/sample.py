@@ -52,6 +52,13 @@ class Asked:
     ] = None
     temperature: Annotated[float, option("Spread of the draws of the prior.", metavar="T")] = 1.0
     prior: fitted_prior.Choice = None
+    draw_pixels: Annotated[
+        bool,
+        option(
+            "Draw every pixel from p(x|z) instead of taking its mean.",
+            "--draw-pixels",
+        ),
+    ] = False
     label: Annotated[
         str | None,
         option(
@@ -192,7 +199,8 @@ def _samples(
     count = (asked.num_samples or DEFAULT_COUNT) if by_row is None else len(by_row)
     latents = _latents(common, loaded, runner, asked, count, seed)
     places = labels.drawn(config, len(latents), seed=seed) if by_row is None else by_row
-    pixels = generation.decode(runner, latents, places)
+    pixel_seed = seed if asked.draw_pixels else None
+    pixels = generation.decode(runner, latents, places, pixel_seed=pixel_seed)
     if by_row is None:
         columns = columns or grid.square(len(pixels))
         return Images2D(pixels, grid.make_grid(pixels, columns=columns), columns, places)
@@ -251,11 +259,11 @@ def _check(asked: Asked) -> None:
         for field in fields(asked)
         if getattr(asked, field.name) != field.default
     ]
-    drawing = {"--num-samples", "--temperature", "--prior", "--columns"}
+    drawing = {"--num-samples", "--temperature", "--prior", "--columns", "--draw-pixels"}
     walking = {"--steps", "--path", "--around"}
     allowed = {
         None: drawing,
-        "latents": {"--columns"},
+        "latents": {"--columns", "--draw-pixels"},
         "interpolate": {"--steps", "--path", "--columns"},
         "traverse": {"--steps", "--around"},
         "manifold": {"--steps"},

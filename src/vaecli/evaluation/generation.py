@@ -12,7 +12,7 @@ from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.data.labels import Labels, drawn
 from vaecli.data.pixels import Bytes, as_float, to_uint8
-from vaecli.model.numpy_likelihoods import PIXELS
+from vaecli.model.numpy_likelihoods import PIXELS, uniforms
 from vaecli.model.numpy_prior import Prior, quiet, rate
 from vaecli.system.threads import in_order
 
@@ -64,13 +64,20 @@ def batch_size(config: ModelConfig) -> int:
     return max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(config.image_shape)))
 
 
-def decode(runner: Runner, latents: Floats, labels: Labels | None = None) -> Bytes:
+def decode(
+    runner: Runner,
+    latents: Floats,
+    labels: Labels | None = None,
+    *,
+    pixel_seed: int | None = None,
+) -> Bytes:
     """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8.
 
     Args:
         runner: the model.
         latents: to decode.
         labels: places of their classes, (N,), where the model takes them; here and below.
+        pixel_seed: draw each pixel from p(x|z) by this seed instead of taking its mean.
     """
     latents = np.ascontiguousarray(latents, np.float32)
     found = np.empty((len(latents), *runner.config.image_shape), np.uint8)
@@ -79,7 +86,10 @@ def decode(runner: Runner, latents: Floats, labels: Labels | None = None) -> Byt
     def work(start: int) -> Bytes:
         rows = slice(start, start + size)
         given = None if labels is None else labels[rows]
-        return mean_image(runner, runner.decode(latents[rows], given))
+        parameters = runner.decode(latents[rows], given)
+        if pixel_seed is None:
+            return mean_image(runner, parameters)
+        return drawn_image(runner, parameters, start, pixel_seed)
 
     for start, pixels in in_order(work, range(0, len(latents), size), runner.workers):
         found[start : start + size] = pixels
@@ -91,6 +101,24 @@ def mean_image(runner: Runner, parameters: Floats) -> Bytes:
     """The mean of p(x|z) for its parameters (B, P, H, W), as (B, C, H, W) uint8."""
     mean = PIXELS[runner.config.likelihood].mean
     return to_uint8(mean(parameters, runner.log_scale))
+
+
+@quiet()
+def drawn_image(runner: Runner, parameters: Floats, start: int, seed: int) -> Bytes:
+    """A draw of p(x|z) for its parameters (B, P, H, W), as (B, C, H, W) uint8.
+
+    Args:
+        runner: the model.
+        parameters: what the decoder gives.
+        start: the place of the first image, on which and the seed its draw depends alone.
+        seed: of the draws.
+    """
+    likelihood, (channels, *size) = runner.config.likelihood, runner.config.image_shape
+    shape = (uniforms(likelihood, channels), *size)
+    stop = start + len(parameters)
+    u = philox.uniform(math.prod(shape), start, stop, seed=seed, purpose="pixels")
+    draw = PIXELS[likelihood].draw
+    return to_uint8(draw(parameters, u.reshape(-1, *shape), runner.log_scale))
 
 
 @quiet()

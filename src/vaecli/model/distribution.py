@@ -22,7 +22,6 @@ class Distribution:
     Attributes:
         log_prob: x, o and the log scale to log p(x|z) in nats.
         mean: o and the log scale to E[x|z], which a picture shows.
-        sample: o, the log scale and a generator to a draw of x.
         output_bias: the mean training image and the number of images to the o with that mean,
             where training starts.
         log_scale: where the learned log scale starts; None if there is none.
@@ -39,7 +38,6 @@ class Distribution:
 
     log_prob: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     mean: Callable[[Tensor, Tensor | None], Tensor]
-    sample: Callable[[Tensor, Tensor | None, torch.Generator | None], Tensor]
     output_bias: Callable[[Tensor, int], Tensor]
     log_scale: float | None = None
     levels: bool = False
@@ -81,13 +79,3 @@ def smoothed(mean_image: Tensor, count: int) -> Tensor:
         tensor([0.0500, 0.9500])
     """
     return (mean_image * count + 0.5) / (count + 1)
-
-
-def uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws between 0 and 1, of the shape, type and device of `like`.
-
-    Example:
-        >>> uniform(torch.zeros(2, 3), None).shape
-        torch.Size([2, 3])
-    """
-    return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)

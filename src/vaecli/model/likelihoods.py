@@ -20,10 +20,9 @@ from vaecli.model.distribution import (
     Distribution,
     learned_scale,
     smoothed,
-    uniform,
 )
 from vaecli.model.logistic_mixture import LOGISTIC_MIXTURE
-from vaecli.model.numpy_likelihoods import HALF_LEVEL, LEVELS, MAX_LOGIT, NEAR_ZERO
+from vaecli.model.numpy_likelihoods import HALF_LEVEL, MAX_LOGIT, NEAR_ZERO
 
 _FACTORS = 64
 
@@ -90,13 +89,6 @@ def _bernoulli_summed(x: Tensor, logits: Tensor) -> Tensor:
 def _bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tensor:
     """E[x|z] = S(o)."""
     return torch.sigmoid(logits)
-
-
-def _bernoulli_sample(
-    logits: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
-) -> Tensor:
-    """1 with probability S(o), else 0."""
-    return (uniform(logits, generator) < torch.sigmoid(logits)).to(logits.dtype)
 
 
 def _bernoulli_output_bias(mean_image: Tensor, count: int) -> Tensor:
@@ -183,25 +175,6 @@ def _continuous_bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tens
     return 0.5 + torch.where(near, series, 0.5 / torch.tanh(large) - 0.5 / large)
 
 
-def _continuous_bernoulli_sample(
-    logits: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
-) -> Tensor:
-    """The inverse of the distribution function at a uniform u.
-
-    ::
-
-        x = log(1 + u (exp(l) - 1)) / l
-
-    Source: Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
-    """
-    logits, u = bounded(logits), uniform(logits, generator)
-    rising = logits > 0  # 1 - x has the logit -l, and e^-|l| does not overflow
-    a = -logits.abs().clamp(min=1e-3)
-    drawn = torch.log1p(u * torch.expm1(a)) / a
-    drawn = torch.where(logits.abs() < 1e-3, u, drawn)
-    return torch.where(rising, 1 - drawn, drawn).clamp(0, 1)
-
-
 def _continuous_bernoulli_output_bias(mean_image: Tensor, count: int) -> Tensor:
     """The o whose mean is the smoothed mean image, by bisection: it has no closed form."""
     target = smoothed(mean_image, count)
@@ -237,14 +210,6 @@ def _gaussian_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor | None) -> Ten
 def _gaussian_mean(mean: Tensor, log_scale: Tensor | None) -> Tensor:
     """E[x|z] = o."""
     return mean
-
-
-def _gaussian_sample(
-    mean: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
-) -> Tensor:
-    """The mean plus noise: o + s e, with e standard normal."""
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    return mean + learned_scale(log_scale) * noise
 
 
 def _gaussian_output_bias(mean_image: Tensor, count: int) -> Tensor:
@@ -305,20 +270,10 @@ def _logistic_mean(location: Tensor, log_scale: Tensor | None) -> Tensor:
     return scale * (upper - functional.softplus((location - 1) / scale))
 
 
-def _logistic_sample(
-    location: Tensor, log_scale: Tensor | None, generator: torch.Generator | None
-) -> Tensor:
-    """The level nearest to x = o + s log(u / (1 - u)), with u uniform."""
-    u = uniform(location, generator).clamp(1e-7, 1 - 1e-7)
-    drawn = location + learned_scale(log_scale) * torch.logit(u)
-    return (drawn.clamp(0, 1) * (LEVELS - 1)).round() / (LEVELS - 1)
-
-
 LIKELIHOODS: Mapping[Likelihood, Distribution] = {
     "bernoulli": Distribution(
         _bernoulli_log_prob,
         _bernoulli_mean,
-        _bernoulli_sample,
         _bernoulli_output_bias,
         gradient=_bernoulli_gradient,
         summed=_bernoulli_summed,
@@ -326,16 +281,14 @@ LIKELIHOODS: Mapping[Likelihood, Distribution] = {
     "continuous-bernoulli": Distribution(
         _continuous_bernoulli_log_prob,
         _continuous_bernoulli_mean,
-        _continuous_bernoulli_sample,
         _continuous_bernoulli_output_bias,
     ),
     "gaussian": Distribution(
-        _gaussian_log_prob, _gaussian_mean, _gaussian_sample, _gaussian_output_bias, log_scale=-1.0
+        _gaussian_log_prob, _gaussian_mean, _gaussian_output_bias, log_scale=-1.0
     ),
     "logistic": Distribution(
         _logistic_log_prob,
         _logistic_mean,
-        _logistic_sample,
         _gaussian_output_bias,
         log_scale=-2.0,
         levels=True,

@@ -29,7 +29,6 @@ from vaecli.model.distribution import (
     Distribution,
     learned_scale,
     smoothed,
-    uniform,
 )
 from vaecli.model.numpy_likelihoods import LEVELS, LOG_SCALE_FLOOR
 
@@ -210,30 +209,6 @@ def mean(outputs: Tensor, log_scale: Tensor | None = None) -> Tensor:
     return (0.5 + 0.5 * weighted).movedim(0, -3)
 
 
-def sample(
-    outputs: Tensor, log_scale: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
-    """A draw of each pixel: a component, then channel by channel the level nearest to the draw."""
-    parts = split(outputs.movedim(-3, 0))
-    gumbel = -torch.log(-torch.log(uniform(parts.logits, generator).clamp(1e-7, 1 - 1e-7)))
-    chosen = (parts.logits + gumbel).argmax(0)[None, None]
-
-    def of_component(values: Tensor) -> Tensor:
-        return values.gather(1, chosen.expand(len(values), 1, *chosen.shape[2:]))[:, 0]
-
-    locations, log_scales, coefficients = map(of_component, parts[1:])
-    u = uniform(locations, generator).clamp(1e-7, 1 - 1e-7)
-    noise, c = learned_scale(log_scales) * torch.logit(u), torch.tanh(coefficients)
-    drawn: list[Tensor] = []
-    for location, each in zip(locations, noise, strict=True):
-        drawn.append(_nearest_level(given(location, c, drawn) + each))
-    return (0.5 + 0.5 * torch.stack(drawn)).movedim(0, -3)
-
-
-def _nearest_level(values: Tensor) -> Tensor:
-    return ((values.clamp(-1, 1) + 1) / (2 * HALF_LEVEL)).round() * (2 * HALF_LEVEL) - 1
-
-
 def output_bias(mean_image: Tensor, count: int) -> Tensor:
     """Components around the smoothed mean image (C, H, W), equally likely; (P, H, W)."""
     channels = len(mean_image)
@@ -246,4 +221,4 @@ def output_bias(mean_image: Tensor, count: int) -> Tensor:
     return bias
 
 
-LOGISTIC_MIXTURE = Distribution(log_prob, mean, sample, output_bias, levels=True)
+LOGISTIC_MIXTURE = Distribution(log_prob, mean, output_bias, levels=True)

@@ -1,8 +1,9 @@
-"""Log probability and mean of a pixel in numpy, for commands that do without torch.
+"""Log probability, mean and draws of a pixel in numpy, for commands that do without torch.
 
 Formulas and sources are in `likelihoods.py`, which also trains; a test compares the two.  x is a
 pixel in [0, 1], o the decoder's output for it, all arrays of one shape; for a mixture o has more
-numbers per pixel (..., P, H, W), and log p one for all channels (..., 1, H, W).
+numbers per pixel (..., P, H, W), and log p one for all channels (..., 1, H, W).  A draw is made
+from u, uniform between 0 and 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecli import philox
 from vaecli.config import MIXTURE_COMPONENTS, Likelihood, mixture_outputs
 from vaecli.model.numpy_activations import sigmoid
 from vaecli.model.numpy_prior import quiet
@@ -40,10 +42,13 @@ class Pixel(NamedTuple):
     Attributes:
         log_prob: x, o and the log scale to log p(x|z) in nats.
         mean: o and the log scale to E[x|z].
+        draw: o, u and the log scale to a draw of x, which may lie outside of [0, 1] and between
+            two levels: the nearest level is meant.
     """
 
     log_prob: Callable[[Floats, Floats, float | None], Floats]
     mean: Callable[[Floats, float | None], Floats]
+    draw: Callable[[Floats, Floats, float | None], Floats]
 
 
 def _softplus(x: Floats) -> Floats:
@@ -64,6 +69,11 @@ def _bernoulli_log_prob(x: Floats, logits: Floats, log_scale: float | None) -> F
 
 def _bernoulli_mean(logits: Floats, log_scale: float | None) -> Floats:
     return sigmoid(logits)
+
+
+def _bernoulli_draw(logits: Floats, u: Floats, log_scale: float | None) -> Floats:
+    """1 with probability S(o), else 0."""
+    return (u < sigmoid(logits)).astype(np.float32)
 
 
 def _bounded(output: Floats) -> Floats:
@@ -91,6 +101,18 @@ def _continuous_bernoulli_mean(output: Floats, log_scale: float | None) -> Float
     return result
 
 
+def _continuous_bernoulli_draw(output: Floats, u: Floats, log_scale: float | None) -> Floats:
+    """The inverse of the distribution function: log(1 + u (e^l - 1)) / l, with the logit l.
+
+    Source: Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
+    """
+    logits = _bounded(output)
+    rising = logits > 0  # 1 - x has the logit -l, and e^-|l| does not overflow
+    falling = -np.abs(logits).clip(min=1e-3)
+    drawn: Floats = np.log1p(u * np.expm1(falling)) / falling
+    return np.where(rising, 1 - drawn, drawn)
+
+
 def _gaussian_log_prob(x: Floats, mean: Floats, log_scale: float | None) -> Floats:
     scale = _scale(log_scale)
     constant = np.log(scale) + np.float32(0.5 * math.log(2 * math.pi))
@@ -100,6 +122,11 @@ def _gaussian_log_prob(x: Floats, mean: Floats, log_scale: float | None) -> Floa
 
 def _gaussian_mean(mean: Floats, log_scale: float | None) -> Floats:
     return mean
+
+
+def _gaussian_draw(mean: Floats, u: Floats, log_scale: float | None) -> Floats:
+    drawn: Floats = mean + _scale(log_scale) * philox.quantile(u)
+    return drawn
 
 
 def _logistic_log_prob(x: Floats, location: Floats, log_scale: float | None) -> Floats:
@@ -116,6 +143,16 @@ def _logistic_mean(location: Floats, log_scale: float | None) -> Floats:
     scale = _scale(log_scale)
     mean: Floats = scale * (_softplus(location / scale) - _softplus((location - 1) / scale))
     return mean
+
+
+def _logit(u: Floats) -> Floats:
+    logit: Floats = np.log(u) - np.log1p(-u)
+    return logit
+
+
+def _logistic_draw(location: Floats, u: Floats, log_scale: float | None) -> Floats:
+    drawn: Floats = location + _scale(log_scale) * _logit(u)
+    return drawn
 
 
 def _split_mixture(outputs: Floats) -> tuple[Floats, Floats, Floats, Floats]:
@@ -167,10 +204,36 @@ def _mixture_mean(outputs: Floats, log_scale: float | None) -> Floats:
     return np.moveaxis(np.float32(0.5) + np.float32(0.5) * weighted, 0, -3)
 
 
+def _mixture_draw(outputs: Floats, u: Floats, log_scale: float | None) -> Floats:
+    """A component by the first u of a pixel, then channel by channel the level of a logistic."""
+    logits, locations, log_scales, c = _split_mixture(np.moveaxis(outputs, -3, 0))
+    choosing, *others = np.moveaxis(u, -3, 0)
+    shares = np.exp(logits - np.logaddexp.reduce(logits, 0)).cumsum(0)
+    chosen = (choosing >= shares[:-1]).sum(0)[None, None]
+
+    def of_component(values: Floats) -> Floats:
+        return np.take_along_axis(values, chosen, 1)[:, 0]
+
+    c, drawn = of_component(c), list[Floats]()
+    pairs = zip(of_component(locations), _scale(of_component(log_scales)), others, strict=True)
+    for location, scale, each in pairs:
+        value = _coupled(location, c, drawn) + scale * _logit(each)
+        levels = (0.5 + 0.5 * value.clip(-1, 1)) * (LEVELS - 1)
+        drawn.append(2 * np.rint(levels) / (LEVELS - 1) - 1)
+    return np.moveaxis(0.5 + 0.5 * np.stack(drawn), 0, -3)
+
+
+def uniforms(likelihood: Likelihood, channels: int) -> int:
+    """How many u each position of an image needs."""
+    return channels + (likelihood == "logistic-mixture")
+
+
 PIXELS: Mapping[Likelihood, Pixel] = {
-    "bernoulli": Pixel(_bernoulli_log_prob, _bernoulli_mean),
-    "continuous-bernoulli": Pixel(_continuous_bernoulli_log_prob, _continuous_bernoulli_mean),
-    "gaussian": Pixel(_gaussian_log_prob, _gaussian_mean),
-    "logistic": Pixel(_logistic_log_prob, _logistic_mean),
-    "logistic-mixture": Pixel(_mixture_log_prob, _mixture_mean),
+    "bernoulli": Pixel(_bernoulli_log_prob, _bernoulli_mean, _bernoulli_draw),
+    "continuous-bernoulli": Pixel(
+        _continuous_bernoulli_log_prob, _continuous_bernoulli_mean, _continuous_bernoulli_draw
+    ),
+    "gaussian": Pixel(_gaussian_log_prob, _gaussian_mean, _gaussian_draw),
+    "logistic": Pixel(_logistic_log_prob, _logistic_mean, _logistic_draw),
+    "logistic-mixture": Pixel(_mixture_log_prob, _mixture_mean, _mixture_draw),
 }
