@@ -58,7 +58,7 @@ VARIANTS = (
     "--arch grid --hidden 16 --likelihood logistic-mixture",
     "--arch grid --hidden 16 --binarize dynamic",
 )
-LABELLED = "--condition labels", "--condition labels --prior flow"
+LABELLED = ("--condition labels",)
 """For images with classes; those of the double have none."""
 
 

@@ -81,6 +81,9 @@ ROWS = {
     "300-300-40-vae": Row(
         "784-300-300-40", "84.45", NOROUZI, f"{LARGE} --epochs 200 --warmup-epochs 50"
     ),
+    "300-300-40-short": Row(
+        "784-300-300-40", "84.45", NOROUZI, f"{LARGE} --epochs 140 --warmup-epochs 35"
+    ),
     "300-300-40-iw5": Row(
         "784-300-300-40",
         "",

@@ -217,12 +217,18 @@ def test_each_architecture_has_its_recipe(vaecli: Vaecli) -> None:
     pictures(Path("grey"), 16, mode="L")
     pictures(Path("colour"), 16)
     first = ("train", "-d", "grey", "--epochs", "1", "--data-dir", "cache", "--hidden", "4")
+    seven = ("--epochs", "7")
     for more, expected in (
         ((), {"lr": 6e-3, "batch_size": 128}),
         (("--arch", "conv"), recipe.RECIPES["conv"]),
         (("--arch", "conv", "--lr", "0.5"), {**recipe.RECIPES["conv"], "lr": 0.5}),
         (("--arch", "auto"), {"lr": 6e-3, "batch_size": 128}),
         (("-d", "colour", "--arch", "auto"), recipe.RECIPES["grid"]),
+        (("--arch", "conv", *seven), {"warmup_epochs": 0}),
+        (("-d", "colour", *seven), {"warmup_epochs": 3}),
+        (("-d", "colour", *seven, "--warmup-epochs", "0"), {"warmup_epochs": 0}),
+        (("-d", "colour", *seven, "--patience", "1"), {"warmup_epochs": 0}),
+        (("-d", "colour", *seven, "--schedule", "constant"), {"warmup_epochs": 0}),
     ):
         outcome = vaecli(*first, *more, "--json", "--dry-run")
         assert outcome.code == 0, outcome.err

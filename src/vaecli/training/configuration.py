@@ -21,7 +21,12 @@ from vaecli.data.dataset import Dataset
 from vaecli.data.levels import as_settings
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, UsageError, as_options
-from vaecli.training.recipe import COLOUR_LIKELIHOODS, RECIPES, SMALL_SET_STEPS
+from vaecli.training.recipe import (
+    COLOUR_LIKELIHOODS,
+    GRID_WARMUP,
+    RECIPES,
+    SMALL_SET_STEPS,
+)
 from vaecli.training.settings import Settings
 
 CLASSIC_SIDE = 32
@@ -102,7 +107,9 @@ def configuration(
     settings = replace(settings, arch=_arch(settings, dataset))
     return RunConfig(
         model=_model(settings, dataset),
-        training=_long_enough(training(settings, init_from), settings, dataset),
+        training=_warmed_up(
+            _long_enough(training(settings, init_from), settings, dataset), settings
+        ),
         data=_data(dataset),
         environment=environment,
     )
@@ -139,6 +146,18 @@ def _long_enough(config: TrainConfig, settings: Settings, dataset: Dataset) -> T
     images = config.fitted(len(dataset.train), validation)
     steps = -(-images // config.batch_size)
     return replace(config, epochs=max(config.epochs, -(-SMALL_SET_STEPS // steps)))
+
+
+def _warmed_up(config: TrainConfig, settings: Settings) -> TrainConfig:
+    """The weight of a grid's rate rises, unless the user says otherwise.
+
+    Not where the number of epochs may still grow, as with a constant learning rate, nor with
+    --patience: a loss that gets worse while the weight rises would end the training.
+    """
+    fixed = config.schedule != "constant" and not config.patience and config.init_from is None
+    if settings.arch != "grid" or settings.warmup_epochs is not None or not fixed:
+        return config
+    return replace(config, warmup_epochs=int(GRID_WARMUP * config.epochs))
 
 
 def _architecture(settings: Settings) -> dict[str, Any]:

@@ -203,7 +203,12 @@ class Settings:
     ] = None
     warmup_epochs: Annotated[
         int | None,
-        Setting("Epochs over which beta rises from 0.", OBJECTIVE, "N", TrainConfig.warmup_epochs),
+        Setting(
+            "Epochs over which beta rises from 0.",
+            OBJECTIVE,
+            "N",
+            f"{TrainConfig.warmup_epochs}, or half of them for grid",
+        ),
     ] = None
     free_bits: Annotated[
         float | None,
