@@ -23,7 +23,6 @@ from vaecli.data.origin import Options
 from vaecli.errors import DataError, UsageError, as_options
 from vaecli.training.recipe import (
     COLOUR_LIKELIHOODS,
-    GRID_WARMUP,
     RECIPES,
     SMALL_SET_STEPS,
 )
@@ -105,11 +104,11 @@ def configuration(
             "Leave --patience out, or use more images.",
         )
     settings = replace(settings, arch=_arch(settings, dataset))
+    model = _model(settings, dataset)
+    long_enough = _long_enough(training(settings, init_from), settings, dataset)
     return RunConfig(
-        model=_model(settings, dataset),
-        training=_warmed_up(
-            _long_enough(training(settings, init_from), settings, dataset), settings
-        ),
+        model=model,
+        training=_warmed_up(long_enough, settings, model),
         data=_data(dataset),
         environment=environment,
     )
@@ -148,16 +147,19 @@ def _long_enough(config: TrainConfig, settings: Settings, dataset: Dataset) -> T
     return replace(config, epochs=max(config.epochs, -(-SMALL_SET_STEPS // steps)))
 
 
-def _warmed_up(config: TrainConfig, settings: Settings) -> TrainConfig:
-    """The weight of a grid's rate rises, unless the user says otherwise.
+def _warmed_up(config: TrainConfig, settings: Settings, model: ModelConfig) -> TrainConfig:
+    """The weight of the rate rises over the whole training of a grid with logistic-mixture.
 
-    Not where the number of epochs may still grow, as with a constant learning rate, nor with
-    --patience: a loss that gets worse while the weight rises would end the training.
+    With its whole weight from the start, latents are given up before the decoder can use them: at
+    equal loss, reconstructions and samples are worse (docs/convolutions.md).  Not where the number
+    of epochs may still grow, as with a constant learning rate, nor with --patience: a loss that
+    gets worse while the weight rises would end the training.
     """
     fixed = config.schedule != "constant" and not config.patience and config.init_from is None
-    if settings.arch != "grid" or settings.warmup_epochs is not None or not fixed:
+    detailed = model.arch == "grid" and model.likelihood == "logistic-mixture"
+    if settings.warmup_epochs is not None or not (detailed and fixed):
         return config
-    return replace(config, warmup_epochs=int(GRID_WARMUP * config.epochs))
+    return replace(config, warmup_epochs=config.epochs)
 
 
 def _architecture(settings: Settings) -> dict[str, Any]:

@@ -12,11 +12,6 @@ RECIPES: dict[Arch, dict[str, Any]] = {
     "grid": {"lr": 2e-2, "batch_size": 32},
 }
 """Fields of TrainConfig whose tuned defaults are others for an architecture."""
-GRID_WARMUP = 0.5
-"""Share of the epochs over which the weight of a grid's rate rises, where it is not given.
-
-With its whole weight from the start, many latents are given up before the decoder can use them.
-"""
 COLOUR_LIKELIHOODS: dict[Arch, Likelihood] = {
     "mlp": "logistic",
     "conv": "logistic-mixture",
