@@ -85,6 +85,7 @@ def test_pixels_are_drawn_by_seed_and_place(vaecli: Vaecli, trained: Path) -> No
     mean, drawn, other = (np.load(f"{name}.npy").astype(float) for name in kinds)
     assert set(np.unique(drawn)) == {0, 255}  # as a Bernoulli draws
     assert (drawn != other).any()
+    assert len(np.unique(drawn.reshape(400, -1), axis=0)) == 400
     error = np.sqrt((255 * mean[0] + 255) / 400)  # of an average of 400, at most
     assert (np.abs(drawn.mean(0) - mean[0]) < 5 * error).all()
     # the model in torch gives the same draws, but for a pixel whose chance is rounded otherwise

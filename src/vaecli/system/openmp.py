@@ -7,7 +7,8 @@ import os
 SPIN_COUNT = 3000
 """How often a waiting thread looks again before it sleeps; libgomp's own choice is 300,000.
 
-The smallest that costs nothing on a quiet machine, by benchmarks/busy_core.py.
+Fewer help more beside a busy core, but 1,000 cost an eighth of the speed of the default training on
+a quiet machine, where 5,000 cost nothing (benchmarks/busy_core.py, docs/faq.md).
 """
 
 
