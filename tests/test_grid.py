@@ -209,6 +209,18 @@ def expect_groups(found: dict[str, Any], rows: str) -> None:
     assert active.sum() == found["active_units"]
 
 
+def test_more_epochs_are_refused_for_the_schedule_that_was_planned(vaecli: Vaecli) -> None:
+    """Not for the weight of the rate, which follows from the epochs and was never given."""
+    Path("photos").mkdir()
+    for number, image in enumerate(pixels((3, 16, 16), 12)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(f"photos/{number}.png")
+    asked = ("train", "--data", "photos", "--hidden", "8", "--data-dir", "cache", "-o", "run")
+    assert vaecli(*asked, "--epochs", "1").code == 0
+    refused = vaecli(*asked, "--epochs", "3")
+    assert refused.code == ExitCode.USAGE
+    assert "only --schedule constant can be extended" in refused.err
+
+
 def test_one_run_is_a_model_to_every_command(
     vaecli: Vaecli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,14 @@ def no_place(header: dict[str, Any]) -> None:
     del header["encoder.mean.bias"]["data_offsets"]
 
 
+def true_shape(header: dict[str, Any]) -> None:
+    header["decoder.log_scale"] = {**header["encoder.mean.bias"], "shape": [True]}
+
+
+def true_place(header: dict[str, Any]) -> None:
+    header["encoder.mean.bias"]["data_offsets"][0] = False
+
+
 def rename(header: dict[str, Any]) -> None:
     header["../../etc/passwd"] = header.pop("encoder.mean.bias")
 
@@ -107,6 +115,8 @@ def nan_weights() -> bytes:
         (edited(set_offsets), "misplaces tensor"),
         (edited(overlap), "misplaces tensor"),
         (edited(no_place), "does not place tensor"),
+        (edited(true_place), "does not place tensor"),
+        (edited(true_shape), "malformed"),
         (edited(rename), "do not fit"),
         (about(format=99), "upgrade vaecli"),
         (about(format="1"), "not one vaecli writes"),

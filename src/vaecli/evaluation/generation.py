@@ -71,7 +71,7 @@ def decode(
     *,
     pixel_seed: int | None = None,
 ) -> Bytes:
-    """The mean image of p(x|z) for latents (N, L), as (N, C, H, W) uint8.
+    """The mean image of p(x|z), or a draw, for latents (N, L), as (N, C, H, W) uint8.
 
     Args:
         runner: the model.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -50,7 +50,7 @@ class Header:
         shapes: dtype and shape by tensor name, as the file states them.
         sha256: digest the tensors must have.
         start: where the tensors begin, in bytes from the start of the file.
-        places: first and last byte of each tensor, from there.
+        places: where each tensor begins and ends, from there.
     """
 
     info: dict[str, Any]
@@ -228,16 +228,21 @@ def _about(metadata: object) -> tuple[dict[str, Any], str]:
 
 def _shape(name: str, entry: object) -> tuple[str, tuple[int, ...]]:
     match entry:
-        case {"dtype": str(dtype), "shape": [*shape]} if dtype in DTYPES:
+        case {"dtype": str(dtype), "shape": [*shape]} if dtype in DTYPES and _are_sizes(shape):
             return DTYPES[dtype], tuple(shape)
     raise ValueError(f"its entry for tensor {name[:80]!r} is malformed")
 
 
 def _place(name: str, entry: dict[str, Any]) -> tuple[int, int]:
     match entry.get("data_offsets"):
-        case [int(start), int(stop)]:
+        case [start, stop] if _are_sizes([start, stop]):
             return start, stop
     raise ValueError(f"it is damaged: its header does not place tensor {name[:80]!r}")
+
+
+def _are_sizes(values: Sequence[object]) -> bool:
+    """Whether they are whole numbers from 0 on; JSON's true is none."""
+    return all(type(value) is int and value >= 0 for value in values)
 
 
 def _check_count(shapes: Shapes) -> None:

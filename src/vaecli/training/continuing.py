@@ -60,6 +60,8 @@ def _grown(earlier: directory.Run, epochs: int) -> directory.Run:
     training = earlier.config.training
     if epochs <= training.epochs:
         return earlier
+    if training.warmup_epochs == training.epochs and training.schedule != "constant":
+        training = replace(training, warmup_epochs=epochs)  # as the default of a grid in colour
     training = replace(training, epochs=epochs)
     return directory.Run(earlier.path, replace(earlier.config, training=training))
 

@@ -207,7 +207,7 @@ class Settings:
             "Epochs over which beta rises from 0.",
             OBJECTIVE,
             "N",
-            f"{TrainConfig.warmup_epochs}; grid in colour: all",
+            f"{TrainConfig.warmup_epochs}; grid in colour: all, but not with --patience",
         ),
     ] = None
     free_bits: Annotated[
