@@ -289,7 +289,7 @@ def weights_files() -> Iterator[Case]:
     yield "shape-0-by-2-40", tensor(shape=[0, 2**40], data_offsets=[0, 0]), 4, ""
     yield "shape-of-9", tensor(shape=[1] * 9), 4, "do not fit"
     yield "shape-negative", tensor(shape=[-2]), 4, "do not fit"
-    yield "shape-true", tensor(shape=[True, 2]), 4, "do not fit"
+    yield "shape-true", tensor(shape=[True, 2]), 4, "malformed"
     yield "shape-transposed", with_state(**{bias: STATE[bias][None]}), 4, "do not fit"
     yield "offsets-huge", tensor(data_offsets=[0, 2**40]), 4, "it is damaged"
     yield "offsets-swapped", tensor(data_offsets=[8, 0]), 4, "it is damaged"

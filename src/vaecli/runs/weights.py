@@ -228,21 +228,21 @@ def _about(metadata: object) -> tuple[dict[str, Any], str]:
 
 def _shape(name: str, entry: object) -> tuple[str, tuple[int, ...]]:
     match entry:
-        case {"dtype": str(dtype), "shape": [*shape]} if dtype in DTYPES and _are_sizes(shape):
+        case {"dtype": str(dtype), "shape": [*shape]} if dtype in DTYPES and not _has_bool(shape):
             return DTYPES[dtype], tuple(shape)
     raise ValueError(f"its entry for tensor {name[:80]!r} is malformed")
 
 
 def _place(name: str, entry: dict[str, Any]) -> tuple[int, int]:
     match entry.get("data_offsets"):
-        case [start, stop] if _are_sizes([start, stop]):
+        case [int(start), int(stop)] if not _has_bool([start, stop]):
             return start, stop
     raise ValueError(f"it is damaged: its header does not place tensor {name[:80]!r}")
 
 
-def _are_sizes(values: Sequence[object]) -> bool:
-    """Whether they are whole numbers from 0 on; JSON's true is none."""
-    return all(type(value) is int and value >= 0 for value in values)
+def _has_bool(values: Sequence[object]) -> bool:
+    """Whether JSON's true or false is among them, which Python takes for the numbers 1 and 0."""
+    return any(isinstance(value, bool) for value in values)
 
 
 def _check_count(shapes: Shapes) -> None:
