@@ -240,7 +240,7 @@ def test_out_of_memory_blames_what_fills_it(
 def test_out_of_memory_blames_no_batch_of_samples(
     vaecli: Vaecli, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **named: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("vaecli.evaluation.generation.decode", full)
