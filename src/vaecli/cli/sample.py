@@ -53,11 +53,7 @@ class Asked:
     temperature: Annotated[float, option("Spread of the draws of the prior.", metavar="T")] = 1.0
     prior: fitted_prior.Choice = None
     draw_pixels: Annotated[
-        bool,
-        option(
-            "Draw every pixel from p(x|z) instead of taking its mean.",
-            "--draw-pixels",
-        ),
+        bool, option("Draw every pixel from p(x|z) instead of taking its mean.", "--draw-pixels")
     ] = False
     label: Annotated[
         str | None,

@@ -234,5 +234,6 @@ def _moments(model: VAE) -> tuple[Tensor, Tensor] | tuple[None, None]:
         return None, None
     like = next(model.parameters())
     mean, std = numpy_learned_prior.of(model.config, model.weights()).moments
-    first, second = (torch.from_numpy(part).to(like.dtype) for part in (mean, std))
-    return first.to(like.device), second.to(like.device)
+    # in two steps: Metal takes no float64
+    first, second = (torch.from_numpy(part).to(like.dtype).to(like.device) for part in (mean, std))
+    return first, second

@@ -65,11 +65,7 @@ def batch_size(config: ModelConfig) -> int:
 
 
 def decode(
-    runner: Runner,
-    latents: Floats,
-    labels: Labels | None = None,
-    *,
-    pixel_seed: int | None = None,
+    runner: Runner, latents: Floats, labels: Labels | None = None, *, pixel_seed: int | None = None
 ) -> Bytes:
     """The mean image of p(x|z), or a draw, for latents (N, L), as (N, C, H, W) uint8.
 

@@ -16,11 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vaecli.config import Likelihood
-from vaecli.model.distribution import (
-    Distribution,
-    learned_scale,
-    smoothed,
-)
+from vaecli.model.distribution import Distribution, learned_scale, smoothed
 from vaecli.model.logistic_mixture import LOGISTIC_MIXTURE
 from vaecli.model.numpy_likelihoods import HALF_LEVEL, MAX_LOGIT, NEAR_ZERO
 

@@ -25,11 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vaecli.config import MIXTURE_COMPONENTS, mixture_outputs
-from vaecli.model.distribution import (
-    Distribution,
-    learned_scale,
-    smoothed,
-)
+from vaecli.model.distribution import Distribution, learned_scale, smoothed
 from vaecli.model.numpy_likelihoods import LEVELS, LOG_SCALE_FLOOR
 
 HALF_LEVEL = 1 / (LEVELS - 1)

@@ -5,7 +5,7 @@ about itself, and a SHA-256 of the tensor bytes.  Equal content gives equal byte
 configuration, names and shapes are checked before memory is allocated.
 
 The safetensors library writes, but each tensor is read by itself: the library holds the whole file
-beside a copy of every tensor, which for `sample` with conv at 64x64 was 36 of 103 MB.
+beside a copy of every tensor, and to read 36 MB of weights took 68 MB where it takes 39.
 """
 
 from __future__ import annotations

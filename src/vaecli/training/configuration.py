@@ -21,11 +21,7 @@ from vaecli.data.dataset import Dataset
 from vaecli.data.levels import as_settings
 from vaecli.data.origin import Options
 from vaecli.errors import DataError, UsageError, as_options
-from vaecli.training.recipe import (
-    COLOUR_LIKELIHOODS,
-    RECIPES,
-    SMALL_SET_STEPS,
-)
+from vaecli.training.recipe import COLOUR_LIKELIHOODS, RECIPES, SMALL_SET_STEPS
 from vaecli.training.settings import Settings
 
 CLASSIC_SIDE = 32
