@@ -20,6 +20,7 @@ from PIL import Image
 
 from conftest import Vaecli
 from test_convolution import lively
+from vaecli.cli import inputs
 from vaecli.config import Activation, Likelihood, ModelConfig
 from vaecli.data.pixels import as_float
 from vaecli.evaluation import generation
@@ -30,6 +31,7 @@ from vaecli.model.likelihoods import LIKELIHOODS
 from vaecli.model.numpy_likelihoods import PIXELS
 from vaecli.model.numpy_vae import NumpyVAE
 from vaecli.model.vae import VAE, TorchRunner, build
+from vaecli.runs import weights
 from vaecli.runs.load import BUNDLED_FILE
 from vaecli.system import threads
 
@@ -221,6 +223,50 @@ def test_no_command_of_these_imports_torch(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "whole"),
+    [
+        ((), False),
+        (("--latents", "latents.npy"), False),
+        (("--interpolate", "in.png", "in.png"), True),
+        (("--prior", "gmm"), True),
+        (("--device", "cpu", "-n", "3"), False),
+    ],
+)
+def test_sample_holds_the_encoder_only_where_it_encodes(
+    arguments: tuple[str, ...],
+    whole: bool,
+    vaecli: Vaecli,
+    trained: Path,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Image.fromarray(pixels(1, (28, 28))[0]).save("in.png")
+    np.save("latents.npy", np.zeros((3, 8)))
+    asked, read = list[bool](), weights.read_model
+
+    def noticed(path: Path, *, without: str | None = None) -> weights.ModelFile:
+        asked.append(without is None)
+        return read(path, without=without)
+
+    monkeypatch.setattr(weights, "read_model", noticed)
+    done = vaecli("sample", *arguments, "-m", trained, "--data-dir", data_dir)
+    assert done.code == 0, done.err
+    assert asked == [whole]
+
+
+def test_torch_gets_the_whole_model_where_numpy_would_be_slow(
+    vaecli: Vaecli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert vaecli("sample", "-n", "4", "-m", trained, "-o", "numpy.npy").code == 0
+    monkeypatch.setattr(inputs, "TORCH_IS_FASTER", 1)
+    done = vaecli("sample", "-n", "4", "-m", trained, "-v", "-o", "torch.npy")
+    assert done.code == 0, done.err
+    assert "computed in torch" in done.err
+    drawn = [np.load(f"{name}.npy").astype(int) for name in ("numpy", "torch")]
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+
+
 def test_hostile_files_are_refused_without_torch(trained: Path) -> None:
     """Every weights and latents file of the corpus, as the suite expects it, in one process."""
     corpus = Path(__file__).parent / "corpus"
@@ -237,7 +283,7 @@ def test_hostile_files_are_refused_without_torch(trained: Path) -> None:
     )
     command = [sys.executable, "-c", script, json.dumps(commands)]
     done = subprocess.run(command, capture_output=True, check=True)
-    results = [json.loads(line) for line in done.stderr.splitlines()]
+    results = [json.loads(line) for line in done.err.splitlines()]
     assert len(results) == len(rows)
     for row, (code, said) in zip(rows, results, strict=True):
         assert code == int(row["exit"]), row

@@ -132,6 +132,31 @@ def test_a_damaged_or_hostile_file_is_refused(data: bytes, words: str, tmp_path:
     path.write_bytes(data)
     with pytest.raises(ModelError, match=words):
         weights.read_model(path)
+    with pytest.raises(ModelError, match=words):
+        weights.read_model(path, without="")
+
+
+@pytest.mark.parametrize("block", [4, 64, 1 << 20])
+def test_weights_that_are_not_wanted_are_checked_all_the_same(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "BLOCK", block)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(DATA)
+    loaded = weights.read_model(path, without="encoder.").tensors
+    assert loaded.keys() == {name for name in STATE if name.startswith("decoder.")}
+    assert all(np.array_equal(loaded[name], STATE[name]) for name in loaded)
+    for name in ("encoder.mean.bias", "encoder.hidden.0.weight"):
+        changed = {each: values.copy() for each, values in STATE.items()}
+        changed[name].flat[-1] = np.inf
+        path.write_bytes(weights.encode_model(CONFIG, changed))
+        with pytest.raises(ModelError, match=f"{name}.*infinite"):
+            weights.read_model(path, without="encoder.")
+    begin = weights.read_header(io.BytesIO(DATA))
+    for place in range(begin.start, len(DATA), 5):
+        path.write_bytes(DATA[:place] + bytes([DATA[place] ^ 1]) + DATA[place + 1 :])
+        with pytest.raises(ModelError, match="SHA-256"):
+            weights.read_model(path, without="encoder.")
 
 
 def test_every_truncation_is_refused() -> None:

@@ -20,12 +20,12 @@ TORCH_IS_FASTER = 55e9
 for about 4,000 digits of conv (36e9), and for 3,000 colour pictures of 64x64 (210e9)."""
 
 
-def load_model(common: Common, spec: str | None) -> LoadedModel:
+def load_model(common: Common, spec: str | None, *, decoder_only: bool = False) -> LoadedModel:
     """The model named by --model; says which one `latest` is."""
     from vaecli.runs.load import LATEST
     from vaecli.runs.load import load_model as load
 
-    loaded = load(spec or LATEST, download=common.download)
+    loaded = load(spec or LATEST, download=common.download, decoder_only=decoder_only)
     if spec in (None, LATEST):
         common.terminal.note(f"model: {loaded.path}")
     common.terminal.detail(f"{loaded.path}: {loaded.config}")
@@ -42,18 +42,17 @@ def in_torch(common: Common, loaded: LoadedModel) -> VAE:
     return loaded.model.to(where)
 
 
-def runner(common: Common, loaded: LoadedModel, images: int = 0) -> Runner:
-    """The model to make pictures with: numpy, which starts at once, unless a GPU is asked for.
-
-    Args:
-        common: options.
-        loaded: the model.
-        images: how many there are; with so many that importing torch is repaid, it is torch.
-    """
+def by_numpy(common: Common, loaded: LoadedModel, images: int) -> bool:
+    """Whether numpy computes this model: on the CPU, unless importing torch is repaid."""
     from vaecli.model import network
 
     few = images * network.products(loaded.config) < TORCH_IS_FASTER
-    if common.device in ("auto", "cpu") and few:
+    return common.device in ("auto", "cpu") and few
+
+
+def runner(common: Common, loaded: LoadedModel, images: int = 0) -> Runner:
+    """The model to make so many pictures with, in numpy, which starts at once, or in torch."""
+    if by_numpy(common, loaded, images):
         from vaecli.model.numpy_vae import NumpyVAE
 
         common.check_threads()

@@ -152,17 +152,20 @@ def sample(
         common.require_stdout()
     sample_output.check(asked.output, force=common.force, gif=asked.interpolate is not None)
 
-    from vaecli.cli.inputs import load_model, runner
+    from vaecli.cli.inputs import by_numpy, load_model, runner
     from vaecli.cli.walks import Walker
     from vaecli.runs.fitted_prior import require_replaceable
 
-    loaded = load_model(common, model)
+    mode, count = _mode(asked), asked.num_samples or 0
+    nothing_encoded = mode in (None, "latents") and asked.prior != "gmm"
+    loaded = load_model(common, model, decoder_only=nothing_encoded)
+    if not by_numpy(common, loaded, count):
+        loaded = loaded.whole()
     require_replaceable(loaded.config, asked.prior)
-    mode = _mode(asked)
     given = loaded
     if mode is not None or asked.label is not None:
         given = loaded.of_class(asked.label, "--label" if mode is None else f"--{mode}")
-    computed = runner(common, given, asked.num_samples or 0)
+    computed = runner(common, given, count)
     walker = Walker(common, given, computed, asked.data)
     if asked.interpolate is not None:
         start, end = map(options.home_text, asked.interpolate)

@@ -25,6 +25,7 @@ from vaecli.model.numpy_prior import (
     moments_of,
     quiet,
 )
+from vaecli.model.numpy_rows import product
 
 MOMENT_DRAWS = 10_000
 MOST_LOG_SCALE = 2.0
@@ -158,8 +159,8 @@ class Flow:
 
 def _coupling(kept: Floats, layers: tuple[Floats, ...]) -> tuple[Floats, Floats]:
     """Log scale and shift, as `prior.Coupling` gives them."""
-    hidden = np.maximum(kept @ layers[0].T + layers[1], 0)
-    scale, shift = np.split(hidden @ layers[2].T + layers[3], 2, axis=1)
+    hidden = np.maximum(product(kept, layers[0].T) + layers[1], 0)
+    scale, shift = np.split(product(hidden, layers[2].T) + layers[3], 2, axis=1)
     return MOST_LOG_SCALE * np.tanh(scale / MOST_LOG_SCALE), shift
 
 

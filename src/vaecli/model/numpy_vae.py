@@ -18,15 +18,13 @@ from vaecli.model import operations as op
 from vaecli.model.network import MAX_LOG_STD
 from vaecli.model.numpy_activations import ACTIVATIONS
 from vaecli.model.numpy_prior import quiet
+from vaecli.model.numpy_rows import product
 from vaecli.model.one_class import of_class
 from vaecli.model.operations import placed
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Weights = Mapping[str, Floats]
-
-ROWS = 8
-"""Rows of a product, filled up where there are fewer: with more, libraries round some otherwise."""
 
 
 class NumpyVAE:
@@ -213,15 +211,8 @@ class NumpyVAE:
         return features
 
     def _linear(self, operation: op.Linear, name: str, values: Floats) -> Floats:
-        kernel, bias = self._weights[f"{name}.weight"].T, self._weights[f"{name}.bias"]
-        result = np.empty((len(values), operation.outputs), np.float32)
-        for start in range(0, len(values), ROWS):
-            block = values[start : start + ROWS]
-            count = len(block)
-            if count < ROWS:
-                block = np.concatenate([block, np.zeros((ROWS - count, block.shape[1]), "f4")])
-            result[start : start + count] = (block @ kernel)[:count]
-        result += bias
+        result: Floats = product(values, self._weights[f"{name}.weight"].T)
+        result += self._weights[f"{name}.bias"]
         return result
 
     def _convolve(self, operation: op.Convolution, name: str, features: Floats) -> Floats:

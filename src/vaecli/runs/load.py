@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LATEST = "latest"
 BUNDLED = "digits"
 """Name of the model that comes with vaecli, and of the set it was trained on."""
+ENCODER = "encoder."
+"""What the names of the encoder's weights begin with."""
 BUNDLED_FILE = Path(__file__).with_name("digits.safetensors")
 """Made by benchmarks/bundled_model.py."""
 
@@ -31,7 +33,7 @@ class LoadedModel:
 
     Attributes:
         config: of the model.
-        weights: its parameters by name, float32.
+        weights: its parameters by name, float32; perhaps without the encoder's.
         path: the run directory or the weights file.
         run: the run, or None for a loose weights file.
         name: used in messages and in the names of output files.
@@ -53,6 +55,17 @@ class LoadedModel:
         from vaecli.model.vae import with_weights
 
         return with_weights(self.config, self.weights)
+
+    def whole(self) -> LoadedModel:
+        """With all weights, read again where those of the encoder were left out."""
+        if any(name.startswith(ENCODER) for name in self.weights):
+            return self
+        config, tensors = weights.read_model(self._file)
+        return replace(self, config=config, weights=tensors)
+
+    @property
+    def _file(self) -> Path:
+        return self.path if self.run is None else self.path / WEIGHTS
 
     def of_class(self, name: str | None, purpose: str) -> LoadedModel:
         """The model for the class that --label names; as it is, where it takes no classes.
@@ -87,15 +100,22 @@ class LoadedModel:
         return 0 if self.run is None else self.run.config.training.seed
 
 
-def load_model(spec: str, *, download: bool = True) -> LoadedModel:
+def load_model(spec: str, *, download: bool = True, decoder_only: bool = False) -> LoadedModel:
     """Turn a run directory, a weights file, `latest`, `digits` or `hf://OWNER/NAME` into a model.
+
+    Args:
+        spec: one of these.
+        download: whether the network may be used.
+        decoder_only: check the encoder's weights, but do not keep them.
 
     Raises:
         ModelError: there is none, or it is damaged.
         EnvironmentFailure: it lies on the Hub, and cannot be had from there.
     """
+    without = ENCODER if decoder_only else None
     if spec == BUNDLED:
-        return LoadedModel(*weights.read_model(BUNDLED_FILE), BUNDLED_FILE, None, BUNDLED, BUNDLED)
+        found = weights.read_model(BUNDLED_FILE, without=without)
+        return LoadedModel(*found, BUNDLED_FILE, None, BUNDLED, BUNDLED)
     if spec.startswith(hub.SCHEME):
         from vaecli.runs.hub import fetch
 
@@ -109,12 +129,12 @@ def load_model(spec: str, *, download: bool = True) -> LoadedModel:
             "Train one with `vaecli train`, or name another with -m; -m digits comes with vaecli.",
         )
     if not path.is_dir():
-        return LoadedModel(*weights.read_model(path), path, None, name)
+        return LoadedModel(*weights.read_model(path, without=without), path, None, name)
     run = open_run(path)
     if not run.committed:
         command = shell.join(["vaecli", "train", "--resume", str(path)])
         raise ModelError(f"the run {path} has no weights yet", f"Continue it with `{command}`.")
-    config, tensors = weights.read_model(path / WEIGHTS)
+    config, tensors = weights.read_model(path / WEIGHTS, without=without)
     if config != run.config.model:
         raise ModelError(
             f"{path}: {CONFIG} and {WEIGHTS} describe different models",
