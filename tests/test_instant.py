@@ -283,7 +283,7 @@ def test_hostile_files_are_refused_without_torch(trained: Path) -> None:
     )
     command = [sys.executable, "-c", script, json.dumps(commands)]
     done = subprocess.run(command, capture_output=True, check=True)
-    results = [json.loads(line) for line in done.err.splitlines()]
+    results = [json.loads(line) for line in done.stderr.splitlines()]
     assert len(results) == len(rows)
     for row, (code, said) in zip(rows, results, strict=True):
         assert code == int(row["exit"]), row
