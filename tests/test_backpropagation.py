@@ -12,6 +12,7 @@ from vaecli.config import Activation, Likelihood, ModelConfig, TrainConfig
 from vaecli.model.prior import kl_to_prior
 from vaecli.model.vae import VAE, build
 from vaecli.training.backpropagation import Backpropagation, covers
+from vaecli.training.flat import Flat
 from vaecli.training.objective import Outcome, objective
 
 CASES: list[dict[str, Any]] = [
@@ -38,6 +39,10 @@ def a_batch(model: VAE, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]
     return images.to(dtype), noise.to(dtype)
 
 
+def flat(model: VAE) -> Flat:
+    return Flat(dict(model.named_parameters()))
+
+
 def by_autograd(
     model: VAE, images: Tensor, noise: Tensor, beta: Tensor, free_bits: float
 ) -> tuple[Outcome, list[Tensor]]:
@@ -56,7 +61,10 @@ def test_it_is_the_gradient_of_the_objective(
     model = a_model(dtype, **fields)
     kl = kl_to_prior(*model.encoder(a_batch(model, 16, dtype)[0]))
     free_bits = kl.flatten().quantile(0.5).item() if free else 0.0
-    written_out, weight = Backpropagation(model, free_bits), torch.tensor(beta, dtype=dtype)
+    written_out, weight = (
+        Backpropagation(model, flat(model), free_bits),
+        torch.tensor(beta, dtype=dtype),
+    )
     for count in (16, 5, 1, 16):
         images, noise = a_batch(model, count, dtype)
         outcome, gradients = by_autograd(model, images, noise, weight, free_bits)
@@ -74,7 +82,7 @@ def test_products_in_bfloat16_are_those_of_autocast(fields: dict[str, Any]) -> N
     """As far from the gradient in float32 as autocast's, and from the same rounded weights."""
     model, weight = a_model(**fields), torch.ones(())
     images, noise = a_batch(model, 64, torch.float32)
-    written_out = Backpropagation(model, 0.0, torch.bfloat16)
+    written_out = Backpropagation(model, flat(model), 0.0, torch.bfloat16)
     for _ in range(2):
         _, exact = by_autograd(model, images, noise, weight, 0.0)
         with torch.autocast("cpu", torch.bfloat16):

@@ -26,8 +26,10 @@ class Distribution:
             where training starts.
         log_scale: where the learned log scale starts; None if there is none.
         levels: whether p is a probability over the 256 grey levels.
-        gradient: x and o to the derivative of log p(x|z) by o, written over o, for one that has no
-            log scale and is trained without autograd (`training/backpropagation.py`).
+        summed: x and o to log p(x|z) summed over the last axis, where there is a faster way.
+        with_gradient: x and o to that sum and to the derivative of log p(x|z) by o, written over o,
+            for one that has no log scale and is trained without autograd
+            (`training/backpropagation.py`).
 
     Example:
         >>> from vaecli.model.likelihoods import LIKELIHOODS
@@ -41,8 +43,8 @@ class Distribution:
     output_bias: Callable[[Tensor, int], Tensor]
     log_scale: float | None = None
     levels: bool = False
-    gradient: Callable[[Tensor, Tensor], Tensor] | None = None
     summed: Callable[[Tensor, Tensor], Tensor] | None = None
+    with_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 def learned_scale(log_scale: Tensor | None) -> Tensor:

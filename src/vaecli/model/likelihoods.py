@@ -44,20 +44,6 @@ def _bernoulli_log_prob(x: Tensor, logits: Tensor, log_scale: Tensor | None) -> 
     return x * logits - functional.softplus(logits)
 
 
-def _bernoulli_gradient(x: Tensor, logits: Tensor) -> Tensor:
-    """The derivative of `_bernoulli_log_prob` by the logit o, written over o.
-
-    ::
-
-        d log p(x|z) / do = x - S(o)
-
-    Example:
-        >>> _bernoulli_gradient(torch.tensor([1.0, 0.0]), torch.zeros(2))
-        tensor([ 0.5000, -0.5000])
-    """
-    return torch.sub(x, logits.sigmoid_(), out=logits)
-
-
 def _bernoulli_summed(x: Tensor, logits: Tensor) -> Tensor:
     """The sum of `_bernoulli_log_prob` over the last axis, in half the time.
 
@@ -75,11 +61,35 @@ def _bernoulli_summed(x: Tensor, logits: Tensor) -> Tensor:
     each = x * logits  # the only memory that is needed
     result = each.sum(-1)
     result -= torch.clamp(logits, min=0, out=each).sum(-1)
-    factors = torch.abs(logits, out=each).sigmoid_()
+    return result.add_(_summed_logs(torch.abs(logits, out=each).sigmoid_()))
+
+
+def _summed_logs(factors: Tensor) -> Tensor:
+    """The sum of the logs of numbers between 1/2 and 1, over the last axis."""
     whole = factors.shape[-1] // _FACTORS * _FACTORS
-    for part in (factors[..., :whole].unflatten(-1, (-1, _FACTORS)), factors[..., None, whole:]):
-        result += part.prod(-1).log().sum(-1)
-    return result
+    blocks: Tensor = factors[..., :whole].unflatten(-1, (-1, _FACTORS))
+    rest = factors[..., whole:].prod(-1)
+    return blocks.prod(-1).log().sum(-1).add_(rest.log())
+
+
+def _bernoulli_with_gradient(x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`_bernoulli_summed`, and the derivative of `_bernoulli_log_prob` by o, written over o.
+
+    ::
+
+        d log p(x|z) / do = x - S(o)
+        S(|o|)            = max(S(o), 1 - S(o))
+
+    Example:
+        >>> _bernoulli_with_gradient(torch.tensor([1.0, 0.0]), torch.zeros(2))
+        (tensor(-1.3863), tensor([ 0.5000, -0.5000]))
+    """
+    each = x * logits
+    result = each.sum(-1)
+    result -= torch.clamp(logits, min=0, out=each).sum(-1)
+    mean = logits.sigmoid_()
+    result += _summed_logs(torch.maximum(mean, torch.sub(1, mean, out=each), out=each))
+    return result, torch.sub(x, mean, out=mean)
 
 
 def _bernoulli_mean(logits: Tensor, log_scale: Tensor | None) -> Tensor:
@@ -271,8 +281,8 @@ LIKELIHOODS: Mapping[Likelihood, Distribution] = {
         _bernoulli_log_prob,
         _bernoulli_mean,
         _bernoulli_output_bias,
-        gradient=_bernoulli_gradient,
         summed=_bernoulli_summed,
+        with_gradient=_bernoulli_with_gradient,
     ),
     "continuous-bernoulli": Distribution(
         _continuous_bernoulli_log_prob,

@@ -10,17 +10,18 @@ Axes: B batch, D pixels, L latent dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vaecli.config import Activation, TrainConfig
-from vaecli.model.bounds import beta_objective, log_likelihood
+from vaecli.model.bounds import beta_objective
 from vaecli.model.likelihoods import LIKELIHOODS
 from vaecli.model.prior import kl_to_prior
 from vaecli.model.vae import VAE
+from vaecli.training.flat import Flat
 from vaecli.training.objective import Outcome
 
 _aten = torch.ops.aten
@@ -59,7 +60,7 @@ def covers(model: VAE, config: TrainConfig, device: torch.device) -> bool:
     return (
         device.type == "cpu"
         and model.config.arch == "mlp"
-        and LIKELIHOODS[model.config.likelihood].gradient is not None
+        and LIKELIHOODS[model.config.likelihood].with_gradient is not None
         and config.importance_samples == 1
         and model.prior is None
         and not model.config.classes
@@ -71,19 +72,40 @@ class Backpropagation:
 
     Args:
         model: an MLP that `covers` accepts.
+        flat: its parameters; their gradients are written there.
         free_bits: as for `objective`.
         products: the type of matrix products; that of the weights, if None.
     """
 
-    def __init__(self, model: VAE, free_bits: float, products: torch.dtype | None = None) -> None:
-        self._model, self._free_bits = model, free_bits
-        activation, dtype = model.config.activation, products or model.encoder.mean.weight.dtype
-        self._encoder = [_Layer(each, dtype, activation) for each in _linear(model.encoder.hidden)]
-        self._mean = _Layer(model.encoder.mean, dtype)
-        self._log_variance = _Layer(model.encoder.log_variance, dtype)
-        self._decoder = [_Layer(each, dtype, activation) for each in _linear(model.decoder.hidden)]
-        assert isinstance(model.decoder.output, nn.Linear)
-        self._output = _Layer(model.decoder.output, dtype)
+    def __init__(
+        self, model: VAE, flat: Flat, free_bits: float, products: torch.dtype | None = None
+    ) -> None:
+        self._flat, self._free_bits = flat, free_bits
+        self._likelihood = model.config.likelihood
+        self._rounds = products not in (None, flat.values.dtype)
+        # without rounding these are the parameters and the gradient themselves
+        self._values = flat.values.to(products)
+        self._gradients = flat.gradients.to(products)
+        activation = FUNCTIONS[model.config.activation]
+        names = [name for name, each in model.named_modules() if isinstance(each, nn.Linear)]
+        self._encoder, self._decoder = (
+            [self._layer(name, activation=activation) for name in names if name.startswith(network)]
+            for network in ("encoder.hidden", "decoder.hidden")
+        )
+        self._heads = self._layer("encoder.mean", "encoder.log_variance")
+        self._output = self._layer("decoder.output")
+
+    def _layer(self, *names: str, activation: _Function | None = None) -> _Layer:
+        """A layer, or several of the same input as one."""
+        weights, biases = ([f"{name}.{part}" for name in names] for part in ("weight", "bias"))
+        of = self._flat.of
+        return _Layer(
+            of(self._values, *weights),
+            of(self._values, *biases),
+            of(self._gradients, *weights),
+            of(self._flat.gradients, *biases),
+            activation,
+        )
 
     @torch.no_grad()
     def __call__(self, images: Tensor, noise: Tensor, beta: Tensor) -> Outcome:
@@ -95,25 +117,25 @@ class Backpropagation:
             beta: weight of the rate, a number.
         """
         x, count, dtype = images.flatten(1), len(images), images.dtype
+        if self._rounds:
+            self._values.copy_(self._flat.values)
         features = x
         for layer in self._encoder:
             features = layer.forward(features)
-        heads = self._mean, self._log_variance
-        mean, log_variance = (head.forward(features).to(dtype) for head in heads)
+        mean, log_variance = self._heads.forward(features).to(dtype).chunk(2, 1)
         std = torch.exp(0.5 * log_variance)
         features = torch.addcmul(mean, std, noise)
         for layer in self._decoder:
             features = layer.forward(features)
         output = self._output.forward(features).to(dtype)
 
-        name = self._model.config.likelihood
-        distortion, kl = -log_likelihood(x, output, name), kl_to_prior(mean, log_variance)
+        with_gradient = LIKELIHOODS[self._likelihood].with_gradient
+        assert with_gradient is not None
+        likelihoods, gradient = with_gradient(x, output)
+        distortion, kl = -likelihoods, kl_to_prior(mean, log_variance)
         minimised = beta_objective(distortion, kl, beta=beta, free_bits=self._free_bits)
 
-        by_output = LIKELIHOODS[name].gradient
-        assert by_output is not None
-        gradient = by_output(x, output).mul_(-1 / count)  # over `output`, which is of no more use
-        gradient = self._output.backward(gradient)
+        gradient = self._output.backward(gradient.mul_(-1 / count))
         for layer in reversed(self._decoder):
             gradient = layer.backward(gradient)
         gradient = gradient.to(dtype)
@@ -122,11 +144,13 @@ class Backpropagation:
         if self._free_bits:
             by_kl = by_kl * (kl >= self._free_bits)
         by_log_variance = 0.5 * (gradient * noise * std + by_kl * torch.expm1(log_variance))
-        gradient = self._log_variance.backward(by_log_variance).add_(
-            self._mean.backward(gradient + by_kl * mean)
-        )
+        by_mean = gradient + by_kl * mean
+        gradient = self._heads.backward(torch.cat([by_mean, by_log_variance], 1))
         for place, layer in reversed(list(enumerate(self._encoder))):
             gradient = layer.backward(gradient, by_input=place > 0)
+        if self._rounds:
+            matrices = slice(self._flat.matrices)  # biases have their gradient already, in full
+            self._flat.gradients[matrices].copy_(self._gradients[matrices])
         return Outcome(minimised, distortion, kl.sum(1))
 
 
@@ -134,22 +158,24 @@ class _Layer:
     """An affine layer y = f(x W^T + b), with f an activation or nothing, and its gradient.
 
     Args:
-        linear: its weights.
-        dtype: what its products are computed in; x and y are of this type too.
-        activation: the name of f.
+        weight: W, (out, in), in the type of x and y.
+        bias: b, (out,).
+        by_weight: memory for the gradient by W.
+        by_bias: memory for that by b, in its own type.
+        function: f.
     """
 
     def __init__(
-        self, linear: nn.Linear, dtype: torch.dtype, activation: Activation | None = None
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        by_weight: Tensor,
+        by_bias: Tensor,
+        function: _Function | None = None,
     ) -> None:
-        self._parameters = linear.weight, linear.bias
-        self._gradients = torch.empty_like(linear.weight), torch.empty_like(linear.bias)
-        self._rounds = dtype != linear.weight.dtype
-        # without rounding these are the parameters and the gradient themselves
-        self._weight, self._bias = (each.detach().to(dtype) for each in self._parameters)
-        self._by_weight = self._gradients[0].to(dtype)
-        self._transposed = self._weight.t()
-        self._function = None if activation is None else FUNCTIONS[activation]
+        self._weight, self._bias, self._transposed = weight, bias, weight.t()
+        self._by_weight, self._by_bias = by_weight, by_bias
+        self._function = function
         self._allocate(0)
 
     def _allocate(self, count: int) -> None:
@@ -167,12 +193,8 @@ class _Layer:
         """Map x (B, in) to y (B, out), which the next call overwrites."""
         if x.shape[0] != self._count:
             self._allocate(x.shape[0])
-        if self._rounds:
-            self._weight.copy_(self._parameters[0])
-            self._bias.copy_(self._parameters[1])
-            x = x.to(self._weight.dtype)
-        self._input = x
-        torch.addmm(self._bias, x, self._transposed, out=self._before)
+        self._input = x.to(self._weight.dtype)
+        torch.addmm(self._bias, self._input, self._transposed, out=self._before)
         if self._function is None:
             return self._before
         return self._function.apply(self._before, out=self._after)
@@ -184,19 +206,11 @@ class _Layer:
             by_output: gradient by the y of the last `forward`, (B, out).
             by_input: whether the gradient by x is wanted.
         """
-        gradient = by_output.to(self._weight.dtype) if self._rounds else by_output
+        gradient = by_output.to(self._weight.dtype)
         if self._function is not None:
             gradient = self._function.backward(gradient, self._before, grad_input=self._by_before)
         torch.mm(gradient.t(), self._input, out=self._by_weight)
-        torch.sum(gradient, 0, dtype=self._gradients[1].dtype, out=self._gradients[1])
-        if self._rounds:
-            self._gradients[0].copy_(self._by_weight)
-        for parameter, found in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = found
+        torch.sum(gradient, 0, dtype=self._by_bias.dtype, out=self._by_bias)
         if not by_input:
             return gradient
         return torch.mm(gradient, self._weight, out=self._by_input)
-
-
-def _linear(layers: nn.Module) -> Iterator[nn.Linear]:
-    return (layer for layer in layers.modules() if isinstance(layer, nn.Linear))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from vaecli.training.flat import Flat
+
 EPSILON = 1e-8
 
 
@@ -24,30 +26,45 @@ class Adam:
     Args:
         parameters: what to optimise, by name.
         betas: decay of the running means of the gradient and of its square.
+        flat: the same parameters, where one vector holds them and another their gradients, which
+            are then written anew in each step.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], betas: tuple[float, float]) -> None:
-        self._parameters = dict(parameters)
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        betas: tuple[float, float],
+        flat: Flat | None = None,
+    ) -> None:
+        self._parameters, self._flat = dict(parameters), flat
         self._betas = betas
-        values = self._parameters.values()
-        self._steps = [torch.zeros((), device=value.device) for value in values]
-        self._means = [torch.zeros_like(value, requires_grad=False) for value in values]
-        self._squares = [torch.zeros_like(value, requires_grad=False) for value in values]
-        device = next(iter(values)).device
+        self._values = list[Tensor](self._parameters.values()) if flat is None else [flat.values]
+        device = self._values[0].device
+        self._steps = [torch.zeros((), device=device) for _ in self._values]
+        self._means = [torch.zeros_like(value, requires_grad=False) for value in self._values]
+        self._squares = [torch.zeros_like(value, requires_grad=False) for value in self._values]
         self._on_gpu = device.type == "cuda"
         self._rate = torch.zeros((), device=device)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each state tensor with its name; the tensors themselves, not copies."""
+        flat = self._flat
         kinds = {"step": self._steps, "exp_avg": self._means, "exp_avg_sq": self._squares}
         for kind, tensors in kinds.items():
-            for name, tensor in zip(self._parameters, tensors, strict=True):
-                yield f"{kind}.{name}", tensor
+            for place, name in enumerate(self._parameters):
+                if flat is None:
+                    yield f"{kind}.{name}", tensors[place]
+                else:
+                    yield (
+                        f"{kind}.{name}",
+                        tensors[0] if kind == "step" else flat.of(tensors[0], name),
+                    )
 
     def forget_gradients(self) -> None:
         """Drop the gradients before the next step."""
-        for value in self._parameters.values():
-            value.grad = None
+        if self._flat is None:
+            for value in self._parameters.values():
+                value.grad = None
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate; also applies to recorded CUDA graphs."""
@@ -56,10 +73,14 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """Take one step along the gradients."""
-        values: list[Tensor] = list(self._parameters.values())
+        gradients = (
+            [value.grad for value in self._values if value.grad is not None]
+            if self._flat is None
+            else [self._flat.gradients]
+        )
         adam(
-            values,
-            [value.grad for value in values if value.grad is not None],
+            self._values,
+            gradients,
             self._means,
             self._squares,
             [],

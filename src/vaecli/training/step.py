@@ -19,6 +19,7 @@ from vaecli.system.device import float64_home, has_float64
 from vaecli.system.processes import ONE_PROCESS, Processes
 from vaecli.training.backpropagation import Backpropagation, covers
 from vaecli.training.cuda_graph import Replayed, recorder
+from vaecli.training.flat import Flat
 from vaecli.training.objective import Draws, Outcome, objective, passes
 from vaecli.training.optimizer import Adam, MuonAdam
 
@@ -70,10 +71,17 @@ class Stepper:
         self._model, self._config, self._processes = model, config, processes
         self._device, self._dtype = device, dtype
         parameters = dict(model.named_parameters())
+        self._written_out: Backpropagation | None = None
+        """What a step computes, without autograd, where that is faster."""
+        flat = None
+        if processes is ONE_PROCESS and covers(model, config, device):
+            low = torch.bfloat16 if config.precision == "bf16" else None
+            flat = Flat(parameters)
+            self._written_out = Backpropagation(model, flat, config.free_bits, low)
         self.optimizer: Adam | MuonAdam = (
             MuonAdam(parameters, GRID_BETAS)
             if model.config.arch == "grid"
-            else Adam(parameters, ADAM_BETAS)
+            else Adam(parameters, ADAM_BETAS, flat)
         )
         self._sums = torch.zeros(3, dtype=torch.float64, device=float64_home(device))
         self._waiting: list[Tensor] = []
@@ -83,12 +91,7 @@ class Stepper:
         self._batch = processes.parallel(
             _Batch(model, config.free_bits, config.gradient), self._example_objective
         )
-        """What a step computes; its gradients are shared by the processes."""
-        self._written_out: Backpropagation | None = None
-        """The same without autograd, where that is faster."""
-        if processes is ONE_PROCESS and covers(model, config, device):
-            low = torch.bfloat16 if config.precision == "bf16" else None
-            self._written_out = Backpropagation(model, config.free_bits, low)
+        """The same with autograd; its gradients are shared by the processes."""
         self._fit: Callable[..., None] = self._fit_batch
         if processes is ONE_PROCESS and (found := recorder(device)) is not None:
             self._fit = Replayed(self._fit_batch, found)
@@ -177,7 +180,7 @@ class Stepper:
 
     @torch.no_grad()
     def _add_sums(self, outcome: Outcome) -> None:
-        self._step_sums += torch.stack([term.sum() for term in outcome])
+        self._step_sums += torch.stack(outcome).sum(1)
 
     def _example_objective(self, batch: nn.Module) -> Tensor:
         """The objective of one black image."""
