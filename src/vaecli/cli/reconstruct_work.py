@@ -123,13 +123,15 @@ class Work:
         if not good:
             return read
         originals = np.stack([original for done in read if (original := done.original) is not None])
-        noise = generation.noise(
-            self.runner, places.start, places.stop, seed=self.seed, purpose="evaluation"
-        )[good]
+        scored, noise = self.common.terminal.json, None
+        if self.sample or scored:  # else what draws is not even imported
+            noise = generation.noise(
+                self.runner, places.start, places.stop, seed=self.seed, purpose="evaluation"
+            )[good]
         results, heats = self.reconstructed(originals, noise if self.sample else None)
         scores: list[dict[str, float]] | list[None] = [None] * len(good)
         written = list[tuple[Path, bytes]]()
-        if self.common.terminal.json:
+        if noise is not None and scored:
             scores = generation.score(self.runner, originals, noise, self.prior)
         for index, result, heat, values in zip(good, results, heats, scores, strict=True):
             original, job = read[index].original, jobs[places[index]]

@@ -225,6 +225,13 @@ class NumpyVAE:
         stride = operation.stride
         size = -(-height // stride), -(-width // stride)
         padded = _padded(features)
+        if stride == 1 and 2 * operation.outputs < channels:
+            kernel = self._kernel(f"{name} by tap", _by_tap, name)
+            result = np.zeros((operation.outputs, *size), np.float32)
+            for tap, part in enumerate(_parts(kernel, padded)):
+                top, left = divmod(tap, 3)
+                result += part[:, top : top + height, left : left + width]
+            return self._biased(operation, name, result.transpose(1, 2, 0))
         columns = np.empty((*size, 9, channels), np.float32)
         for tap in range(9):
             top, left = divmod(tap, 3)
@@ -247,9 +254,17 @@ class NumpyVAE:
         """
         height, width, channels = features.shape
         padded = _padded(features)
+        kernels = self._kernel(f"{name} doubled", _doubled, name)
+        if 2 * operation.outputs < channels:
+            kernel = self._kernel(f"{name} doubled by tap", _doubled_by_tap, name)
+            wide = np.zeros((operation.outputs, 2 * height, 2 * width), np.float32)
+            for number, part in enumerate(_parts(kernel, padded)):
+                (top, left), (down, right) = divmod(number // 4, 2), divmod(number % 4, 2)
+                down, right = top + down, left + right
+                wide[:, top::2, left::2] += part[:, down : down + height, right : right + width]
+            return self._biased(operation, name, wide.transpose(1, 2, 0))
         result = np.empty((2 * height, 2 * width, operation.outputs), np.float32)
         columns = np.empty((height, width, 4, channels), np.float32)
-        kernels = self._kernel(f"{name} doubled", _doubled, name)
         for phase in range(4):
             top, left = divmod(phase, 2)
             for tap in range(4):
@@ -290,6 +305,25 @@ def _padded(features: Floats) -> Floats:
     padded = np.zeros((height + 2, width + 2, channels), np.float32)
     padded[1:-1, 1:-1] = features
     return padded
+
+
+def _parts(kernel: Floats, padded: Floats) -> Floats:
+    """What each tap gives to every position, (taps, O, H, W), from a kernel (taps, O, I).
+
+    With fewer outputs than inputs, these are smaller than the neighbours of every position.
+    """
+    height, width, channels = padded.shape
+    product: Floats = kernel.reshape(-1, channels) @ padded.reshape(-1, channels).T
+    return product.reshape(*kernel.shape[:2], height, width)
+
+
+def _by_tap(weight: Floats) -> Floats:
+    return weight.transpose(2, 3, 0, 1).reshape(9, *weight.shape[:2])
+
+
+def _doubled_by_tap(weight: Floats) -> Floats:
+    outputs, inputs = weight.shape[:2]
+    return _doubled(weight).reshape(16, inputs, outputs).transpose(0, 2, 1)
 
 
 def _doubled(weight: Floats) -> Floats:
