@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -20,6 +21,7 @@ import vaecli as package
 from conftest import Vaecli
 from vaecli.errors import ExitCode, ModelError, UsageError
 from vaecli.evaluation import mixture as fitting
+from vaecli.evaluation import shrunk_mixture
 from vaecli.evaluation.latent_space import Embedding
 from vaecli.evaluation.mixture import fit
 from vaecli.model import numpy_prior
@@ -164,9 +166,47 @@ def test_many_latents_get_one_gaussian_that_is_better_than_both_of_its_ends() ->
     assert score < truth.log_prob(torch.from_numpy(fresh)).mean()
     for share in (0.0, 1.0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fitting, "SHRINKAGES", (share,))
+            patch.setattr(shrunk_mixture, "SHRINKAGES", (share,))
             end = fit(spread(draws.astype(np.float32), 1e-9), seed=0).mixture
         assert score > end.log_prob(fresh).mean() + 10
+
+
+def calm_and_wild(count: int, latents: int, seed: int) -> NDArray[np.float32]:
+    """Draws that are all wide or all narrow, as the latents of rough and of smooth pictures are."""
+    random = np.random.default_rng(seed)
+    scale = np.where(random.random((count, 1)) < 0.3, 1.6, 0.4)
+    return (scale * random.standard_normal((count, latents))).astype(np.float32)
+
+
+def test_many_latents_get_several_gaussians_where_that_is_better() -> None:
+    latents = 260
+    draws, fresh = (calm_and_wild(4000, latents, seed) for seed in (1, 2))
+    found = fit(spread(draws, 1e-9), seed=0)
+    weights = found.mixture.weights
+    assert len(weights) == shrunk_mixture.COMPONENTS
+    assert weights.sum() == pytest.approx(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shrunk_mixture, "MOST_LATENTS", 0)
+        one = fit(spread(draws, 1e-9), seed=0).mixture
+    assert len(one.weights) == 1
+    gain = found.mixture.log_prob(fresh).mean() - one.log_prob(fresh).mean()
+    truth = np.logaddexp(
+        *(
+            math.log(weight)
+            + torch.distributions.Normal(0, scale).log_prob(torch.from_numpy(fresh)).sum(1).numpy()
+            for weight, scale in ((0.3, 1.6), (0.7, 0.4))
+        )
+    ).mean()
+    assert 40 < gain < truth - one.log_prob(fresh).mean() + 1
+    drawn = np.abs(found.mixture.draw(2000, seed=0)).mean(1)
+    assert ((drawn < 0.6).mean(), (drawn > 1).mean()) == pytest.approx((0.7, 0.3), abs=0.05)
+    three = fit(spread(draws, 1e-9), seed=0, workers=3).mixture
+    assert (three.factors == fit(spread(draws, 1e-9), seed=0, workers=1).mixture.factors).all()
+
+
+def test_too_few_images_for_several_gaussians_get_one() -> None:
+    few = calm_and_wild(shrunk_mixture.DRAWS_PER_LATENT * 260, 260, seed=1)  # a sixth is held out
+    assert len(fit(spread(few, 1e-9), seed=0).mixture.weights) == 1
 
 
 @pytest.mark.parametrize("latents", [3, 300])

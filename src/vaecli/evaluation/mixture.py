@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaecli import philox
+from vaecli.evaluation import shrunk_mixture
 from vaecli.evaluation.generation import draw_latents
 from vaecli.evaluation.latent_space import Embedding
 from vaecli.evaluation.neighbours import closest, k_means, spread_out
+from vaecli.evaluation.shrunk_mixture import SPREAD
 from vaecli.model.numpy_prior import Mixture
 from vaecli.runs.fitted_prior import FittedPrior
 from vaecli.system.callbacks import Progress, no_progress
@@ -29,26 +30,18 @@ SIZES = 1, 10, 40, 100
 HELD_OUT = 6
 """One draw in this many is not fitted to, but chooses the size."""
 MAX_LATENTS = 256
-"""Covariances of more latents than this hold more numbers than images tell: then there is one
-Gaussian, whose covariance is drawn towards that of independent latents."""
+"""Covariances of more latents than this hold more numbers than images tell, and are shrunk."""
 MAX_COVARIANCE = 6000
 """A covariance of more latents takes too much memory and time."""
-SHRINKAGES = 0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0
-"""How far towards independence is tried."""
 TOLERANCE = 1e-3
 """The fit ends where a pass gains less than this, in nats per draw..."""
 PASSES = 100
 """...or after this many."""
-SPREAD = 1e-4
-"""Added to each variance, in those of all draws: no image alone, and no collapsed latent, then
-makes a spike."""
 SMALLEST_SCALE = 1e-6
 """Latents that vary less are taken for constants."""
 CENTRE_PASSES = 8
 CENTRE_DRAWS = 10_000
 """Draws among which the first centres are looked for."""
-DRAWS = 4096
-"""Draws of many latents whose products are summed at once."""
 BLOCK, FEWEST = 1 << 17, 256
 """Features, or shares of components, that are computed at once; of this many draws at least."""
 
@@ -89,7 +82,7 @@ def fit(
     order = philox.uniform(1, 0, count, seed=seed, purpose="mixture held out")[:, 0].argsort()
     held_out, fitted = np.split(draws[order], [count // HELD_OUT])
     if latent_dim > MAX_LATENTS:
-        best = _gaussian(fitted, held_out, progress)
+        best = shrunk_mixture.fit(fitted, held_out, workers=workers, progress=progress)
     else:
         best = _best_size(fitted, held_out, sizes, seed, workers, progress)
     means = centre + scale * best.means
@@ -117,36 +110,6 @@ def _best_size(
     progress("fitting the prior", len(sizes), len(sizes))
     assert best is not None
     return best
-
-
-def _gaussian(fitted: NDArray[Any], held_out: NDArray[Any], progress: Progress) -> Mixture:
-    """One Gaussian, whose covariance is shrunk as far as suits the draws that were held out.
-
-    With S the covariance of standardised draws, it is::
-
-        (1 - a) S + a I
-
-    Source: Ledoit & Wolf 2004, https://doi.org/10.1016/S0047-259X(03)00096-4, but for their a.
-    """
-    mean = fitted.mean(0, dtype=np.float64)
-    covariance = np.zeros((len(mean), len(mean)))
-    for start in range(0, len(fitted), DRAWS):
-        progress("fitting the prior", start, len(fitted))
-        part = fitted[start : start + DRAWS] - mean
-        covariance += part.T @ part
-    variances, axes = np.linalg.eigh(covariance / len(fitted))
-    variances = variances.clip(min=0)
-    squares = np.square((held_out - mean) @ axes).mean(0) if len(held_out) else np.ones_like(mean)
-
-    def score(share: float) -> float:
-        shrunk = (1 - share) * variances + share + SPREAD
-        return -float((squares / shrunk + np.log(shrunk)).sum())
-
-    best = max(SHRINKAGES, key=score)
-    shrunk = (1 - best) * variances + best + SPREAD
-    factor = np.linalg.cholesky((axes * shrunk) @ axes.T)
-    progress("fitting the prior", len(fitted), len(fitted))
-    return Mixture(np.ones(1), mean[None], factor[None])
 
 
 @dataclass

@@ -78,7 +78,7 @@ def _fit(
     embedding = latent_space.embed(embedder(len(images)), images, redraw_seed, seed)
     found = mixture.fit(embedding, seed=seed, workers=workers, progress=reading.progress)
     many = loaded.config.latents > mixture.MAX_LATENTS
-    chosen = "how far its latents depend on each other" if many else "how many"
+    chosen = "how many, and how far latents depend on each other" if many else "how many"
     note(
         f"prior: {_counted(found.mixture)} fitted to {found.fitted:,} latents of {source};"
         f" {found.held_out:,} others chose {chosen}"
