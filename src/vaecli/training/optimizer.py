@@ -53,12 +53,10 @@ class Adam:
         for kind, tensors in kinds.items():
             for place, name in enumerate(self._parameters):
                 if flat is None:
-                    yield f"{kind}.{name}", tensors[place]
+                    tensor = tensors[place]
                 else:
-                    yield (
-                        f"{kind}.{name}",
-                        tensors[0] if kind == "step" else flat.of(tensors[0], name),
-                    )
+                    tensor = tensors[0] if kind == "step" else flat.of(tensors[0], name)
+                yield f"{kind}.{name}", tensor
 
     def forget_gradients(self) -> None:
         """Drop the gradients before the next step."""
