@@ -19,8 +19,8 @@ from vaecli.system.threads import in_order
 Floats = NDArray[np.float32]
 
 BATCH_SIZE = 256
-BATCH_VALUES = 1 << 20
-"""Pixels of a batch at most: each of several threads holds one, 4 MiB as float32."""
+BATCH_VALUES = 1 << 18
+"""Pixels of a batch at most: each of several threads holds one, 1 MiB as float32."""
 
 
 class Runner(Protocol):
