@@ -204,6 +204,15 @@ def test_many_latents_get_several_gaussians_where_that_is_better() -> None:
     assert (three.factors == fit(spread(draws, 1e-9), seed=0, workers=1).mixture.factors).all()
 
 
+def test_a_few_images_that_vary_far_more_than_the_others() -> None:
+    """Sums in float32 left covariances of them that were not positive."""
+    random = np.random.default_rng(0)
+    low = random.standard_normal((1500, 2)) @ random.standard_normal((2, 300))
+    wild = low * np.exp(2 * random.standard_normal((1500, 1)))
+    found = fit(spread(wild.astype(np.float32), 1e-9), seed=0).mixture
+    assert np.isfinite(found.log_prob(wild)).all()
+
+
 def test_too_few_images_for_several_gaussians_get_one() -> None:
     few = calm_and_wild(shrunk_mixture.DRAWS_PER_LATENT * 260, 260, seed=1)  # a sixth is held out
     assert len(fit(spread(few, 1e-9), seed=0).mixture.weights) == 1
@@ -238,7 +247,7 @@ def test_fitted_once_and_named(vaecli: Vaecli, run: Path, data_dir: Path) -> Non
     plain = json.loads(vaecli("eval", *common, "--json").out)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     outcome = vaecli("eval", *common, "--json", "--prior", "gmm", "--importance-samples", "3")
-    assert "fitted to 417 latents of mnist, train split; 83 others" in outcome.err
+    assert "fitted to 417 latents of mnist, train split; chosen by 83 others" in outcome.err
     value = json.loads(outcome.out)
     changed = {path for path in before if path.read_bytes() != before[path]}
     assert not changed

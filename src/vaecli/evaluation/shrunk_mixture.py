@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,11 @@ SHRINKAGES = 0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0
 COMPONENTS = 4
 """Gaussians that are tried besides one: eight were less dense on held-out latents of a grid."""
 MOST_LATENTS = 2048
-"""Of more latents there is one Gaussian: the factors of several would take 128 MB and more."""
+"""Of more latents there is one Gaussian: four would take 128 MB on the disk, and 800 in memory."""
 DRAWS_PER_LATENT = 4
-"""There are to be as many draws, at least, for several Gaussians."""
+"""Several Gaussians are tried only with this many draws for each latent."""
 PASS_SHRINKAGE = 0.2
-"""How far covariances are shrunk in one pass of expectation-maximisation: more gain little."""
+"""How far covariances are shrunk in the one pass of expectation-maximisation.  More gain little."""
 BLOCK = 4096
 """Draws whose products are summed at once."""
 
@@ -74,12 +74,8 @@ def _gaussian(fitted: Floats, held_out: Floats) -> tuple[Mixture, float]:
     Returns:
         It, and a.
     """
-    mean = fitted.mean(0, dtype=np.float64)
-    covariance = np.zeros((len(mean), len(mean)))
-    for start in range(0, len(fitted), BLOCK):
-        part = fitted[start : start + BLOCK] - mean
-        covariance += part.T @ part
-    variances, axes = np.linalg.eigh(covariance / len(fitted))
+    _, mean, covariance = _moments(fitted, np.ones(len(fitted), fitted.dtype))
+    variances, axes = np.linalg.eigh(covariance)
     variances = variances.clip(min=0)
     squares = np.square((held_out - mean) @ axes).mean(0) if len(held_out) else np.ones_like(mean)
 
@@ -121,27 +117,22 @@ class _Fitting:
         first = self._shrunk(self._moments(groups), PASS_SHRINKAGE)
         progress("fitting the prior", 2, 3)
         moments = self._moments(_shares(self._densities(first, self.fitted))[0])
-        tried = [self._shrunk(moments, share) for share in SHRINKAGES if 0 < share < 1]
+        tried = (self._shrunk(moments, share) for share in SHRINKAGES if 0 < share < 1)
         return max(tried, key=self._score)
 
-    def _moments(self, shares: Floats) -> Sequence[_Moments]:
+    def _moments(self, shares: Floats) -> list[_Moments]:
         """Of each component, from the shares (N, J) that draws have in it."""
 
         def work(component: int) -> _Moments:
-            weights = shares[:, component]
-            count = float(weights.sum(dtype=np.float64)) + 1e-10  # it may have no draw at all
-            mean = (weights @ self.fitted) / count
-            covariance = np.zeros((len(mean), len(mean)))
-            for start in range(0, len(self.fitted), BLOCK):
-                rows = slice(start, start + BLOCK)
-                part = (self.fitted[rows] - mean) * np.sqrt(weights[rows, None])
-                covariance += part.T @ part
-            return _Moments(count, mean, covariance / count)
+            return _moments(self.fitted, shares[:, component])
 
         return [found for _, found in in_order(work, range(shares.shape[1]), self.workers)]
 
     def _densities(self, mixture: Mixture, draws: Floats) -> Floats:
-        """Log density of each component times its weight, (N, J), in the type of the draws."""
+        """Log density of each component times its weight, (N, J).
+
+        In the type of the draws: in float64, as `Mixture.log_prob` has it, it takes twice as long.
+        """
         latents = draws.shape[1]
 
         def work(component: int) -> Floats:
@@ -159,8 +150,8 @@ class _Fitting:
         return np.stack([found for _, found in in_order(work, components, self.workers)], 1)
 
     def _shrunk(self, moments: Sequence[_Moments], share: float) -> Mixture:
-        counts = np.array([each.count for each in moments])
-        common = sum(each.count * each.covariance for each in moments) / counts.sum()
+        totals = np.array([each.total for each in moments])
+        common = sum(each.total * each.covariance for each in moments) / totals.sum()
         identity = np.eye(len(common))
         common = (1 - self.independence) * common + self.independence * identity
         factors = [
@@ -168,19 +159,30 @@ class _Fitting:
             for each in moments
         ]
         means = np.stack([each.mean for each in moments]).astype(np.float64)
-        return Mixture(counts / counts.sum(), means, np.stack(factors))
+        return Mixture(totals / totals.sum(), means, np.stack(factors))
 
     def _score(self, mixture: Mixture) -> float:
         return float(_shares(self._densities(mixture, self.held_out))[1].mean())
 
 
-@dataclass
-class _Moments:
-    """Draws, mean (L,) and covariance (L, L) of a component."""
+class _Moments(NamedTuple):
+    """Sum of the weights, mean (L,) and covariance (L, L) of a component."""
 
-    count: float
+    total: float
     mean: Floats
     covariance: Floats
+
+
+def _moments(draws: Floats, weights: Floats) -> _Moments:
+    """Of draws (N, L) with weights (N,); float64, or rounding may leave a negative variance."""
+    total = float(weights.sum(dtype=np.float64)) + 1e-10  # there may be no draw at all
+    mean = (weights @ draws).astype(np.float64) / total
+    covariance = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(draws), BLOCK):
+        rows = slice(start, start + BLOCK)
+        part = (draws[rows] - mean) * np.sqrt(weights[rows, None])
+        covariance += part.T @ part
+    return _Moments(total, mean, covariance / total)
 
 
 def _shares(densities: Floats) -> tuple[Floats, Floats]:

@@ -32,7 +32,7 @@ def product(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
     filled = np.zeros((-(-count // ROWS) * ROWS, inputs), rows.dtype)
     filled[:count] = rows
     result = np.empty((len(filled), outputs), np.result_type(rows, matrix))
-    width = max(1, KEPT // inputs)
+    width = KEPT // inputs if 2 * inputs <= KEPT else outputs
     for left in range(0, outputs, width):
         columns = slice(left, left + width)
         part = matrix[:, columns]

@@ -219,8 +219,8 @@ class NumpyVAE:
         """One matrix product of the nine neighbours of every position with the kernel."""
         if operation.size == 1:
             kernel = self._kernel(name, lambda weight: weight[:, :, 0, 0].T)
-            product = features.reshape(-1, features.shape[2]) @ kernel
-            return self._biased(operation, name, product.reshape(*features.shape[:2], -1))
+            mixed = features.reshape(-1, features.shape[2]) @ kernel
+            return self._biased(operation, name, mixed.reshape(*features.shape[:2], -1))
         height, width, channels = features.shape
         stride = operation.stride
         size = -(-height // stride), -(-width // stride)
@@ -240,8 +240,8 @@ class NumpyVAE:
         kernel = self._kernel(
             name, lambda weight: weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
         )
-        product = columns.reshape(-1, 9 * channels) @ kernel
-        return self._biased(operation, name, product.reshape(*size, -1))
+        convolved = columns.reshape(-1, 9 * channels) @ kernel
+        return self._biased(operation, name, convolved.reshape(*size, -1))
 
     def _biased(self, operation: op.Convolution, name: str, features: Floats) -> Floats:
         return features + self._weights[f"{name}.bias"] if operation.bias else features
@@ -254,7 +254,6 @@ class NumpyVAE:
         """
         height, width, channels = features.shape
         padded = _padded(features)
-        kernels = self._kernel(f"{name} doubled", _doubled, name)
         if 2 * operation.outputs < channels:
             kernel = self._kernel(f"{name} doubled by tap", _doubled_by_tap, name)
             wide = np.zeros((operation.outputs, 2 * height, 2 * width), np.float32)
@@ -265,13 +264,14 @@ class NumpyVAE:
             return self._biased(operation, name, wide.transpose(1, 2, 0))
         result = np.empty((2 * height, 2 * width, operation.outputs), np.float32)
         columns = np.empty((height, width, 4, channels), np.float32)
+        kernels = self._kernel(f"{name} doubled", _doubled, name)
         for phase in range(4):
             top, left = divmod(phase, 2)
             for tap in range(4):
                 down, right = top + tap // 2, left + tap % 2
                 columns[:, :, tap] = padded[down : down + height, right : right + width]
-            product = columns.reshape(-1, 4 * channels) @ kernels[phase]
-            result[top::2, left::2] = product.reshape(height, width, -1)
+            convolved = columns.reshape(-1, 4 * channels) @ kernels[phase]
+            result[top::2, left::2] = convolved.reshape(height, width, -1)
         return self._biased(operation, name, result)
 
     def _kernel(
@@ -313,8 +313,8 @@ def _parts(kernel: Floats, padded: Floats) -> Floats:
     With fewer outputs than inputs, these are smaller than the neighbours of every position.
     """
     height, width, channels = padded.shape
-    product: Floats = kernel.reshape(-1, channels) @ padded.reshape(-1, channels).T
-    return product.reshape(*kernel.shape[:2], height, width)
+    parts: Floats = kernel.reshape(-1, channels) @ padded.reshape(-1, channels).T
+    return parts.reshape(*kernel.shape[:2], height, width)
 
 
 def _by_tap(weight: Floats) -> Floats:

@@ -25,7 +25,7 @@ class FittedPrior(NamedTuple):
     Attributes:
         mixture: the prior.
         fitted: latents of training images that it was fitted to.
-        held_out: others, which chose its number of components.
+        held_out: others, by which it was chosen among several.
     """
 
     mixture: Mixture

@@ -77,11 +77,9 @@ def _fit(
     redraw_seed = seed if binarize == "dynamic" else None
     embedding = latent_space.embed(embedder(len(images)), images, redraw_seed, seed)
     found = mixture.fit(embedding, seed=seed, workers=workers, progress=reading.progress)
-    many = loaded.config.latents > mixture.MAX_LATENTS
-    chosen = "how many, and how far latents depend on each other" if many else "how many"
     note(
         f"prior: {_counted(found.mixture)} fitted to {found.fitted:,} latents of {source};"
-        f" {found.held_out:,} others chose {chosen}"
+        f" chosen by {found.held_out:,} others"
     )
     return found
 
