@@ -233,16 +233,18 @@ schedule. The benchmark asserts that the test losses lie within 2.5 nats. The ma
 
 The PyTorch example loads each image separately through `DataLoader` and `ToTensor`, on the same
 cores that train. vaecli's gradient is written out by hand, into memory that is kept from step to
-step. On this processor, which has neither AVX-512 nor bfloat16, half of its epoch is the matrix
-products themselves. JAX compiles before the first round. Its compiler fuses everything that is not
-a matrix product, so it stays ahead here. An earlier vaecli used autograd. On another machine, with
-AVX-512, it had 3.03 times the speed of the example, 1.63 times that of Pythae, and 0.85 times that
-of JAX. Where a table below names no other machine, it is of that machine and that version.
+step. JAX compiles before the first round, and its compiler fuses everything that is not a matrix
+product. The processor is an AMD EPYC with AVX-512 and bfloat16, whose speed changed by up to a half
+from round to round (the dots of the picture): vaecli and JAX are about equally fast on it. In four
+other runs of this machine, JAX took 0.90, 1.00, 1.10 and 1.03 times as long. On a quiet processor
+without AVX-512, an earlier vaecli was 4.08 times as fast as the example, 1.98 times as Pythae, and
+0.92 times as JAX.
 
 ### Loss against time
 
 What users want is the same loss, not the same work. Here vaecli uses its [recipe](recipe.md), and
-the example its own.
+the example its own. The table is of an earlier vaecli, which used autograd, and another processor
+with AVX-512.
 
 {quality}
 
@@ -255,10 +257,10 @@ This is what torch's profiler shows for vaecli's own training step, with batches
 {steps}
 
 The time outside the matrix products is spread thin. Three things were tried and did not help on
-this machine: raising glibc's `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` against page
+such a processor: raising glibc's `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` against page
 faults in the gradients of the first layer; flushing denormals; and oneDNN's reduced-precision mode
-for float32, which does nothing on this processor with AVX-512 bf16 but without AMX. Autocast, which
-`--precision bf16` uses, halves the time of a product here.
+for float32, which does nothing with AVX-512 bf16 but without AMX. `--precision bf16` halves the time of
+a product.
 
 `--precision bf16` changes the matrix products of training only. Weights, gradients, Adam, the loss
 and every evaluation stay in float32.
@@ -280,8 +282,8 @@ starting cuBLAS:
 ## Start-up and memory
 
 The table shows the processor time of a process (median of 9 rounds side by side) and its peak
-memory, on a quiet two-core AMD without AVX-512. torch is 2.14 with CUDA, on a machine without a
-GPU. `sample` is 64 images:
+memory, on two cores of the same AMD EPYC. torch is 2.14 with CUDA, on a machine without a GPU.
+`sample` is 64 images:
 
 {startup}
 
