@@ -259,8 +259,8 @@ This is what torch's profiler shows for vaecli's own training step, with batches
 The time outside the matrix products is spread thin. Three things were tried and did not help on
 such a processor: raising glibc's `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` against page
 faults in the gradients of the first layer; flushing denormals; and oneDNN's reduced-precision mode
-for float32, which does nothing with AVX-512 bf16 but without AMX. `--precision bf16` halves the time of
-a product.
+for float32, which does nothing with AVX-512 bf16 but without AMX. `--precision bf16` halves the
+time of a product.
 
 `--precision bf16` changes the matrix products of training only. Weights, gradients, Adam, the loss
 and every evaluation stay in float32.

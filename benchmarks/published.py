@@ -287,9 +287,9 @@ fitted on training images. Where it has no figure, it was not measured.
 Learned priors in the literature, for 784-300-300-40: VampPrior 82.43 and Exemplar VAE 82.09 (both
 in Norouzi et al. 2020, who train on 50,000 of the images). The flow with K = 5 is below both, on
 one seed.
-Training times are the median time of an epoch, on a busy machine, times the epochs. On both cores of
-an AMD EPYC with AVX-512 and nothing beside it, an epoch of the row with K = 5 and dreg takes 10.2 s
-(median of 4): 31 minutes in all.
+Training times are the median time of an epoch, on a busy machine, times the epochs. On both cores
+of an AMD EPYC with AVX-512 and nothing beside it, an epoch of the row with K = 5 and dreg takes
+10.2 s (median of 4): 31 minutes in all.
 
 ```sh
 {commands}
