@@ -243,8 +243,7 @@ without AVX-512, an earlier vaecli was 4.08 times as fast as the example, 1.98 t
 ### Loss against time
 
 What users want is the same loss, not the same work. Here vaecli uses its [recipe](recipe.md), and
-the example its own. The table is of an earlier vaecli, which used autograd, and another processor
-with AVX-512.
+the example its own. The machine is the same.
 
 {quality}
 
