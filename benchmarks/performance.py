@@ -188,7 +188,7 @@ def picture(rounds: Rounds) -> Any:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("seconds per epoch of MNIST with its test pass (bar: median, dots: rounds)")
+    axes.set_xlabel("seconds per epoch, test pass included; a dot per round")
     return figure
 
 
