@@ -138,6 +138,10 @@ def importance_bound(log_weights: Tensor) -> Tensor:
     return torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
 
 
+SUMMED_AT_ONCE = 128
+"""Samples of an image."""
+
+
 class ImportanceWeights:
     """The importance weights of a set of images, added a few samples at a time, in float64.
 
@@ -158,16 +162,26 @@ class ImportanceWeights:
         # log of the sum of the weights, and of their squares
         self._sum = torch.full((count,), -math.inf, dtype=torch.float64, device=device)
         self._squares = self._sum.clone()
+        self._waiting: list[Tensor] = []
+        """Not in these sums yet: summing a few samples takes as long as summing many."""
 
     def add(self, log_weights: Tensor) -> None:
         """Add the log weights of more samples, (N, any number)."""
-        log_weights = log_weights.double()
-        self._sum = torch.logaddexp(self._sum, torch.logsumexp(log_weights, 1))
-        self._squares = torch.logaddexp(self._squares, torch.logsumexp(2 * log_weights, 1))
+        self._waiting.append(log_weights.double())
         self.samples += log_weights.shape[1]
+        if sum(each.shape[1] for each in self._waiting) >= SUMMED_AT_ONCE:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._waiting:
+            log_weights = torch.cat(self._waiting, 1)
+            self._waiting.clear()
+            self._sum = torch.logaddexp(self._sum, torch.logsumexp(log_weights, 1))
+            self._squares = torch.logaddexp(self._squares, torch.logsumexp(2 * log_weights, 1))
 
     def bound(self) -> Tensor:
         """The bound of each image, as `importance_bound` defines it; (N,) nats."""
+        self._settle()
         return self._sum - math.log(self.samples)
 
     def effective_samples(self) -> Tensor:
@@ -180,6 +194,7 @@ class ImportanceWeights:
         Source: Kish 1965, Survey Sampling; for importance samples, Owen 2013, section 9.3,
         https://artowen.su.domains/mc/Ch-var-is.pdf
         """
+        self._settle()
         return torch.exp(2 * self._sum - self._squares)
 
 

@@ -108,7 +108,7 @@ class Backpropagation:
         )
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, noise: Tensor, beta: Tensor) -> Outcome:
+    def __call__(self, images: Tensor, noise: Tensor, beta: Tensor | float) -> Outcome:
         """Objective, distortion and rate of each image; `grad` of each weight becomes their mean's.
 
         Args:
@@ -209,8 +209,9 @@ class _Layer:
         gradient = by_output.to(self._weight.dtype)
         if self._function is not None:
             gradient = self._function.backward(gradient, self._before, grad_input=self._by_before)
+            by_output = gradient
         torch.mm(gradient.t(), self._input, out=self._by_weight)
-        torch.sum(gradient, 0, dtype=self._by_bias.dtype, out=self._by_bias)
+        torch.sum(by_output, 0, dtype=self._by_bias.dtype, out=self._by_bias)  # before rounding
         if not by_input:
             return gradient
         return torch.mm(gradient, self._weight, out=self._by_input)

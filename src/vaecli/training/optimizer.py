@@ -1,7 +1,7 @@
 """Adam with named state, computed by torch's fused kernel; and Muon for the kernels of a grid.
 
 Why not `torch.optim.Adam`: creating one imports torch's compiler, which takes 1.3 s, as long as
-importing torch itself.
+importing torch itself; and what it does before it calls the kernel takes 20 microseconds a step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from vaecli.training.flat import Flat
 
@@ -43,7 +42,6 @@ class Adam:
         self._steps = [torch.zeros((), device=device) for _ in self._values]
         self._means = [torch.zeros_like(value, requires_grad=False) for value in self._values]
         self._squares = [torch.zeros_like(value, requires_grad=False) for value in self._values]
-        self._on_gpu = device.type == "cuda"
         self._rate = torch.zeros((), device=device)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
@@ -76,21 +74,20 @@ class Adam:
             if self._flat is None
             else [self._flat.gradients]
         )
-        adam(
+        torch._foreach_add_(self._steps, 1)
+        torch._fused_adam_(
             self._values,
             gradients,
             self._means,
             self._squares,
             [],
             self._steps,
-            fused=True,
-            capturable=self._on_gpu,
-            amsgrad=False,
+            lr=self._rate,
             beta1=self._betas[0],
             beta2=self._betas[1],
-            lr=self._rate,
             weight_decay=0.0,
             eps=EPSILON,
+            amsgrad=False,
             maximize=False,
         )
 

@@ -43,7 +43,7 @@ class _Batch(nn.Module):
         self._free_bits, self._gradient = free_bits, gradient
 
     def forward(
-        self, images: Tensor, noise: Tensor, beta: Tensor, labels: Tensor | None = None
+        self, images: Tensor, noise: Tensor, beta: Tensor | float, labels: Tensor | None = None
     ) -> Outcome:
         """Objective, distortion and rate of each image; arguments as for `objective`."""
         return objective(self.model, images, noise, beta, self._free_bits, self._gradient, labels)
@@ -129,7 +129,9 @@ class Stepper:
         """
         stop = start + len(pixels)
         images = draws.images(pixels, start).to(self._dtype)
-        weight = torch.full((), beta, device=self._device, dtype=self._dtype)
+        weight: Tensor | float = beta
+        if self._recorded:  # which a replay reads anew
+            weight = torch.full((), beta, device=self._device, dtype=self._dtype)
         samples = self._config.importance_samples
         parts = list(passes(start, stop, self._model.config, samples)) or [(start, start)]
         if len(pixels) == batch_size and (len(parts) == 1 or self._recorded):
@@ -147,7 +149,7 @@ class Stepper:
         self._finish_step()
 
     def _fit_batch(
-        self, images: Tensor, noise: Tensor, beta: Tensor, labels: Tensor | None = None
+        self, images: Tensor, noise: Tensor, beta: Tensor | float, labels: Tensor | None = None
     ) -> None:
         """A step on a whole batch; the same work on the device each time."""
         self.optimizer.forget_gradients()
@@ -161,7 +163,7 @@ class Stepper:
         self,
         images: Tensor,
         noise: Tensor,
-        beta: Tensor,
+        beta: Tensor | float,
         batch_size: int,
         labels: Tensor | None,
     ) -> None:
