@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -64,7 +65,7 @@ def decoder_products(config: ModelConfig, latents: int) -> Callable[[], None]:
     widths = [config.latent_dim, *reversed(config.hidden), 28 * 28]
     layers = [
         (torch.randn(wide), torch.randn(wide, narrow).T, torch.empty(BATCH, wide))
-        for narrow, wide in zip(widths, widths[1:], strict=False)
+        for narrow, wide in pairwise(widths)
     ]
     drawn = torch.randn(BATCH, config.latent_dim)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/performance.py
 
-Reads speed.json, quality.json, both with -cuda, startup.json and steps.json in benchmarks/results;
-what was not measured is said to be so.
+Reads speed.json, quality.json, both with -cuda, likelihood-1.json and -2.json, startup.json and
+steps.json in benchmarks/results; what was not measured is said to be so.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main() -> None:
         cuda_quality=quality_table(cuda_quality and cuda_quality["curves"]),
         steps=steps_table(load("steps")),
         startup=startup_table(load("startup")),
+        likelihood=" and ".join(likelihood(threads) for threads in (1, 2)),
     )
     (DOCS / "performance.md").write_text(page)
     if speed is not None:
@@ -165,6 +166,15 @@ def startup_table(startup: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
+def likelihood(threads: int) -> str:
+    """How many times as long as its products an estimate takes."""
+    found = load(f"likelihood-{threads}")
+    if found is None:
+        return NOT_MEASURED
+    times = median(each["estimate"] / each["products"] for each in found["rounds"])
+    return f"{times:.2f} on {threads} thread{'s'[: threads - 1]}"
+
+
 def picture(rounds: Rounds) -> Any:
     """A bar per contender, a dot per round."""
     from matplotlib.figure import Figure
@@ -235,10 +245,13 @@ The PyTorch example loads each image separately through `DataLoader` and `ToTens
 cores that train. vaecli's gradient is written out by hand, into memory that is kept from step to
 step. JAX compiles before the first round, and its compiler fuses everything that is not a matrix
 product. The processor is an AMD EPYC with AVX-512 and bfloat16, whose speed changed by up to a half
-from round to round (the dots of the picture): vaecli and JAX are about equally fast on it. In four
-other runs of this machine, JAX took 0.90, 1.00, 1.10 and 1.03 times as long. On a quiet processor
+from round to round (the dots of the picture): vaecli and JAX are about equally fast on it. In five
+runs of slightly earlier versions, JAX took 0.90 to 1.10 times as long. The matrix products alone
+take two thirds of the time of JAX here, so little is left to be faster by. On a quiet processor
 without AVX-512, an earlier vaecli was 4.08 times as fast as the example, 1.98 times as Pythae, and
-0.92 times as JAX.
+0.92 times as JAX. The commands wait more briefly for a busy core than `vaecli.train` does in a
+program that has loaded torch already, as here; that cost them 9 % on this machine
+([FAQ](faq.md)).
 
 ### Loss against time
 
@@ -263,6 +276,12 @@ time of a product.
 
 `--precision bf16` changes the matrix products of training only. Weights, gradients, Adam, the loss
 and every evaluation stay in float32.
+
+### The likelihood estimate
+
+`eval --importance-samples 5000` decodes 5,000 latents per image. Its time, divided by that of the
+matrix products of the decoder alone (into kept memory), is {likelihood}
+(`benchmarks/likelihood.py`).
 
 ## CUDA
 
