@@ -38,5 +38,6 @@ def product(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
         part = matrix[:, columns]
         for start in range(0, len(filled), ROWS):
             block = slice(start, start + ROWS)
-            np.matmul(filled[block], part, out=result[block, columns])
+            # the few rows on the right: half the time for a matrix that is stored by columns
+            result[block, columns] = (part.T @ filled[block].T).T
     return result[:count]
