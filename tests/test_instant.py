@@ -340,9 +340,10 @@ def test_threads_are_as_many_as_asked_for(
             super().__init__(workers)
 
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", Executor)
-    for asked, expected in ((1, []), (3, [3])):
+    few = generation.FEW_BATCHES
+    for batches, asked, expected in ((few + 1, 1, []), (few + 1, 3, [3]), (few, 3, [])):
         made.clear()
-        count = 3 * generation.BATCH_SIZE
+        count = batches * generation.BATCH_SIZE
         done = vaecli("sample", "-m", trained, "-n", count, "--threads", asked, "-o", "a.npy", "-f")
         assert done.code == 0, done.err
         assert made == expected
@@ -452,7 +453,8 @@ def test_torch_computes_in_the_thread_that_asks(vaecli: Vaecli, trained: Path) -
 
     model.decoder.forward = watched  # type: ignore[method-assign]
     runner = TorchRunner(model)
-    latents = generation.draw(runner, 4 * generation.BATCH_SIZE, seed=0)
+    count = (1 + generation.FEW_BATCHES) * generation.BATCH_SIZE
+    latents = generation.draw(runner, count, seed=0)
     several = generation.decode(runner, latents)
     assert seen == {threading.get_ident()}
     assert np.abs(several - generation.decode(numpy_of(model), latents).astype(int)).max() <= 1
