@@ -214,6 +214,8 @@ def curves_picture(curves: Rounds) -> Any:
         axes.plot(times(curves[name]), losses, ".-", color=colour, label=label, linewidth=1.2)
     axes.axhline(GOAL, color="#999999", linestyle="--", linewidth=0.8)
     axes.set_xscale("log")
+    ticks = (2, 5, 10, 20, 50, 100)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_ylim(GOAL - 4, GOAL + 16)
     axes.set_xlabel("training time in seconds, test passes included (log scale)")
     axes.set_ylabel("test loss, nats/image")

@@ -302,7 +302,7 @@ def test_dry_run_writes_nothing(vaecli: Vaecli) -> None:
     assert plan["model"]["latent_dim"] == 8
     assert plan["training"]["steps_per_epoch"] == 8
     assert plan["epoch_seconds"] > 0
-    assert "\ntime\tan epoch takes about 0:0" in outcome.out
+    assert "\ntime\tan epoch takes " in outcome.out
     assert os.listdir() == []
 
 

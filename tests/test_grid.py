@@ -263,6 +263,10 @@ def test_one_run_is_a_model_to_every_command(
     assert json.loads(judged.out)["loss_normal"] == found["loss"]
     outcome = vaecli("sample", "--prior", "gmm", "-n", "4", "-o", "gaussian.png", *cached)
     assert outcome.code == 0, outcome.err
+    assert "know nothing of each other" not in outcome.err
+    for prior, advised in (((), True), (("--prior", "normal"), False)):
+        drawn = vaecli("sample", "-n", "1", "-o", "one.png", "-f", "-m", "run", *prior)
+        assert ("know nothing of each other; --prior gmm" in drawn.err) == advised
     assert Path("gaussian.png").read_bytes() != Path("samples.png").read_bytes()
     monkeypatch.setattr("vaecli.evaluation.mixture.MAX_COVARIANCE", 100)
     refused = vaecli("sample", "--prior", "gmm", "-o", "mixture.png", *cached)

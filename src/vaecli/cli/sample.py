@@ -226,6 +226,11 @@ def _latents(
 
         return read_latents(asked.latents, loaded.config.latents)
     if asked.prior != "gmm":
+        if asked.prior is None and (loaded.config.arch, loaded.config.prior) == ("grid", "normal"):
+            common.terminal.note(
+                "prior: N(0, I), where neighbouring latents know nothing of each other;"
+                " --prior gmm draws pictures that hang together better"
+            )
         return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
     mixture = fitted_prior.fitted(common, loaded, asked.data)
     return mixture.draw(count, seed=seed, temperature=asked.temperature)

@@ -199,7 +199,8 @@ def training_view(terminal: Terminal, epochs: int, images: int) -> Iterator[Trai
 
 def expected(seconds: float, epochs: int) -> str:
     """How long a training takes, given the seconds of an epoch, and what shortens a long one."""
-    text = f"an epoch takes about {_clock(seconds)} here, {epochs} take {_clock(seconds * epochs)}"
+    one = "less than a second" if seconds < 1 else f"about {_clock(seconds)}"
+    text = f"an epoch takes {one} here, {epochs} take {_clock(seconds * epochs)}"
     if seconds * epochs <= LONG_SECONDS:
         return text
     if fitting := int(LONG_SECONDS / seconds):
