@@ -4,7 +4,7 @@
 
 The model is the default MLP, unfitted: the time does not depend on its weights.  The products are
 those of its decoder for all N x K latents, in batches of as many, into kept memory.  Estimate and
-products run in turn.  Writes `results/likelihood.json`.
+products run in turn.  Writes `results/likelihood-THREADS.json`.
 """
 
 from __future__ import annotations

@@ -268,7 +268,8 @@ def test_one_run_is_a_model_to_every_command(
         drawn = vaecli("sample", "-n", "1", "-o", "one.png", "-f", "-m", "run", *prior)
         assert ("know nothing of each other; --prior gmm" in drawn.err) == advised
     assert Path("gaussian.png").read_bytes() != Path("samples.png").read_bytes()
-    monkeypatch.setattr("vaecli.evaluation.mixture.MAX_COVARIANCE", 100)
+    monkeypatch.setattr("vaecli.runs.fitted_prior.MAX_COVARIANCE", 100)
+    assert "--prior gmm" not in vaecli("sample", "-n", "1", "-o", "2.png", "-m", "run").err
     refused = vaecli("sample", "--prior", "gmm", "-o", "mixture.png", *cached)
     assert refused.code == ExitCode.USAGE
     assert "too many for a Gaussian with a full covariance; it can have 100" in refused.err

@@ -452,7 +452,7 @@ def test_too_many_latents(vaecli: Vaecli, data_dir: Path, monkeypatch: pytest.Mo
     vaecli(*train, "--data-dir", data_dir, "-o", "wide", "-q")
     judged = ("eval", "-m", "wide", "--prior", "gmm", "--data-dir", data_dir)
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "MAX_COVARIANCE", 256)
+        patch.setattr("vaecli.runs.fitted_prior.MAX_COVARIANCE", 256)
         outcome = vaecli(*judged)
     assert outcome.code == ExitCode.USAGE
     assert "257 latents, too many" in outcome.err

@@ -220,13 +220,16 @@ def _latents(
 ) -> NDArray[np.float32]:
     """The latents (N, L) to decode: read from a file, or drawn from a prior."""
     from vaecli.evaluation import generation
+    from vaecli.runs.fitted_prior import can_be_fitted
 
     if asked.latents is not None:
         from vaecli.data.latents_file import read_latents
 
         return read_latents(asked.latents, loaded.config.latents)
     if asked.prior != "gmm":
-        if asked.prior is None and (loaded.config.arch, loaded.config.prior) == ("grid", "normal"):
+        config = loaded.config
+        independent = (config.arch, config.prior) == ("grid", "normal")
+        if asked.prior is None and independent and can_be_fitted(config):
             common.terminal.note(
                 "prior: N(0, I), where neighbouring latents know nothing of each other;"
                 " --prior gmm draws pictures that hang together better"

@@ -31,8 +31,6 @@ HELD_OUT = 6
 """One draw in this many is not fitted to, but chooses the size."""
 MAX_LATENTS = 256
 """Covariances of more latents than this hold more numbers than images tell, and are shrunk."""
-MAX_COVARIANCE = 6000
-"""A covariance of more latents takes too much memory and time."""
 TOLERANCE = 1e-3
 """The fit ends where a pass gains less than this, in nats per draw..."""
 PASSES = 100

@@ -16,6 +16,9 @@ from vaecli.runs import weights
 from vaecli.runs.directory import FITTED_PRIOR, Run
 from vaecli.system.size_limits import MAX_COMPONENTS
 
+MAX_COVARIANCE = 6000
+"""A covariance of more latents takes too much memory and time."""
+
 _REMEDY = "Remove the file, and it is fitted again."
 
 
@@ -42,6 +45,11 @@ def require_replaceable(model: ModelConfig, prior: str | None) -> None:
             f"--prior {prior}: this model has learned a prior of its own, a {model.prior}",
             "Leave it out.",
         )
+
+
+def can_be_fitted(model: ModelConfig) -> bool:
+    """Whether the covariances of so many latents can be had."""
+    return model.latents <= MAX_COVARIANCE
 
 
 def read(run: Run, model: weights.Arrays) -> FittedPrior | None:

@@ -46,10 +46,10 @@ def of_model(
         ModelError: the mixture that is kept is damaged.
     """
     config, run = loaded.config, loaded.run if data is None else None
-    if config.latents > mixture.MAX_COVARIANCE:
+    if not kept.can_be_fitted(config):
         raise UsageError(
             f"--prior gmm: this model has {config.latents:,} latents, too many for a Gaussian with"
-            f" a full covariance; it can have {mixture.MAX_COVARIANCE:,}",
+            f" a full covariance; it can have {kept.MAX_COVARIANCE:,}",
             "Leave it out.",
         )
     if run is not None and (found := kept.read(run, loaded.weights)) is not None:
