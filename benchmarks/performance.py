@@ -294,7 +294,7 @@ This table is of one {gpu} beside {cuda_machine}:
 {cuda}
 
 JAX has its images on the GPU here, and launches one compiled step per batch. In the next table, of
-loss against time on another H200 some weeks before, the first epoch includes all one-time work, such
+loss against time on another H200, earlier, the first epoch includes all one-time work, such
 as recording the step or starting cuBLAS:
 
 {cuda_quality}

@@ -23,10 +23,10 @@ from vaecli.model import numpy_learned_prior
 from vaecli.model.numpy_prior import Mixture, Prior
 from vaecli.model.precision import tf32
 from vaecli.model.vae import VAE, TorchRunner, as_float, reparameterize
-from vaecli.runs.fitted_prior import require_replaceable
+from vaecli.runs.fitted_prior import DRAWN, require_replaceable
 from vaecli.runs.load import LoadedModel
 from vaecli.system.callbacks import Progress, Report, no_progress, no_report
-from vaecli.training import fitted_prior
+from vaecli.training import fitted_prior, flow_prior
 
 Labels = str | int | Sequence[str | int] | None
 """A class of a model that takes classes, by name or number, or one for each image."""
@@ -136,7 +136,7 @@ class Coder:
         seed: int | None = None,
         temperature: float = 1.0,
         label: Labels = None,
-        prior: Literal["normal", "gmm"] | None = None,
+        prior: Literal["normal", "gmm", "flow-matching"] | None = None,
         draw_pixels: bool = False,
         data: str | Path | None = None,
         data_dir: str | Path | None = None,
@@ -153,34 +153,45 @@ class Coder:
             label: the class of all images, or of each, as for `encode`; None: classes as frequent
                 as in training, where the model takes them.
             prior: gmm: the mixture fitted to the training images, which the run then keeps;
+                flow-matching: a network taught on them, which takes minutes, and is kept too;
                 None: the model's own.
             draw_pixels: draw every pixel from p(x|z) instead of taking its mean.
-            data: of gmm: whose training images to fit it to; None: the run's own.
-            data_dir: of gmm: where named sets and prepared images are kept.
+            data: of these two: whose training images to fit to; None: the run's own.
+            data_dir: of these two: where named sets and prepared images are kept.
             download: whether the network may be used.
             progress: called with (what, done, total).
             report: called with each warning.
 
         Raises:
-            UsageError: the model has learned a prior and another is given, or nothing says which
-                images gmm is to be fitted to.
+            UsageError: the model has learned a prior and another is given, nothing says which
+                images to fit to, or flow-matching is given a temperature.
 
         Example:
             >>> import vaecli
             >>> vaecli.load("digits", device="cpu").sample(3).shape
             torch.Size([3, 1, 28, 28])
         """
-        require_replaceable(self.vae.config, prior)
-        drawn: Prior = numpy_learned_prior.of(self.vae.config, self.vae.weights())
-        if prior == "gmm":
-            reading = self._reading(data_dir, download, report, progress)
-            drawn = self._mixture(reading, None if data is None else str(data))
-        elif data is not None:
-            raise UsageError("data is what prior gmm is fitted to", "Leave it out.")
+        require_replaceable(self.vae.config, prior, DRAWN)
+        if prior in (None, "normal") and data is not None:
+            raise UsageError("data is what another prior is fitted to", "Leave it out.")
+        if prior == "flow-matching" and temperature != 1:
+            raise UsageError("flow-matching has no temperature", "Leave it out.")
         seed = self.seed if seed is None else seed
         if label is None and self.vae.config.classes:
             label = conditions.drawn_names(self.vae.config, count, seed=seed)
-        latents = drawn.draw(count, seed=seed, temperature=temperature)
+        reading = self._reading(data_dir, download, report, progress)
+        source = None if data is None else str(data)
+        if prior == "flow-matching":
+            flow = flow_prior.of_model(self._loaded, reading, self.vae, data=source, note=no_report)
+            known = self._places(label, count)
+            latents = flow.draw(
+                count, seed=seed, labels=None if known is None else known.cpu().numpy()
+            )
+        else:
+            drawn: Prior = numpy_learned_prior.of(self.vae.config, self.vae.weights())
+            if prior == "gmm":
+                drawn = self._mixture(reading, source)
+            latents = drawn.draw(count, seed=seed, temperature=temperature)
         if not draw_pixels:
             return self.decode(latents, labels=label)
         places = self._places(label, count)

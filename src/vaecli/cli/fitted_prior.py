@@ -1,15 +1,16 @@
-"""The option --prior, and the mixture that it names."""
+"""The option --prior, and the priors that it names."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from vaecli.cli import options
-from vaecli.cli.inputs import runner
+from vaecli.cli.inputs import in_torch, runner
 from vaecli.cli.options import option
 
 if TYPE_CHECKING:
     from vaecli.evaluation.generation import Runner
+    from vaecli.model.flow_matching import FlowMatching
     from vaecli.model.numpy_prior import Mixture
     from vaecli.runs.load import LoadedModel
 
@@ -48,3 +49,12 @@ def fitted(
             workers=common.threads,
             note=common.terminal.note,
         )
+
+
+def flow(common: options.Common, loaded: LoadedModel, data: str | None = None) -> FlowMatching:
+    """The prior of a model by flow matching, kept or fitted now; arguments as for `fitted`."""
+    from vaecli.training import flow_prior
+
+    model = in_torch(common, loaded)
+    with common.reading() as reading:
+        return flow_prior.of_model(loaded, reading, model, data=data, note=common.terminal.note)

@@ -51,7 +51,15 @@ class Asked:
         int | None, option("Images in a row.", default="a square grid", metavar="N")
     ] = None
     temperature: Annotated[float, option("Spread of the draws of the prior.", metavar="T")] = 1.0
-    prior: fitted_prior.Choice = None
+    prior: Annotated[
+        Literal["normal", "gmm", "flow-matching"] | None,
+        option(
+            "normal; gmm, a mixture of Gaussians; or flow-matching, a network that carries noise to"
+            " latents. The last two are fitted once to the latents of the training images, and kept"
+            " in the run.",
+            default="the model's own",
+        ),
+    ] = None
     draw_pixels: Annotated[
         bool, option("Draw every pixel from p(x|z) instead of taking its mean.", "--draw-pixels")
     ] = False
@@ -139,6 +147,7 @@ def sample(
       vaecli sample -n 64
       vaecli sample -n 1000 -o samples/
       vaecli sample --prior gmm -o better.png
+      vaecli sample --prior flow-matching -o best.png
       vaecli sample --label 3 -n 16
       vaecli sample --interpolate 0 1 --steps 24 -o morph.gif
       vaecli sample --traverse --around 0 -o traversal.png
@@ -154,14 +163,14 @@ def sample(
 
     from vaecli.cli.inputs import by_numpy, load_model, runner
     from vaecli.cli.walks import Walker
-    from vaecli.runs.fitted_prior import require_replaceable
+    from vaecli.runs.fitted_prior import DRAWN, require_replaceable
 
     mode, count = _mode(asked), asked.num_samples or 0
-    nothing_encoded = mode in (None, "latents") and asked.prior != "gmm"
+    nothing_encoded = mode in (None, "latents") and asked.prior in (None, "normal")
     loaded = load_model(common, model, decoder_only=nothing_encoded)
     if not by_numpy(common, loaded, count):
         loaded = loaded.whole()
-    require_replaceable(loaded.config, asked.prior)
+    require_replaceable(loaded.config, asked.prior, DRAWN)
     given = loaded
     if mode is not None or asked.label is not None:
         given = loaded.of_class(asked.label, "--label" if mode is None else f"--{mode}")
@@ -196,8 +205,14 @@ def _samples(
     if asked.num_samples is None and sample_output.is_grid(asked.output):
         by_row = labels.rows_of_classes(config, columns or ROW_OF_CLASS)
     count = (asked.num_samples or DEFAULT_COUNT) if by_row is None else len(by_row)
-    latents = _latents(common, loaded, runner, asked, count, seed)
-    places = labels.drawn(config, len(latents), seed=seed) if by_row is None else by_row
+    given = None
+    if asked.latents is not None:
+        from vaecli.data.latents_file import read_latents
+
+        given = read_latents(asked.latents, loaded.config.latents)
+        count = len(given)
+    places = labels.drawn(config, count, seed=seed) if by_row is None else by_row
+    latents = _drawn(common, loaded, runner, asked, places, count, seed) if given is None else given
     pixel_seed = seed if asked.draw_pixels else None
     pixels = generation.decode(runner, latents, places, pixel_seed=pixel_seed)
     if by_row is None:
@@ -210,33 +225,39 @@ def _samples(
     return Images2D(pixels, picture, columns, places)
 
 
-def _latents(
+def _drawn(
     common: options.Common,
     loaded: LoadedModel,
     runner: Runner,
     asked: Asked,
+    places: NDArray[np.int64] | None,
     count: int,
     seed: int,
 ) -> NDArray[np.float32]:
-    """The latents (N, L) to decode: read from a file, or drawn from a prior."""
+    """Latents (N, L) of a prior, for classes (N,) where the runner takes them."""
     from vaecli.evaluation import generation
     from vaecli.runs.fitted_prior import can_be_fitted
 
-    if asked.latents is not None:
-        from vaecli.data.latents_file import read_latents
+    if asked.prior == "gmm":
+        mixture = fitted_prior.fitted(common, loaded, asked.data)
+        return mixture.draw(count, seed=seed, temperature=asked.temperature)
+    if asked.prior == "flow-matching":
+        if asked.label is not None:
+            from vaecli.data import labels
 
-        return read_latents(asked.latents, loaded.config.latents)
-    if asked.prior != "gmm":
-        config = loaded.config
-        independent = (config.arch, config.prior) == ("grid", "normal")
-        if asked.prior is None and independent and can_be_fitted(config):
-            common.terminal.note(
-                "prior: N(0, I), where neighbouring latents know nothing of each other;"
-                " --prior gmm draws pictures that hang together better"
-            )
-        return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
-    mixture = fitted_prior.fitted(common, loaded, asked.data)
-    return mixture.draw(count, seed=seed, temperature=asked.temperature)
+            places = labels.repeated(loaded.config, asked.label, count)
+        flow = fitted_prior.flow(common, loaded, asked.data)
+        return flow.draw(count, seed=seed, labels=places)
+    config = loaded.config
+    independent = (config.arch, config.prior) == ("grid", "normal")
+    if asked.prior is None and independent:
+        quickly = " --prior gmm, or better" if can_be_fitted(config) else ""
+        common.terminal.note(
+            "prior: N(0, I), where neighbouring latents know nothing of each other;"
+            f"{quickly} --prior flow-matching, which takes longer once, draws pictures that"
+            " hang together"
+        )
+    return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
 
 
 def _mode(asked: Asked) -> str | None:
@@ -257,6 +278,12 @@ def _check(asked: Asked) -> None:
     options.require_at_least("--temperature", asked.temperature, 0)
     if asked.temperature == float("inf"):
         raise UsageError("--temperature must be finite")
+    if asked.prior == "flow-matching" and asked.temperature != 1:
+        raise UsageError(
+            "--temperature and --prior flow-matching contradict each other: it carries noise of"
+            " another spread to no latents of images",
+            "Leave --temperature out.",
+        )
     limited = (("num_samples", asked.num_samples, MAX_COUNT), ("steps", asked.steps, MAX_STEPS))
     for name, value, most in limited:
         if value is not None and value > most:

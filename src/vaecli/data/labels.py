@@ -113,6 +113,11 @@ def drawn(config: ModelConfig, count: int, *, seed: int) -> Labels | None:
     return np.searchsorted(reach, uniform, "right").clip(max=len(reach) - 1)
 
 
+def repeated(config: ModelConfig, name: str, count: int) -> Labels:
+    """The place of the class that `--label` names, (count,); errors as for `place`."""
+    return np.full(count, place(config, name), np.int64)
+
+
 def drawn_names(config: ModelConfig, count: int, *, seed: int) -> list[str]:
     """As `drawn`, by name."""
     places = drawn(config, count, seed=seed)

@@ -36,6 +36,8 @@ CURVES = "curves.png"
 LATENTS = "latents.png"
 FITTED_PRIOR = "prior-gmm.safetensors"
 """Of `--prior gmm`; not in every run, and nothing that resuming needs; see fitted_prior.py."""
+FLOW_PRIOR = "prior-flow-matching.safetensors"
+"""Of `--prior flow-matching`, likewise; see flow_prior.py."""
 HELD_OUT = "held-out.safetensors"
 """What alerts and heat maps compare with; see held_out.py."""
 STATE = "state"
@@ -158,8 +160,9 @@ class Run:
         """
         state = self.path / STATE
         derived = [self.path / name for name in OWN_FILES if name != CONFIG]
-        own = (*state.glob(GENERATIONS), state / ORIGIN, state / TRACKING, self.path / FITTED_PRIOR)
-        for path in [state / MANIFEST, *derived, *own]:
+        own = (*state.glob(GENERATIONS), state / ORIGIN, state / TRACKING)
+        priors = (self.path / FITTED_PRIOR, self.path / FLOW_PRIOR)
+        for path in [state / MANIFEST, *derived, *own, *priors]:
             if path.is_file():
                 files.remove(path)
         files.sync_folder(state)

@@ -5,6 +5,7 @@ Its header says which weights it was fitted to, and how; with others it counts a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,10 @@ from vaecli.runs import weights
 from vaecli.runs.directory import FITTED_PRIOR, Run
 from vaecli.system.size_limits import MAX_COMPONENTS
 
+DENSITIES = "normal", "gmm"
+"""Priors in place of the model's own by which images can be judged."""
+DRAWN = *DENSITIES, "flow-matching"
+"""Those that can be drawn from."""
 MAX_COVARIANCE = 6000
 """A covariance of more latents takes too much memory and time."""
 
@@ -36,10 +41,12 @@ class FittedPrior(NamedTuple):
     held_out: int
 
 
-def require_replaceable(model: ModelConfig, prior: str | None) -> None:
-    """UsageError where a prior is given for a model that has learned one, or an unknown one."""
-    if prior not in (None, "normal", "gmm"):
-        raise UsageError(f"--prior {prior}: not one of normal, gmm")
+def require_replaceable(
+    model: ModelConfig, prior: str | None, choices: Sequence[str] = DENSITIES
+) -> None:
+    """UsageError where a prior is given for a model that has learned one, or none of `choices`."""
+    if prior not in (None, *choices):
+        raise UsageError(f"--prior {prior}: not one of {', '.join(choices)}")
     if prior is not None and model.prior != "normal":
         raise UsageError(
             f"--prior {prior}: this model has learned a prior of its own, a {model.prior}",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vaecli.data import labels
 from vaecli.data.reading import Reading
 from vaecli.errors import UsageError, VaecliError
 from vaecli.evaluation import latent_space, mixture
 from vaecli.evaluation.generation import Runner
+from vaecli.evaluation.latent_space import Embedding
 from vaecli.model.numpy_prior import Mixture
-from vaecli.runs import fitted_prior as kept
-from vaecli.runs.fitted_prior import FittedPrior
+from vaecli.runs import fitted_prior
+from vaecli.runs.directory import Run
 from vaecli.runs.load import LoadedModel
 from vaecli.system.callbacks import Report
 from vaecli.training import images_for_model
@@ -46,29 +50,42 @@ def of_model(
         ModelError: the mixture that is kept is damaged.
     """
     config, run = loaded.config, loaded.run if data is None else None
-    if not kept.can_be_fitted(config):
+    if not fitted_prior.can_be_fitted(config):
         raise UsageError(
             f"--prior gmm: this model has {config.latents:,} latents, too many for a Gaussian with"
-            f" a full covariance; it can have {kept.MAX_COVARIANCE:,}",
-            "Leave it out.",
+            f" a full covariance; it can have {fitted_prior.MAX_COVARIANCE:,}",
+            "Choose --prior flow-matching (of sample), or leave it out.",
         )
-    if run is not None and (found := kept.read(run, loaded.weights)) is not None:
-        note(f"prior: {_counted(found.mixture)} kept in {run.path}")
-        return found.mixture
-    fitted = _fit(loaded, reading, embedder, data, workers, note)
-    if reason := _keep(loaded, fitted, data):
-        note(f"prior: not kept, so that it is fitted each time: {reason}")
-    return fitted.mixture
+    if run is not None and (kept := fitted_prior.read(run, loaded.weights)) is not None:
+        note(f"prior: {_counted(kept.mixture)} kept in {run.path}")
+        return kept.mixture
+    given = embedded(loaded, reading, embedder, data)
+    found = mixture.fit(
+        given.embedding, seed=loaded.seed(None), workers=workers, progress=reading.progress
+    )
+    note(
+        f"prior: {_counted(found.mixture)} fitted to {found.fitted:,} latents of {given.source};"
+        f" chosen by {found.held_out:,} others"
+    )
+    keep(loaded, data, lambda run: fitted_prior.write(run, loaded.weights, found), note)
+    return found.mixture
 
 
-def _fit(
+class Given(NamedTuple):
+    """The latents of training images, the places of their classes, and what the images are."""
+
+    embedding: Embedding
+    labels: NDArray[np.int64] | None
+    source: str
+
+
+def embedded(
     loaded: LoadedModel,
     reading: Reading,
     embedder: Callable[[int], Runner],
     data: str | None,
-    workers: int | None,
-    note: Report,
-) -> FittedPrior:
+) -> Given:
+    """The training images of a model, encoded."""
     binarize, seed = loaded.binarize, loaded.seed(None)
     images, source = images_for_model.load(loaded, Choice(data, "train"), reading, binarize)
     step = -(-len(images) * loaded.config.latents // MAX_NUMBERS)
@@ -76,12 +93,7 @@ def _fit(
         images = images.take(np.arange(0, len(images), step))
     redraw_seed = seed if binarize == "dynamic" else None
     embedding = latent_space.embed(embedder(len(images)), images, redraw_seed, seed)
-    found = mixture.fit(embedding, seed=seed, workers=workers, progress=reading.progress)
-    note(
-        f"prior: {_counted(found.mixture)} fitted to {found.fitted:,} latents of {source};"
-        f" chosen by {found.held_out:,} others"
-    )
-    return found
+    return Given(embedding, labels.of_images(loaded.config, images), source)
 
 
 def _counted(mixture: Mixture) -> str:
@@ -89,8 +101,13 @@ def _counted(mixture: Mixture) -> str:
     return "one Gaussian" if count == 1 else f"a mixture of {count} Gaussians"
 
 
-def _keep(loaded: LoadedModel, fitted: FittedPrior, data: str | None) -> str:
-    """Keep it in its run; why it is not kept, or nothing."""
+def keep(loaded: LoadedModel, data: str | None, write: Callable[[Run], None], note: Report) -> None:
+    """Keep a prior in its run, or say why it is not kept."""
+    if reason := _not_kept(loaded, data, write):
+        note(f"prior: not kept, so that it is fitted each time: {reason}")
+
+
+def _not_kept(loaded: LoadedModel, data: str | None, write: Callable[[Run], None]) -> str:
     run = loaded.run
     if data is not None:
         return "--data names the images"
@@ -99,7 +116,7 @@ def _keep(loaded: LoadedModel, fitted: FittedPrior, data: str | None) -> str:
     if not run.has_state:
         return f"{run.path} has no state/, by which it could be locked"
     try:
-        kept.write(run, loaded.weights, fitted)
+        write(run)
     except VaecliError as error:
         return error.message
     except OSError as error:

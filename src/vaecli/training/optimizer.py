@@ -96,7 +96,7 @@ MUON_MOMENTUM = 0.9
 MUON_ROWS = 16
 """Kernels with fewer outputs are left to Adam: there is little to make orthogonal."""
 ADAM_SHARE = 0.15
-"""Adam's learning rate beside Muon's."""
+"""Adam's learning rate beside Muon's, unless it is given."""
 
 
 class MuonAdam:
@@ -111,9 +111,16 @@ class MuonAdam:
     Args:
         parameters: what to optimise, by name.
         betas: of Adam.
+        share: Adam's learning rate beside Muon's.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], betas: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        betas: tuple[float, float],
+        share: float = ADAM_SHARE,
+    ) -> None:
+        self._share = share
         self._kernels = {n: p for n, p in parameters.items() if p.ndim == 4 and len(p) >= MUON_ROWS}
         self._momenta = {name: torch.zeros_like(kernel) for name, kernel in self._kernels.items()}
         others = {n: p for n, p in parameters.items() if n not in self._kernels}
@@ -135,7 +142,7 @@ class MuonAdam:
     def set_learning_rate(self, rate: float) -> None:
         """Set Muon's learning rate, and Adam's after it; also applies to recorded CUDA graphs."""
         self._rate.fill_(rate)
-        self._adam.set_learning_rate(ADAM_SHARE * rate)
+        self._adam.set_learning_rate(self._share * rate)
 
     @torch.no_grad()
     def step(self) -> None:

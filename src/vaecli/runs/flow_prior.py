@@ -1,0 +1,109 @@
+"""The prior of `--prior flow-matching`, kept in its run as `prior-flow-matching.safetensors`.
+
+Its header says which weights it was fitted to, and how; with others it counts as absent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from vaecli.config import ModelConfig
+from vaecli.errors import ModelError
+from vaecli.model.flow_matching import FlowMatching, VelocityField, groups
+from vaecli.runs import weights
+from vaecli.runs.directory import FLOW_PRIOR, Run
+
+FIELD = "field."
+"""What the names of the network's weights begin with."""
+_REMEDY = "Remove the file, and it is fitted again."
+
+
+class FittedFlow(NamedTuple):
+    """A prior, and what it was fitted to.
+
+    Attributes:
+        prior: it.
+        fitted: how many training images it was fitted to.
+        held_out: others, on whose error its weights were chosen.
+        steps: the step after which they were taken.
+        error: mean squared error of the velocity on the others, of latents with variance 1.
+    """
+
+    prior: FlowMatching
+    fitted: int
+    held_out: int
+    steps: int
+    error: float
+
+
+def field_of(config: ModelConfig) -> VelocityField:
+    """The network for the latents of a model, newly initialised."""
+    return VelocityField(groups(config), len(config.classes))
+
+
+def read(run: Run, model: weights.Arrays) -> FlowMatching | None:
+    """The prior kept in a run, on the CPU, or None where none of these weights is.
+
+    Args:
+        run: the run.
+        model: its weights.
+
+    Raises:
+        ModelError: the file is not as `write` makes it.
+    """
+    path = run.path / FLOW_PRIOR
+    if not path.exists():
+        return None
+    with weights.open_weights(path) as file:
+        try:
+            header = weights.read_header(file)
+            if header.info.get("prior") != FlowMatching.name:
+                raise ValueError("it is no prior that vaecli fitted by flow matching")
+            if header.info.get("model") != weights.digest(model):
+                return None
+            with torch.device("meta"):
+                field = field_of(run.config.model)
+            found = weights.read_tensors(file, header, _expected(field, run.config.model.latents))
+            if (found["scale"] <= 0).any():
+                raise ValueError("a scale of a latent is not positive")
+        except ValueError as error:
+            raise ModelError(f"{path}: {error}", _REMEDY) from None
+    field = field_of(run.config.model)
+    field.load_state_dict({name: torch.from_numpy(found[FIELD + name]) for name in _state(field)})
+    return FlowMatching(field, found["centre"], found["scale"])
+
+
+def write(run: Run, model: weights.Arrays, flow: FittedFlow) -> None:
+    """Keep a prior fitted to the latents of these weights, under the run's lock.
+
+    Raises:
+        BusyError: another process uses the run.
+        OSError: the run cannot be written to.
+    """
+    prior = flow.prior
+    info = {
+        "prior": prior.name,
+        "model": weights.digest(model),
+        "fitted": flow.fitted,
+        "held_out": flow.held_out,
+        "steps": flow.steps,
+        "error": flow.error,
+    }
+    own = {name: tensor.cpu().numpy() for name, tensor in _state(prior.field).items()}
+    tensors = {FIELD + name: tensor for name, tensor in own.items()}
+    tensors |= {"centre": prior.centre, "scale": prior.scale}
+    with run.locked():
+        run.write(FLOW_PRIOR, weights.encode(tensors, info))
+
+
+def _state(field: VelocityField) -> dict[str, torch.Tensor]:
+    state: dict[str, Any] = field.state_dict()
+    return state
+
+
+def _expected(field: VelocityField, latents: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Types and shapes of all tensors of a file."""
+    own = {FIELD + name: ("float32", tuple(each.shape)) for name, each in _state(field).items()}
+    return {**own, "centre": ("float32", (latents,)), "scale": ("float32", (latents,))}

@@ -1,0 +1,273 @@
+"""The prior of `--prior flow-matching`: what it learns, and the file in which a run keeps it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+import vaecli as package
+from conftest import Vaecli
+from vaecli.config import ModelConfig
+from vaecli.data.pixels import to_uint8
+from vaecli.errors import ExitCode, ModelError, UsageError
+from vaecli.evaluation.latent_space import Embedding
+from vaecli.model import flow_matching as network
+from vaecli.model.flow_matching import FlowMatching, VelocityField, groups, integrate
+from vaecli.runs import flow_prior, weights
+from vaecli.runs.directory import FLOW_PRIOR, open_run
+from vaecli.runs.load import load_model
+from vaecli.training import flow_matching
+from vaecli.training.flow_matching import fit, squared_error
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A narrow network, and few steps."""
+    monkeypatch.setattr(network, "WIDTH", 32)
+    monkeypatch.setattr(flow_matching, "MOST_STEPS", 300)
+
+
+def gaussian_velocity(mean: float, std: float) -> object:
+    """E[z - e | z_t] for z from N(mean, std^2) and e from N(0, 1), which are joint normal.
+
+    Cov(z - e, z_t) / Var(z_t) = (t std^2 - (1 - t)) / (t^2 std^2 + (1 - t)^2).
+    """
+
+    def velocity(point: Tensor, time: Tensor) -> Tensor:
+        slope = (time * std**2 - (1 - time)) / (time**2 * std**2 + (1 - time) ** 2)
+        return mean + slope * (point - time * mean)
+
+    return velocity
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (3.0, 1.0), (-1.0, 0.2)])
+def test_the_velocity_of_a_gaussian_carries_noise_to_it(mean: float, std: float) -> None:
+    noise = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    ends = [integrate(gaussian_velocity(mean, std), noise, steps) for steps in (20, 40)]  # type: ignore[arg-type]
+    gaps = [float((end - (mean + std * noise)).abs().max()) for end in ends]
+    assert gaps[0] < 0.05 * std * 3
+    assert gaps[1] < 0.4 * gaps[0] + 1e-9  # of second order
+
+
+def test_the_error_is_that_of_the_line_between_noise_and_latents() -> None:
+    def field(point: Tensor, times: Tensor, labels: Tensor | None) -> Tensor:
+        seen.append((point, times))
+        return torch.ones_like(point)
+
+    seen: list[tuple[Tensor, Tensor]] = []
+    latents, noise = torch.tensor([[3.0, 1.0]]), torch.tensor([[-1.0, 1.0]])
+    error = squared_error(field, latents, noise, torch.tensor([0.25]), None)  # type: ignore[arg-type]
+    assert seen[0][0].tolist() == [[0.0, 1.0]]
+    assert float(error) == pytest.approx(((4 - 1) ** 2 + (0 - 1) ** 2) / 2)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (17, 33), (16, 200), (200, 16), (100, 37)])
+def test_levels_of_any_size_meet_at_the_same_places(size: tuple[int, int]) -> None:
+    """A value that is enlarged to the finest level and averaged again is itself."""
+    config = ModelConfig(image_shape=(3, *size), arch="grid", latent_dim=2)
+    field = VelocityField(groups(config), 0)
+    assert sum(int(np.prod(shape)) for shape in field.shapes) == config.latents
+    for shape, factor in zip(field.shapes, field.factors, strict=True):
+        values = torch.randn(1, *shape, dtype=torch.float64)
+        height, width = field.size
+        enlarged = functional.interpolate(values, scale_factor=factor)[:, :, :height, :width]
+        assert enlarged.shape[2:] == field.size
+        back = functional.avg_pool2d(enlarged, factor, ceil_mode=True)
+        torch.testing.assert_close(back, values, atol=1e-12, rtol=0)
+    found = field(torch.randn(2, config.latents), torch.rand(2), None)
+    assert found.shape == (2, config.latents)
+    assert not found.any()  # it starts from nothing
+
+
+def test_every_latent_hears_of_every_other() -> None:
+    torch.manual_seed(0)
+    field = VelocityField([(2, 2, 2), (2, 4, 4)], 0)
+    for parameter in field.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    latents = torch.randn(1, 40, requires_grad=True)
+    found = field(latents, torch.tensor([0.3]), None)
+    for place in (0, 7, 8, 39):
+        (slope,) = torch.autograd.grad(found[0, place], latents, retain_graph=True)
+        assert (slope != 0).all()
+
+
+def two_clusters(count: int) -> tuple[Embedding, NDArray[np.int64]]:
+    """Posteriors near (5, 0) and near (5, 8): a place and a scale to be undone, and a gap."""
+    labels = np.arange(count, dtype=np.int64) % 2
+    mean = np.random.default_rng(0).normal(size=(count, 2), scale=0.3).astype(np.float32)
+    mean += np.stack([np.full(count, 5.0), 8.0 * labels], 1).astype(np.float32)
+    return Embedding(mean, np.full_like(mean, -4.0)), labels
+
+
+VECTOR = ModelConfig(image_shape=(1, 28, 28), latent_dim=2)
+
+
+@pytest.mark.usefixtures("small")
+def test_draws_lie_where_the_latents_do() -> None:
+    embedding, _ = two_clusters(1000)
+    found = fit(embedding, None, VECTOR, seed=0, device=CPU)
+    assert (found.fitted, found.held_out) == (900, 100)
+    draws = found.prior.draw(2000, seed=0)
+    near = [abs(draws[:, 1] - centre) < 1.5 for centre in (0, 8)]
+    assert (near[0] | near[1]).mean() > 0.95
+    assert 0.4 < near[0].mean() < 0.6
+    for part in near:
+        std = np.hypot(0.3, np.exp(-2))
+        assert draws[part, 0].std() == pytest.approx(std, rel=0.25)
+        assert draws[part, 1].std() < 2 * std  # some draws lie between the clusters
+    assert draws[:, 0].mean() == pytest.approx(5, abs=0.1)
+    np.testing.assert_allclose(found.prior.draw(3, seed=0), draws[:3], atol=1e-4)
+    assert not np.allclose(found.prior.draw(3, seed=1), draws[:3])
+
+
+@pytest.mark.usefixtures("small")
+def test_draws_are_of_the_class_that_is_asked_for() -> None:
+    embedding, labels = two_clusters(1000)
+    classes = ModelConfig(
+        image_shape=(1, 28, 28), latent_dim=2, classes=("low", "high"), class_counts=(500, 500)
+    )
+    prior = fit(embedding, labels, classes, seed=0, device=CPU).prior
+    for place, centre in enumerate((0, 8)):
+        draws = prior.draw(200, seed=0, labels=np.full(200, place, np.int64))
+        assert (abs(draws[:, 1] - centre) < 1.5).mean() > 0.95
+
+
+@pytest.mark.usefixtures("small")
+def test_the_same_seed_gives_the_same_prior_and_leaves_torch_alone() -> None:
+    embedding, _ = two_clusters(200)
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        fit(embedding, None, VECTOR, seed=seed, device=CPU).prior.draw(5, seed=0)
+        for seed in (0, 0, 1)
+    )
+    assert (torch.random.get_rng_state() == before).all()
+    assert (first == again).all()
+    assert not (first == other).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_fit_without_gain_on_held_out_images_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([3.0, 2.0, *[2.5] * 5, 1.0])
+    monkeypatch.setattr(flow_matching._Judge, "error", lambda self, field: next(errors))
+    found = fit(two_clusters(100)[0], None, VECTOR, seed=0, device=CPU)
+    assert (found.error, found.steps) == (2.0, 30)
+    assert next(errors) == 1.0
+
+
+# --- in a run -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None) -> Path:
+    """A copy of a run that may be changed, and a fit of few steps."""
+    monkeypatch.setattr(flow_matching, "MOST_STEPS", 30)
+    return Path(shutil.copytree(trained, tmp_path / "own"))
+
+
+def test_fitted_once_and_kept(vaecli: Vaecli, run: Path, data_dir: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    common = ("sample", "-m", run, "--data-dir", data_dir, "-n", "6", "--prior", "flow-matching")
+    outcome = vaecli(*common, "-o", "a.npy")
+    assert outcome.code == 0, outcome.err
+    assert "fitted by flow matching to the latents of mnist, train split" in outcome.err
+    assert "taught on 450 images" in outcome.err
+    assert "chosen by 50 other images" in outcome.err
+    assert not [path for path in before if path.read_bytes() != before[path]]
+    kept = (run / FLOW_PRIOR).read_bytes()
+    again = vaecli(*common, "-o", "b.npy")
+    assert "by flow matching, kept in" in again.err
+    assert (run / FLOW_PRIOR).read_bytes() == kept
+    assert vaecli(*common, "--seed", "9", "-o", "c.npy").code == 0
+    assert vaecli("sample", "-m", run, "-n", "6", "-o", "normal.npy").code == 0
+    named = vaecli(*common, "--data", "mnist", "-o", "named.npy")
+    assert "not kept" in named.err
+    arrays = {path.stem: np.load(path) for path in Path().glob("*.npy")}
+    assert (arrays["a"] == arrays["b"]).all()
+    assert (arrays["a"] == arrays["named"]).all()
+    assert not (arrays["a"] == arrays["c"]).all()
+    assert not (arrays["a"] == arrays["normal"]).all()
+
+    model = package.load(run, device="cpu")
+    found = model.sample(6, prior="flow-matching", data_dir=data_dir, download=False)
+    assert abs(to_uint8(found.numpy()).astype(int) - arrays["a"]).max() <= 1
+    with pytest.raises(UsageError, match="no temperature"):
+        model.sample(6, prior="flow-matching", temperature=0.5)
+    with pytest.raises(UsageError, match="not one of normal, gmm"):
+        model.evaluate(prior="flow-matching", data_dir=data_dir)  # type: ignore[arg-type]
+
+    config, tensors = weights.read_model(run / "model.safetensors")
+    tensors["encoder.mean.bias"] = tensors["encoder.mean.bias"] + 1
+    (run / "model.safetensors").write_bytes(weights.encode_model(config, tensors))
+    assert "taught on" in vaecli(*common, "-o", "d.npy").err
+    assert (run / FLOW_PRIOR).read_bytes() != kept
+    open_run(run).clear()
+    assert not (run / FLOW_PRIOR).exists()
+
+
+def test_what_it_cannot_do_is_refused(vaecli: Vaecli, run: Path) -> None:
+    refused = vaecli("sample", "-m", run, "--prior", "flow-matching", "--temperature", "0.7")
+    assert refused.code == ExitCode.USAGE
+    assert "contradict each other" in refused.err
+    assert vaecli("eval", "-m", run, "--prior", "flow-matching").code == ExitCode.USAGE
+    assert vaecli("reconstruct", "-m", run, "--prior", "flow-matching").code == ExitCode.USAGE
+
+
+def test_the_file_is_read_as_it_is_written_or_refused(run: Path) -> None:
+    loaded, own = load_model(str(run)), open_run(run)
+    assert flow_prior.read(own, loaded.weights) is None
+    field = flow_prior.field_of(loaded.config)
+    for parameter in field.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    latents = loaded.config.latents
+    centre, scale = np.linspace(0, 1, latents), np.linspace(1, 2, latents)
+    prior = FlowMatching(field, centre.astype("f4"), scale.astype("f4"))
+    flow_prior.write(own, loaded.weights, flow_prior.FittedFlow(prior, 9, 1, 30, 1.0))
+    found = flow_prior.read(own, loaded.weights)
+    assert found is not None
+    assert (found.draw(4, seed=0) == prior.draw(4, seed=0)).all()
+    other = {**loaded.weights, "encoder.mean.bias": loaded.weights["encoder.mean.bias"] + 1}
+    assert flow_prior.read(own, other) is None
+
+    path = run / FLOW_PRIOR
+    written = path.read_bytes()
+    wrong = prior.scale.copy()
+    wrong[0] = 0
+    negative = FlowMatching(field, prior.centre, wrong)
+    flow_prior.write(own, loaded.weights, flow_prior.FittedFlow(negative, 9, 1, 30, 1.0))
+    for damaged, words in (
+        (path.read_bytes(), "not positive"),
+        (written[:-1] + bytes([written[-1] ^ 1]), "SHA-256"),
+        (written[:-8], "damaged"),
+        ((run / "model.safetensors").read_bytes(), "no prior"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=words) as caught:
+            flow_prior.read(own, loaded.weights)
+        assert "Remove the file" in str(caught.value.hint)
+
+
+def test_a_grid_with_classes(vaecli: Vaecli, run: Path) -> None:
+    train = ("train", "--data", "digits", "--limit", "300", "--epochs", "1", "-q", "-o", "run")
+    grid = ("--arch", "grid", "--hidden", "4", "--latent-dim", "2", "--condition", "labels")
+    assert vaecli(*train, *grid, "--data-dir", "cache").code == 0
+    common = ("sample", "-m", "run", "--prior", "flow-matching", "--data-dir", "cache")
+    rows = vaecli(*common, "-o", "rows.png")
+    assert rows.code == 0, rows.err
+    for label in ("3", "4"):
+        assert vaecli(*common, "-n", "5", "--label", label, "-o", f"{label}.npy").code == 0
+    assert vaecli(*common, "-n", "5", "--label", "3", "-o", "same.npy").code == 0
+    arrays = {path.stem: np.load(path) for path in Path().glob("*.npy")}
+    assert (arrays["3"] == arrays["same"]).all()
+    assert not (arrays["3"] == arrays["4"]).all()
+    model = package.load("run", device="cpu")
+    found = model.sample(5, label="3", prior="flow-matching", data_dir="cache", download=False)
+    assert abs(to_uint8(found.numpy()).astype(int) - arrays["3"]).max() <= 1
