@@ -10,7 +10,8 @@ papers use a network trained on ImageNet, so the figures compare with one anothe
 row is training images against held-out ones: the distance that is not there, its noise.
 
 For each run: reconstructions of the held-out images, samples of the prior at three temperatures,
-and of `--prior gmm`, that with drawn pixels too.  Nothing is chosen by these figures.
+and of `--prior gmm`, that with drawn pixels too; the same of `--prior flow-matching` where the run
+keeps one, which `sample` fits.  Nothing is chosen by these figures.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from vaecli.data.pixels import Bytes
 from vaecli.data.reading import Reading
 from vaecli.evaluation import generation, latent_space, mixture
 from vaecli.model.vae import TorchRunner, as_float
+from vaecli.runs import flow_prior
 from vaecli.runs.load import load_model
 
 BATCH, TEMPERATURES = 250, (1.0, 0.85, 0.7)
@@ -128,6 +130,12 @@ def kinds(model: str, train: Images, shown: Bytes) -> Iterator[tuple[str, Bytes]
     yield "--prior gmm", generation.decode(runner, latents)
     drawn = generation.decode(runner, latents, pixel_seed=0)
     yield "--prior gmm --draw-pixels", drawn
+    flow = None if loaded.run is None else flow_prior.read(loaded.run, loaded.weights)
+    if flow is not None:
+        latents = flow.draw(count, seed=0)
+        yield "--prior flow-matching", generation.decode(runner, latents)
+        drawn = generation.decode(runner, latents, pixel_seed=0)
+        yield "--prior flow-matching --draw-pixels", drawn
 
 
 def main() -> None:

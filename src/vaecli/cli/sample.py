@@ -58,6 +58,7 @@ class Asked:
             " latents. The last two are fitted once to the latents of the training images, and kept"
             " in the run.",
             default="the model's own",
+            metavar="NAME",
         ),
     ] = None
     draw_pixels: Annotated[
