@@ -31,7 +31,7 @@ from safetensors.numpy import load_file
 from vaecli.cli import app
 from vaecli.data import reading
 from vaecli.system.signals import stop_flag
-from vaecli.training import cuda_graph, loop
+from vaecli.training import cuda_graph, flow_matching, loop
 from vaecli.training import step as stepping
 
 DOUBLE = bool(os.environ.get("PROOF_DOUBLE"))
@@ -248,6 +248,12 @@ def prove_commands(proof: Proof) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module("onnxruntime")
             commands.append(f"export -o {here}/onnx")
+    with put(flow_matching, "MOST_STEPS", 20):
+        code, _ = proof.run(
+            *("sample", "-m", here / "graph", "--prior", "flow-matching"),
+            *("-o", here / "w.png", *proof.cache, "--force"),
+        )
+    proof.check("sample --prior flow-matching", code == 0)
     for command in commands:
         name, *options = command.split()
         code, _ = proof.run(name, "-m", here / "graph", *options, *proof.cache, "--force")

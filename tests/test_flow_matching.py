@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from torch.nn import functional
 
 import vaecli as package
 from conftest import Vaecli
+from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.data.pixels import to_uint8
-from vaecli.errors import ExitCode, ModelError, UsageError
+from vaecli.errors import DivergedError, ExitCode, ModelError, UsageError
 from vaecli.evaluation.latent_space import Embedding
 from vaecli.model import flow_matching as network
 from vaecli.model.flow_matching import FlowMatching, VelocityField, groups, integrate
@@ -118,7 +120,7 @@ def test_draws_lie_where_the_latents_do() -> None:
     assert (found.fitted, found.held_out) == (900, 100)
     draws = found.prior.draw(2000, seed=0)
     near = [abs(draws[:, 1] - centre) < 1.5 for centre in (0, 8)]
-    assert (near[0] | near[1]).mean() > 0.95
+    assert (near[0] | near[1]).mean() > 0.9
     assert 0.4 < near[0].mean() < 0.6
     for part in near:
         std = np.hypot(0.3, np.exp(-2))
@@ -138,7 +140,7 @@ def test_draws_are_of_the_class_that_is_asked_for() -> None:
     prior = fit(embedding, labels, classes, seed=0, device=CPU).prior
     for place, centre in enumerate((0, 8)):
         draws = prior.draw(200, seed=0, labels=np.full(200, place, np.int64))
-        assert (abs(draws[:, 1] - centre) < 1.5).mean() > 0.95
+        assert (abs(draws[:, 1] - centre) < 1.5).mean() > 0.9
 
 
 @pytest.mark.usefixtures("small")
@@ -152,6 +154,65 @@ def test_the_same_seed_gives_the_same_prior_and_leaves_torch_alone() -> None:
     assert (torch.random.get_rng_state() == before).all()
     assert (first == again).all()
     assert not (first == other).all()
+
+
+def test_a_grid_is_fitted_to_latents_that_belong_together() -> None:
+    """The mean of the finer level was encoded at one draw of the coarser, so that draw stays."""
+    config = ModelConfig(image_shape=(1, 32, 32), arch="grid", latent_dim=1)
+    generator = np.random.default_rng(0)
+    mean = generator.normal(size=(50, config.latents)).astype(np.float32)
+    posterior = Embedding(mean, np.full_like(mean, -1.0))
+    noise = philox.normal(config.latents, 0, 50, seed=3, purpose="aggregate-posterior")
+    found, std = flow_matching._redrawable(posterior, config, seed=3)
+    np.testing.assert_allclose(found[:, :16], (mean + np.exp(-0.5) * noise)[:, :16], rtol=1e-5)
+    assert not std[:, :16].any()
+    assert (found[:, 16:] == mean[:, 16:]).all()
+    np.testing.assert_allclose(std[:, 16:], np.exp(-0.5), rtol=1e-6)
+    vector, spread = flow_matching._redrawable(posterior, VECTOR, seed=3)
+    assert (vector == mean).all()
+    assert spread.all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10])
+@pytest.mark.usefixtures("small")
+def test_few_images(count: int) -> None:
+    embedding, _ = two_clusters(count)
+    found = fit(embedding, None, VECTOR, seed=0, device=CPU)
+    assert found.held_out == (count > 1)
+    assert found.fitted == count - found.held_out
+    assert np.isfinite(found.prior.draw(3, seed=0)).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_what_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, log_variance = two_clusters(20)[0]
+    wild = Embedding(mean, np.where(np.arange(20)[:, None] == 3, np.float32(200), log_variance))
+    with pytest.raises(DivergedError, match="latents of the training images is not finite"):
+        fit(wild, None, VECTOR, seed=0, device=CPU)
+    monkeypatch.setattr(flow_matching._Judge, "error", lambda self, field: math.nan)
+    with pytest.raises(DivergedError, match="error of the network is not finite"):
+        fit(two_clusters(20)[0], None, VECTOR, seed=0, device=CPU)
+
+
+def test_attention_does_not_keep_all_scores() -> None:
+    """It is computed by a kernel that holds no (positions, positions) matrix."""
+    heads = []
+
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads.extend([query, key, value])
+        return value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functional, "scaled_dot_product_attention", attention)
+        network.Attention()(torch.randn(2, network.WIDTH, 3, 5), torch.randn(2, network.WIDTH))
+    assert {each.shape for each in heads} == {(2, 4, 15, 32)}
+    assert {each.stride(-1) for each in heads} == {1}  # or torch takes the kernel that does
+
+
+@pytest.mark.parametrize("std", [0.05, 0.1, 0.3])
+def test_narrow_latents_keep_their_spread(std: float) -> None:
+    end = integrate(gaussian_velocity(0, std), torch.ones((), dtype=torch.float64), network.STEPS)  # type: ignore[arg-type]
+    assert float(end) == pytest.approx(std, rel=0.02)
 
 
 @pytest.mark.usefixtures("small")
@@ -178,7 +239,7 @@ def test_fitted_once_and_kept(vaecli: Vaecli, run: Path, data_dir: Path) -> None
     common = ("sample", "-m", run, "--data-dir", data_dir, "-n", "6", "--prior", "flow-matching")
     outcome = vaecli(*common, "-o", "a.npy")
     assert outcome.code == 0, outcome.err
-    assert "fitted by flow matching to the latents of mnist, train split" in outcome.err
+    assert "by flow matching to latents of mnist, train split; then kept in" in outcome.err
     assert "taught on 450 images" in outcome.err
     assert "chosen by 50 other images" in outcome.err
     assert not [path for path in before if path.read_bytes() != before[path]]
@@ -189,7 +250,7 @@ def test_fitted_once_and_kept(vaecli: Vaecli, run: Path, data_dir: Path) -> None
     assert vaecli(*common, "--seed", "9", "-o", "c.npy").code == 0
     assert vaecli("sample", "-m", run, "-n", "6", "-o", "normal.npy").code == 0
     named = vaecli(*common, "--data", "mnist", "-o", "named.npy")
-    assert "not kept" in named.err
+    assert "not kept, since --data names the images" in named.err
     arrays = {path.stem: np.load(path) for path in Path().glob("*.npy")}
     assert (arrays["a"] == arrays["b"]).all()
     assert (arrays["a"] == arrays["named"]).all()
@@ -218,6 +279,11 @@ def test_what_it_cannot_do_is_refused(vaecli: Vaecli, run: Path) -> None:
     assert refused.code == ExitCode.USAGE
     assert "contradict each other" in refused.err
     assert vaecli("eval", "-m", run, "--prior", "flow-matching").code == ExitCode.USAGE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaecli.training.flow_prior.MAX_POSITIONS", 0)
+        refused = vaecli("sample", "-m", run, "--prior", "flow-matching")
+    assert refused.code == ExitCode.USAGE
+    assert "at 1 positions; it can have 0" in refused.err
     assert vaecli("reconstruct", "-m", run, "--prior", "flow-matching").code == ExitCode.USAGE
 
 
@@ -236,6 +302,12 @@ def test_the_file_is_read_as_it_is_written_or_refused(run: Path) -> None:
     assert (found.draw(4, seed=0) == prior.draw(4, seed=0)).all()
     other = {**loaded.weights, "encoder.mean.bias": loaded.weights["encoder.mean.bias"] + 1}
     assert flow_prior.read(own, other) is None
+    state = torch.random.get_rng_state()
+    flow_prior.read(own, loaded.weights)
+    assert (torch.random.get_rng_state() == state).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow_prior, "VERSION", 2)
+        assert flow_prior.read(own, loaded.weights) is None
 
     path = run / FLOW_PRIOR
     written = path.read_bytes()

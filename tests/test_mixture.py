@@ -496,7 +496,7 @@ def test_python_samples_from_the_mixture(vaecli: Vaecli, run: Path, data_dir: Pa
     assert abs(to_uint8(found.numpy()).astype(int) - np.load("gmm.npy")).max() <= 1
     with pytest.raises(UsageError, match="data"):
         loose.sample(6, prior="gmm", **options)
-    with pytest.raises(UsageError, match="data is what another prior"):
+    with pytest.raises(UsageError, match="data names what gmm"):
         model.sample(6, data="mnist")
     with pytest.raises(UsageError, match="not one of normal, gmm"):
         model.sample(6, prior="GMM")  # type: ignore[arg-type]

@@ -173,20 +173,29 @@ class Coder:
         """
         require_replaceable(self.vae.config, prior, DRAWN)
         if prior in (None, "normal") and data is not None:
-            raise UsageError("data is what another prior is fitted to", "Leave it out.")
+            raise UsageError("data names what gmm or flow-matching is fitted to", "Leave it out.")
         if prior == "flow-matching" and temperature != 1:
-            raise UsageError("flow-matching has no temperature", "Leave it out.")
+            raise UsageError(
+                "flow-matching has no temperature: it starts from noise of spread 1",
+                "Leave it out.",
+            )
         seed = self.seed if seed is None else seed
         if label is None and self.vae.config.classes:
             label = conditions.drawn_names(self.vae.config, count, seed=seed)
+        places = self._places(label, count)
+        classes = None if places is None else places.cpu().numpy()
         reading = self._reading(data_dir, download, report, progress)
         source = None if data is None else str(data)
         if prior == "flow-matching":
-            flow = flow_prior.of_model(self._loaded, reading, self.vae, data=source, note=no_report)
-            known = self._places(label, count)
-            latents = flow.draw(
-                count, seed=seed, labels=None if known is None else known.cpu().numpy()
+            flow = flow_prior.of_model(
+                self._loaded,
+                reading,
+                lambda _: TorchRunner(self.vae),
+                self._device,
+                data=source,
+                note=no_report,
             )
+            latents = flow.draw(count, seed=seed, labels=classes, progress=progress)
         else:
             drawn: Prior = numpy_learned_prior.of(self.vae.config, self.vae.weights())
             if prior == "gmm":
@@ -194,8 +203,6 @@ class Coder:
             latents = drawn.draw(count, seed=seed, temperature=temperature)
         if not draw_pixels:
             return self.decode(latents, labels=label)
-        places = self._places(label, count)
-        classes = None if places is None else places.cpu().numpy()
         pixels = generation.decode(TorchRunner(self.vae), latents, classes, pixel_seed=seed)
         return as_float(torch.from_numpy(pixels).to(self._device))
 

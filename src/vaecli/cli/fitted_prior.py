@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from vaecli.cli import options
-from vaecli.cli.inputs import in_torch, runner
+from vaecli.cli.inputs import runner, torch_device
 from vaecli.cli.options import option
 
 if TYPE_CHECKING:
-    from vaecli.evaluation.generation import Runner
-    from vaecli.model.flow_matching import FlowMatching
+    from vaecli.data.labels import Labels
+    from vaecli.evaluation.generation import Floats, Runner
     from vaecli.model.numpy_prior import Mixture
     from vaecli.runs.load import LoadedModel
 
@@ -51,10 +51,35 @@ def fitted(
         )
 
 
-def flow(common: options.Common, loaded: LoadedModel, data: str | None = None) -> FlowMatching:
-    """The prior of a model by flow matching, kept or fitted now; arguments as for `fitted`."""
+def flow(
+    common: options.Common,
+    loaded: LoadedModel,
+    data: str | None,
+    count: int,
+    *,
+    seed: int,
+    labels: Labels | None,
+) -> Floats:
+    """Latents (count, L) drawn from the prior of a model by flow matching, kept or fitted now.
+
+    Args:
+        common: options.
+        loaded: the model.
+        data: as for `fitted`.
+        count: how many.
+        seed: of the draws.
+        labels: places of their classes, (count,), where the model takes them.
+    """
     from vaecli.training import flow_prior
 
-    model = in_torch(common, loaded)
+    where = torch_device(common, loaded)
     with common.reading() as reading:
-        return flow_prior.of_model(loaded, reading, model, data=data, note=common.terminal.note)
+        prior = flow_prior.of_model(
+            loaded,
+            reading,
+            lambda count: runner(common, loaded, count),
+            where,
+            data=data,
+            note=common.terminal.note,
+        )
+        return prior.draw(count, seed=seed, labels=labels, progress=reading.progress)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from vaecli.cli.options import Common
 
 if TYPE_CHECKING:
+    import torch
+
     from vaecli.config import Binarize
     from vaecli.data.dataset import Images
     from vaecli.data.splits_and_classes import Split
@@ -32,14 +34,19 @@ def load_model(common: Common, spec: str | None, *, decoder_only: bool = False) 
     return loaded
 
 
-def in_torch(common: Common, loaded: LoadedModel) -> VAE:
-    """The model in torch, on the device of --device."""
+def torch_device(common: Common, loaded: LoadedModel) -> torch.device:
+    """The device of --device, and from now on the threads of --threads, or of the training."""
     from vaecli.system import device
 
     common.use_threads(None if loaded.run is None else loaded.run.config.threads)
     where = device.resolve(common.device)
     common.terminal.detail(f"computed in torch on {where}")
-    return loaded.model.to(where)
+    return where
+
+
+def in_torch(common: Common, loaded: LoadedModel) -> VAE:
+    """The model in torch, on the device of --device."""
+    return loaded.model.to(torch_device(common, loaded))
 
 
 def by_numpy(common: Common, loaded: LoadedModel, images: int) -> bool:

@@ -237,7 +237,7 @@ def _drawn(
 ) -> NDArray[np.float32]:
     """Latents (N, L) of a prior, for classes (N,) where the runner takes them."""
     from vaecli.evaluation import generation
-    from vaecli.runs.fitted_prior import can_be_fitted
+    from vaecli.runs.fitted_prior import MAX_POSITIONS, can_be_fitted, positions
 
     if asked.prior == "gmm":
         mixture = fitted_prior.fitted(common, loaded, asked.data)
@@ -247,17 +247,17 @@ def _drawn(
             from vaecli.data import labels
 
             places = labels.repeated(loaded.config, asked.label, count)
-        flow = fitted_prior.flow(common, loaded, asked.data)
-        return flow.draw(count, seed=seed, labels=places)
+        return fitted_prior.flow(common, loaded, asked.data, count, seed=seed, labels=places)
     config = loaded.config
-    independent = (config.arch, config.prior) == ("grid", "normal")
-    if asked.prior is None and independent:
-        quickly = " --prior gmm, or better" if can_be_fitted(config) else ""
-        common.terminal.note(
-            "prior: N(0, I), where neighbouring latents know nothing of each other;"
-            f"{quickly} --prior flow-matching, which takes longer once, draws pictures that"
-            " hang together"
-        )
+    if asked.prior is None and (config.arch, config.prior) == ("grid", "normal"):
+        better = ["--prior gmm"] if can_be_fitted(config) else []
+        if positions(config) <= MAX_POSITIONS:
+            better.append("--prior flow-matching, which takes longest to fit,")
+        if better:
+            common.terminal.note(
+                "prior: N(0, I), where neighbouring latents know nothing of each other;"
+                f" {' or better '.join(better)} draws pictures that hang together"
+            )
     return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
 
 
@@ -281,8 +281,8 @@ def _check(asked: Asked) -> None:
         raise UsageError("--temperature must be finite")
     if asked.prior == "flow-matching" and asked.temperature != 1:
         raise UsageError(
-            "--temperature and --prior flow-matching contradict each other: it carries noise of"
-            " another spread to no latents of images",
+            "--temperature and --prior flow-matching contradict each other: the network has only"
+            " learned to start from noise of spread 1",
             "Leave --temperature out.",
         )
     limited = (("num_samples", asked.num_samples, MAX_COUNT), ("steps", asked.steps, MAX_STEPS))

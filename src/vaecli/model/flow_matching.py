@@ -1,8 +1,9 @@
-"""A prior by flow matching: a network that carries noise to latents, the first seen as images.
+"""A prior by flow matching: a network that carries noise to latents.
 
 Latents z that were drawn for training images and noise e from N(0, I) are joined by lines
 z_t = (1 - t) e + t z.  The network learns the mean velocity E[z - e | z_t, t]; a draw starts at
-noise and follows it from t = 0 to 1.  Nothing is known of the density of such draws.
+noise and follows it from t = 0 to 1.  Their density, which would need the divergence of the
+velocity on the way, is not computed.
 
 Source: Lipman et al. 2023, https://arxiv.org/abs/2210.02747; of the latents of an autoencoder, as
 in Rombach et al. 2022, https://arxiv.org/abs/2112.10752
@@ -24,6 +25,7 @@ from torch.nn import functional
 from vaecli import philox
 from vaecli.config import ModelConfig
 from vaecli.model.precision import inference
+from vaecli.system.callbacks import Progress, no_progress
 
 Shape = tuple[int, int, int]
 Floats = NDArray[np.float32]
@@ -34,9 +36,14 @@ ATTENTION_EVERY = 3
 """Every third block is followed by one in which all positions see each other."""
 FREQUENCIES, HIGHEST = 32, 200.0
 """Waves by which the network is told the time, and the fastest of them."""
-STEPS = 20
-"""Of Heun's method, for a draw."""
-BATCH = 250
+STEPS, CROWDING = 20, 1.5
+"""Of Heun's method, for a draw; and the power by which they become shorter towards the end, where
+narrow posteriors need it: the spread of a Gaussian a twentieth as wide as the whole comes out
+within one percent, of equal steps 29 percent too small."""
+BATCH_POSITIONS, MOST_BATCH = 1 << 14, 250
+"""Draws are computed so many at once that they have so many positions together, at most."""
+VERSION = 1
+"""Of the network: the same weights mean something else in another."""
 
 
 def groups(config: ModelConfig) -> list[Shape]:
@@ -88,7 +95,8 @@ class Attention(nn.Module):
         """As `Block.forward`."""
         changed = self.first(_modulated(features, self.modulation(time)))
         heads = changed.flatten(2).unflatten(1, (3, HEADS, -1)).transpose(3, 4)
-        seen = functional.scaled_dot_product_attention(*heads.unbind(1))
+        # contiguous, or all scores of positions by positions are kept
+        seen = functional.scaled_dot_product_attention(*heads.contiguous().unbind(1))
         result: Tensor = features + self.last(seen.transpose(2, 3).reshape(features.shape))
         return result
 
@@ -131,7 +139,7 @@ class VelocityField(nn.Module):
             nn.Conv2d(WIDTH, count, kernel, padding=kernel // 2) for count in channels
         )
         _zero(*self.outputs)
-        waves = torch.linspace(0, math.log(HIGHEST), FREQUENCIES).exp()
+        waves = torch.linspace(0, math.log(HIGHEST), FREQUENCIES, device="cpu").exp()
         self.register_buffer("frequencies", waves, persistent=False)
 
     def _blocks(self, kernel: int) -> Iterator[nn.Module]:
@@ -183,15 +191,24 @@ class FlowMatching:
         self.field, self.centre, self.scale = field, centre, scale
 
     @inference()
-    def draw(self, count: int, *, seed: int, labels: Labels | None = None) -> Floats:
+    def draw(
+        self,
+        count: int,
+        *,
+        seed: int,
+        labels: Labels | None = None,
+        progress: Progress = no_progress,
+    ) -> Floats:
         """Draw latents (count, L), of the classes (count,) where the field was taught them.
 
         The noise that a draw begins with does not depend on `count`.
         """
+        size = max(1, min(MOST_BATCH, BATCH_POSITIONS // math.prod(self.field.size)))
         found = np.empty((count, len(self.centre)), np.float32)
         device = self.field.position.device
-        for start in range(0, count, BATCH):
-            rows = slice(start, min(start + BATCH, count))
+        for start in range(0, count, size):
+            progress("drawing latents", start, count)
+            rows = slice(start, min(start + size, count))
             noise = philox.normal(
                 len(self.centre), rows.start, rows.stop, seed=seed, purpose="samples"
             )
@@ -202,6 +219,7 @@ class FlowMatching:
 
             end = integrate(velocity, torch.from_numpy(noise).to(device), STEPS)
             found[rows] = self.centre + self.scale * end.cpu().numpy()
+        progress("drawing latents", count, count)
         return found
 
 
@@ -210,10 +228,12 @@ def integrate(velocity: Callable[[Tensor, Tensor], Tensor], start: Tensor, steps
 
     The last step is one of Euler's: at time 1 itself nothing was learned.
 
+    Source: Karras et al. 2022, algorithm 1, https://arxiv.org/abs/2206.00364
+
     Args:
         velocity: of points at a time, which is a tensor of one number.
         start: points.
-        steps: of equal length.
+        steps: how many, shorter and shorter.
 
     Example:
         A point that runs away from 0, to e:
@@ -222,7 +242,7 @@ def integrate(velocity: Callable[[Tensor, Tensor], Tensor], start: Tensor, steps
         >>> bool((found - math.e).abs() < 0.01)
         True
     """
-    times = torch.linspace(0, 1, steps + 1, device=start.device)
+    times = 1 - torch.linspace(1, 0, steps + 1, device=start.device) ** CROWDING
     point = start
     for step in range(steps):
         now, then = times[step], times[step + 1]

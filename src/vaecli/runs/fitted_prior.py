@@ -5,6 +5,7 @@ Its header says which weights it was fitted to, and how; with others it counts a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ DRAWN = *DENSITIES, "flow-matching"
 """Those that can be drawn from."""
 MAX_COVARIANCE = 6000
 """A covariance of more latents takes too much memory and time."""
+
+MAX_POSITIONS = 1 << 12
+"""Latents at more positions than this take too long to fit by flow matching: images of 256x256."""
 
 _REMEDY = "Remove the file, and it is fitted again."
 
@@ -57,6 +61,11 @@ def require_replaceable(
 def can_be_fitted(model: ModelConfig) -> bool:
     """Whether the covariances of so many latents can be had."""
     return model.latents <= MAX_COVARIANCE
+
+
+def positions(model: ModelConfig) -> int:
+    """Positions of the finest latents: of a grid's finest level, or one."""
+    return math.prod(model.levels[1]) if model.arch == "grid" else 1
 
 
 def read(run: Run, model: weights.Arrays) -> FittedPrior | None:

@@ -1,6 +1,7 @@
 """The prior of `--prior flow-matching`, kept in its run as `prior-flow-matching.safetensors`.
 
-Its header says which weights it was fitted to, and how; with others it counts as absent.
+Its header says which weights it was fitted to, and how; with others, or of another network, it
+counts as absent.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 
 from vaecli.config import ModelConfig
 from vaecli.errors import ModelError
-from vaecli.model.flow_matching import FlowMatching, VelocityField, groups
+from vaecli.model.flow_matching import VERSION, FlowMatching, VelocityField, groups
 from vaecli.runs import weights
 from vaecli.runs.directory import FLOW_PRIOR, Run
 
@@ -39,7 +40,7 @@ class FittedFlow(NamedTuple):
 
 
 def field_of(config: ModelConfig) -> VelocityField:
-    """The network for the latents of a model, newly initialised."""
+    """The network for the latents of a model, newly initialised by torch's random state."""
     return VelocityField(groups(config), len(config.classes))
 
 
@@ -61,7 +62,8 @@ def read(run: Run, model: weights.Arrays) -> FlowMatching | None:
             header = weights.read_header(file)
             if header.info.get("prior") != FlowMatching.name:
                 raise ValueError("it is no prior that vaecli fitted by flow matching")
-            if header.info.get("model") != weights.digest(model):
+            version = header.info.get("network")
+            if version != VERSION or header.info.get("model") != weights.digest(model):
                 return None
             with torch.device("meta"):
                 field = field_of(run.config.model)
@@ -70,8 +72,8 @@ def read(run: Run, model: weights.Arrays) -> FlowMatching | None:
                 raise ValueError("a scale of a latent is not positive")
         except ValueError as error:
             raise ModelError(f"{path}: {error}", _REMEDY) from None
-    field = field_of(run.config.model)
-    field.load_state_dict({name: torch.from_numpy(found[FIELD + name]) for name in _state(field)})
+    state = {name: torch.from_numpy(found[FIELD + name]) for name in _state(field)}
+    field.load_state_dict(state, assign=True)
     return FlowMatching(field, found["centre"], found["scale"])
 
 
@@ -85,6 +87,7 @@ def write(run: Run, model: weights.Arrays, flow: FittedFlow) -> None:
     prior = flow.prior
     info = {
         "prior": prior.name,
+        "network": VERSION,
         "model": weights.digest(model),
         "fitted": flow.fitted,
         "held_out": flow.held_out,

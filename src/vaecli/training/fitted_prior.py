@@ -54,7 +54,7 @@ def of_model(
         raise UsageError(
             f"--prior gmm: this model has {config.latents:,} latents, too many for a Gaussian with"
             f" a full covariance; it can have {fitted_prior.MAX_COVARIANCE:,}",
-            "Choose --prior flow-matching (of sample), or leave it out.",
+            "Leave it out; vaecli sample also takes --prior flow-matching.",
         )
     if run is not None and (kept := fitted_prior.read(run, loaded.weights)) is not None:
         note(f"prior: {_counted(kept.mixture)} kept in {run.path}")
@@ -101,13 +101,8 @@ def _counted(mixture: Mixture) -> str:
     return "one Gaussian" if count == 1 else f"a mixture of {count} Gaussians"
 
 
-def keep(loaded: LoadedModel, data: str | None, write: Callable[[Run], None], note: Report) -> None:
-    """Keep a prior in its run, or say why it is not kept."""
-    if reason := _not_kept(loaded, data, write):
-        note(f"prior: not kept, so that it is fitted each time: {reason}")
-
-
-def _not_kept(loaded: LoadedModel, data: str | None, write: Callable[[Run], None]) -> str:
+def why_not_kept(loaded: LoadedModel, data: str | None) -> str:
+    """Why a prior of these images cannot be kept, or nothing."""
     run = loaded.run
     if data is not None:
         return "--data names the images"
@@ -115,10 +110,18 @@ def _not_kept(loaded: LoadedModel, data: str | None, write: Callable[[Run], None
         return f"{loaded.path} is no run directory"
     if not run.has_state:
         return f"{run.path} has no state/, by which it could be locked"
-    try:
-        write(run)
-    except VaecliError as error:
-        return error.message
-    except OSError as error:
-        return str(error)
     return ""
+
+
+def keep(loaded: LoadedModel, data: str | None, write: Callable[[Run], None], note: Report) -> None:
+    """Keep a prior in its run, or say why it is not kept."""
+    reason = why_not_kept(loaded, data)
+    if not reason and loaded.run is not None:
+        try:
+            write(loaded.run)
+        except VaecliError as error:
+            reason = error.message
+        except OSError as error:
+            reason = str(error)
+    if reason:
+        note(f"prior: not kept, so that it is fitted each time: {reason}")

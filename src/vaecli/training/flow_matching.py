@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from vaecli import philox
 from vaecli.config import ModelConfig, Precision
+from vaecli.errors import DivergedError
 from vaecli.evaluation.latent_space import Embedding
-from vaecli.model.flow_matching import FlowMatching, VelocityField
+from vaecli.model.flow_matching import BATCH_POSITIONS, FlowMatching, VelocityField, groups
+from vaecli.model.numpy_prior import quiet
 from vaecli.model.precision import autocast, exactness, inference
 from vaecli.runs.flow_prior import FittedFlow, field_of
 from vaecli.system.callbacks import Progress, Report, no_progress, no_report
@@ -26,9 +28,10 @@ from vaecli.training.optimizer import MuonAdam
 from vaecli.training.step import GRID_BETAS
 
 BATCH, MOST_STEPS = 64, 6000
+"""Images of a step, fewer where they have many positions; and steps."""
 FEWEST_STEPS, EPOCHS = 1000, 20
-"""Small sets get as many epochs, or as many steps where that is more."""
-LEARNING_RATE, ADAM_SHARE = 0.05, 0.04
+"""Smaller sets get 20 epochs, or 1,000 steps where that is more."""
+LEARNING_RATE, SHARE_OF_ADAM = 0.05, 0.04
 """Of Muon, and Adam's beside it."""
 WARM_UP, FALLING = 100, 0.7
 """Steps in which the rates rise, and the share of all steps, the last ones, in which they fall."""
@@ -56,6 +59,7 @@ class _Latents(NamedTuple):
         return _Latents(self.mean[places], self.std[places], labels)
 
 
+@quiet()
 def fit(
     embedding: Embedding,
     labels: NDArray[np.int64] | None,
@@ -69,8 +73,9 @@ def fit(
 ) -> FittedFlow:
     """Teach a network the velocities of the latents of training images.
 
-    Every step draws latents from the posteriors anew.  The weights that are kept are a running
-    average, the one with the smallest error on images that were held out, of `CHECKS`.
+    Every step draws latents from the posteriors anew; of a grid those of the finest level only,
+    whose posteriors belong to the draws of the levels above.  The weights that are kept are a
+    running average, the one of `CHECKS` with the smallest error on images that were held out.
 
     Args:
         embedding: mean and log variance of q(z|x) of the N training images, each (N, L); of a
@@ -82,35 +87,42 @@ def fit(
         precision: of the steps.
         progress: told (what, done, total) as it goes.
         report: told how long it will take.
+
+    Raises:
+        DivergedError: latents are not finite, or the network gives nothing that is.
     """
     count = len(embedding.mean)
-    std = np.exp(0.5 * embedding.log_variance)
-    centre = embedding.mean.mean(0, dtype=np.float64)
-    spread = embedding.mean.var(0, dtype=np.float64) + np.square(std).mean(0, dtype=np.float64)
+    mean, std = _redrawable(embedding, config, seed)
+    centre = mean.mean(0, dtype=np.float64)
+    spread = mean.var(0, dtype=np.float64) + np.square(std).mean(0, dtype=np.float64)
     scale = np.sqrt(spread).clip(min=SMALLEST_SCALE)
+    _require_finite(bool(np.isfinite(scale).all()), "the latents of the training images")
     centre, scale = centre.astype(np.float32), scale.astype(np.float32)
     latents = _Latents(
-        torch.from_numpy((embedding.mean - centre) / scale).to(device),
+        torch.from_numpy((mean - centre) / scale).to(device),
         torch.from_numpy(std / scale).to(device),
         None if labels is None else torch.from_numpy(labels).to(device),
     )
     order = torch.from_numpy(
         philox.uniform(1, 0, count, seed=seed, purpose="flow matching held out")[:, 0].argsort()
     )
-    held_out = order[: min(count // HELD_OUT, MOST_HELD_OUT)].to(device)
-    fitted = order[len(held_out) :].to(device)
-    steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * -(-len(fitted) // BATCH)))
+    some = max(count // HELD_OUT, int(count > 1))
+    held_out = order[: min(some, MOST_HELD_OUT)]
+    fitted = order[len(held_out) :]
+    height, width = groups(config)[-1][1:]
+    batch = max(1, min(BATCH, BATCH_POSITIONS // (height * width)))
+    steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * -(-len(fitted) // batch)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(philox.derive_seed(seed, "flow matching"))
         field = field_of(config).to(device)
-    fitting = _Fitting(field, latents, fitted, seed, precision)
-    judge = _Judge(latents, held_out if len(held_out) else fitted, seed)
+    fitting = _Fitting(field, latents, fitted, batch, seed, precision)
+    judge = _Judge(latents, held_out if len(held_out) else fitted, batch, seed)
     best, best_step, best_error, bad = copy.deepcopy(field), 0, math.inf, 0
     began = 0.0
     for step in range(steps):
         progress("fitting the prior", step, steps)
         if step in (FIRST_TIMED, LAST_TIMED):
-            fitting.wait()
+            float(fitting.error)  # or a GPU is still at what it was told
             began, before = time.perf_counter(), began
         if step == LAST_TIMED:
             minutes = (began - before) / (LAST_TIMED - FIRST_TIMED) * steps / 60
@@ -130,6 +142,7 @@ def fit(
             if bad == PATIENCE:
                 break
     progress("fitting the prior", steps, steps)
+    _require_finite(best_step > 0, "the error of the network")
     prior = FlowMatching(best, centre, scale)
     return FittedFlow(prior, len(fitted), len(held_out), best_step, best_error)
 
@@ -147,6 +160,32 @@ def squared_error(
     return (velocity - (latents - noise)).square().mean()
 
 
+def _redrawable(
+    embedding: Embedding, config: ModelConfig, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation (N, L) of what can be drawn again and again for each image.
+
+    The finest group of a grid was encoded at the draws of those above it, which are all it fits to.
+    """
+    fixed = config.latents - math.prod(groups(config)[-1])
+    mean, std = embedding.mean, np.exp(0.5 * embedding.log_variance)
+    if fixed:
+        width, count = config.latents, len(mean)
+        noise = philox.normal(width, 0, count, seed=seed, purpose="aggregate-posterior")
+        mean = mean.copy()
+        mean[:, :fixed] += std[:, :fixed] * noise[:, :fixed]
+        std[:, :fixed] = 0
+    return mean, std
+
+
+def _require_finite(finite: bool, what: str) -> None:
+    if not finite:
+        raise DivergedError(
+            f"--prior flow-matching: {what} is not finite, so there is nothing to draw",
+            "Choose --prior gmm or normal, or train the model again with a lower learning rate.",
+        )
+
+
 class _Fitting:
     """The steps, and the running average of the weights."""
 
@@ -155,36 +194,30 @@ class _Fitting:
         field: VelocityField,
         latents: _Latents,
         places: Tensor,
+        batch: int,
         seed: int,
         precision: Precision,
     ) -> None:
+        self.error = torch.zeros(())
         self.average = copy.deepcopy(field).requires_grad_(requires_grad=False)
         self._field, self._latents, self._places = field, latents, places
-        self._device, self._precision = places.device, precision
-        self._optimizer = MuonAdam(dict(field.named_parameters()), GRID_BETAS, ADAM_SHARE)
-        self._generator = torch.Generator(places.device)
+        self._batch, self._device, self._precision = batch, latents.mean.device, precision
+        self._optimizer = MuonAdam(dict(field.named_parameters()), GRID_BETAS, SHARE_OF_ADAM)
+        self._generator = torch.Generator()  # on the CPU, so that all devices draw the same
         self._generator.manual_seed(philox.derive_seed(seed, "flow matching steps"))
-
-    def wait(self) -> None:
-        """Until a GPU has done what it was told."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
     def step(self, step: int, steps: int) -> None:
         """Take one, of so many."""
-        size = (BATCH,)
-        chosen = torch.randint(
-            len(self._places), size, generator=self._generator, device=self._device
-        )
-        batch = self._latents.rows(self._places[chosen])
+        size = (self._batch,)
+        chosen = torch.randint(len(self._places), size, generator=self._generator)
+        batch = self._latents.rows(self._places[chosen].to(self._device))
         drawn = _drawn(batch, self._generator)
-        with (
-            exactness(self._precision, self._device),
-            autocast(self._precision, self._device),
-        ):
-            error = squared_error(self._field, *drawn, batch.labels)
         self._optimizer.forget_gradients()
-        error.backward()
+        with exactness(self._precision, self._device):
+            with autocast(self._precision, self._device):
+                error = squared_error(self._field, *drawn, batch.labels)
+            error.backward()
+        self.error = error.detach()
         rise, fall = (step + 1) / WARM_UP, (1 - step / steps) / FALLING
         self._optimizer.set_learning_rate(LEARNING_RATE * min(1, rise, fall))
         self._optimizer.step()
@@ -198,19 +231,19 @@ class _Fitting:
 class _Judge:
     """The error on images that were held out, at draws that are the same for every judgement."""
 
-    def __init__(self, latents: _Latents, places: Tensor, seed: int) -> None:
-        self._latents = latents
+    def __init__(self, latents: _Latents, places: Tensor, batch: int, seed: int) -> None:
+        self._latents, self._batch = latents, batch
         self._places = places.repeat(-(-MOST_HELD_OUT // len(places)))[:MOST_HELD_OUT]
         self._seed = philox.derive_seed(seed, "flow matching judged")
 
     @inference()
     def error(self, field: VelocityField) -> float:
         """Mean squared error of a network."""
-        generator = torch.Generator(self._places.device)
+        generator = torch.Generator()
         generator.manual_seed(self._seed)
         total = 0.0
-        for places in self._places.split(BATCH):
-            batch = self._latents.rows(places)
+        for places in self._places.split(self._batch):
+            batch = self._latents.rows(places.to(self._latents.mean.device))
             drawn = _drawn(batch, generator)
             total += len(places) * float(squared_error(field, *drawn, batch.labels))
         return total / len(self._places)
@@ -223,7 +256,7 @@ def _drawn(batch: _Latents, generator: torch.Generator) -> tuple[Tensor, Tensor,
     """
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device=batch.mean.device)
+        return torch.randn(shape, generator=generator).to(batch.mean.device)
 
     latents = batch.mean + batch.std * normal(*batch.mean.shape)
     return latents, normal(*latents.shape), torch.sigmoid(normal(len(latents)))
