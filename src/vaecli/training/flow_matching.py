@@ -117,7 +117,7 @@ def fit(
         field = field_of(config).to(device)
     fitting = _Fitting(field, latents, fitted, batch, seed, precision)
     judge = _Judge(latents, held_out if len(held_out) else fitted, batch, seed)
-    best, best_step, best_error, bad = copy.deepcopy(field), 0, math.inf, 0
+    best, best_step, best_error, without_gain = field, 0, math.inf, 0
     began = 0.0
     for step in range(steps):
         progress("fitting the prior", step, steps)
@@ -126,20 +126,16 @@ def fit(
             began, before = time.perf_counter(), began
         if step == LAST_TIMED:
             minutes = (began - before) / (LAST_TIMED - FIRST_TIMED) * steps / 60
-            length = "less than a minute" if minutes < 1 else f"about {minutes:.0f} min"
+            length = "less than a minute" if minutes < 1 else f"up to {minutes:.0f} min"
             report(f"prior: {steps:,} steps, {length} here; Ctrl-C ends it, and nothing is kept")
         fitting.step(step, steps)
         if (step + 1) * CHECKS // steps > step * CHECKS // steps:
             error = judge.error(fitting.average)
-            bad += 1
+            without_gain += 1
             if error < best_error:
-                best, best_step, best_error, bad = (
-                    copy.deepcopy(fitting.average),
-                    step + 1,
-                    error,
-                    0,
-                )
-            if bad == PATIENCE:
+                best, best_step = copy.deepcopy(fitting.average), step + 1
+                best_error, without_gain = error, 0
+            if without_gain == PATIENCE:
                 break
     progress("fitting the prior", steps, steps)
     _require_finite(best_step > 0, "the error of the network")
