@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 import shutil
 from pathlib import Path
@@ -20,6 +22,7 @@ from vaecli.config import ModelConfig
 from vaecli.data.pixels import to_uint8
 from vaecli.errors import DivergedError, ExitCode, ModelError, UsageError
 from vaecli.evaluation.latent_space import Embedding
+from vaecli.export.drawn import from_kept
 from vaecli.model import flow_matching as network
 from vaecli.model.flow_matching import FlowMatching, VelocityField, groups, integrate
 from vaecli.runs import flow_prior, weights
@@ -274,6 +277,27 @@ def test_fitted_once_and_kept(vaecli: Vaecli, run: Path, data_dir: Path) -> None
     assert not (run / FLOW_PRIOR).exists()
 
 
+def test_the_page_chooses_among_what_sample_draws(
+    vaecli: Vaecli, run: Path, data_dir: Path
+) -> None:
+    model = package.load(run, device="cpu")
+    page = ("export", "-m", run, "--format", "html", "--data-dir", data_dir, "--seed", "5")
+    assert json.loads(vaecli(*page, "-o", "own.html", "--json").out)["prior"] == "normal"
+    for prior in ("gmm", "flow-matching"):  # where both are kept, the second is taken
+        asked = ("--prior", prior, "--data-dir", data_dir, "-n", "128", "-o", f"{prior}.npy")
+        assert vaecli("sample", "-m", run, "--seed", "5", *asked).code == 0
+        outcome = vaecli(*page, "-o", f"{prior}.html")
+        assert f"128 draws of the prior {prior} kept in" in outcome.err
+        text = Path(f"{prior}.html").read_text().split('id="data">')[1].split("</script>")[0]
+        drawn = json.loads(text)["prior"]
+        assert (drawn["kind"], drawn["name"], drawn["classes"]) == ("drawn", prior, 1)
+        latents = np.frombuffer(base64.b64decode(drawn["values"]), "<f2").reshape(128, -1)
+        found = to_uint8(model.decode(latents.astype(np.float32)).numpy())
+        assert abs(found.astype(int) - np.load(f"{prior}.npy")).max() <= 2
+        model.export(f"{prior}-api.html", "html", data_dir=data_dir)
+        assert f'"name":"{prior}"' in Path(f"{prior}-api.html").read_text()
+
+
 def test_what_it_cannot_do_is_refused(vaecli: Vaecli, run: Path) -> None:
     refused = vaecli("sample", "-m", run, "--prior", "flow-matching", "--temperature", "0.7")
     assert refused.code == ExitCode.USAGE
@@ -343,3 +367,10 @@ def test_a_grid_with_classes(vaecli: Vaecli, run: Path) -> None:
     model = package.load("run", device="cpu")
     found = model.sample(5, label="3", prior="flow-matching", data_dir="cache", download=False)
     assert abs(to_uint8(found.numpy()).astype(int) - arrays["3"]).max() <= 1
+    drawn = from_kept(load_model("run"), CPU)
+    assert drawn is not None
+    assert (drawn.classes, len(drawn.latents)) == (10, 128)
+    alone = flow_prior.read(open_run(Path("run")), load_model("run").weights)
+    assert alone is not None
+    labels = np.arange(128) % 10
+    assert (drawn.latents == alone.draw(128, seed=model.seed, labels=labels)).all()

@@ -21,6 +21,7 @@ from vaecli.config import Arch, Likelihood, ModelConfig
 from vaecli.data.dataset import Images
 from vaecli.data.pixels import to_uint8
 from vaecli.export import html
+from vaecli.export.drawn import Drawn
 from vaecli.model.prior import kl_to_prior
 from vaecli.model.vae import build
 from vaecli.system.typed_json import from_json
@@ -246,6 +247,45 @@ def test_convolutions_decode_as_torch_does(
         click(browser, "#random")
         agree(browser, package.Model(model))
     assert np.unique(canvas(browser)[..., :3]).size > 30
+    assert browser.complaints() == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("classes", [(), ("cat", "dog")])
+def test_random_shows_each_of_the_draws_of_a_class(
+    browser: Browser, tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    counts = tuple(1 for _ in classes)
+    config = ModelConfig(
+        image_shape=(1, 28, 28), latent_dim=3, classes=classes, class_counts=counts
+    )
+    model = build(config, seed=0)
+    latents = (np.arange(18).reshape(6, 3) / 8).astype(np.float32)
+    path = tmp_path / "a.html"
+    kinds = max(1, len(classes))
+    drawn = Drawn("gmm", latents, kinds)
+    path.write_text(html.render(model, title="drawn", drawn=drawn).text)
+    opened(browser, path)
+    for place in range(kinds):
+        if classes:
+            browser.run(
+                f"{{ const m = document.getElementById('class'); m.value = {place};"
+                " m.dispatchEvent(new Event('change')) }"
+            )
+        mine = latents[place::kinds]
+        if place == 0:  # two of them are the ends of the walk that the page begins with
+            for _ in mine[2:]:
+                click(browser, "#random")
+        for _ in range(2):
+            shown = set[tuple[float, ...]]()
+            for _ in mine:
+                click(browser, "#random")
+                shown.add(tuple(latent(browser)[0].tolist()))
+            assert len(shown) == len(mine)
+            assert shown <= {tuple(row) for row in mine.tolist()}
+    assert "one of 6 latents that vaecli sample --prior gmm draws" in browser.run(
+        "document.getElementById('about').textContent"
+    )
     assert browser.complaints() == []
 
 

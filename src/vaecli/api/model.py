@@ -23,7 +23,7 @@ from vaecli.evaluation import scores
 from vaecli.evaluation.alerts import HeldOutScores
 from vaecli.evaluation.evaluate import Evaluation
 from vaecli.evaluation.likelihood_estimate import BATCH_SIZE
-from vaecli.export import formats
+from vaecli.export import drawn, formats
 from vaecli.model.prior import FullMixture
 from vaecli.runs import hub
 from vaecli.runs.fitted_prior import require_replaceable
@@ -198,7 +198,7 @@ class Model(Coder):
 
         Args:
             output: the folder for onnx and pt2, the file for html and safetensors.
-            format: onnx, pt2, html or safetensors.
+            format: onnx, pt2, safetensors, or html, with draws of a prior that `sample` has kept.
             part: which file of onnx and pt2.
             tolerance: of onnx and pt2: largest difference from torch that passes; None does not
                 compare.
@@ -229,9 +229,8 @@ class Model(Coder):
             written = formats.in_parts(self.vae, format, part, path, tolerance)
         elif format == "html":
             images = self._own_test_images(data_dir)
-            written = [
-                formats.page(self.vae, path, name=loaded.name, run=loaded.run, images=images)
-            ]
+            kept = drawn.from_kept(loaded, self._device)
+            written = [formats.page(self.vae, path, loaded, images=images, drawn=kept)]
         else:
             written = [formats.safetensors(self.vae, path, half=half)]
         for file in written:

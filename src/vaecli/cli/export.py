@@ -14,6 +14,7 @@ from vaecli.system import extras, files
 
 if TYPE_CHECKING:
     from vaecli.data.dataset import Images
+    from vaecli.export.drawn import Drawn
     from vaecli.export.formats import Written
     from vaecli.runs.load import LoadedModel
 
@@ -110,9 +111,8 @@ def export(
     from vaecli.export import formats
 
     if format == "html":
-        images = _test_images(common, loaded)
-        page = formats.page(loaded.model, target, name=loaded.name, run=loaded.run, images=images)
-        written = [page]
+        drawn, images = _drawn(common, loaded, seed), _test_images(common, loaded)
+        written = [formats.page(loaded.model, target, loaded, images=images, drawn=drawn)]
     elif format == "safetensors":
         written = [formats.safetensors(loaded.model, target, half=half)]
     else:
@@ -212,6 +212,27 @@ def _test_images(common: options.Common, loaded: LoadedModel) -> Images | None:
     except (DataError, EnvironmentFailure, UsageError) as error:
         common.terminal.note(f"no map of test images: {error.message}")
         return None
+
+
+def _drawn(common: options.Common, loaded: LoadedModel, seed: int | None) -> Drawn | None:
+    """Draws of a prior that `sample` fitted and kept, for the page; says what it draws from."""
+    from vaecli.cli.inputs import torch_device
+    from vaecli.export import drawn
+
+    where = torch_device(common, loaded)
+    with common.reading() as reading:
+        found = drawn.from_kept(loaded, where, seed=seed, progress=reading.progress)
+    if found is not None:
+        common.terminal.note(
+            f"Random in the page: {len(found.latents)} draws of the prior {found.prior} kept in"
+            f" {loaded.path}"
+        )
+    elif loaded.config.arch == "grid" and loaded.config.prior == "normal":
+        common.terminal.note(
+            "Random in the page: N(0, I), where neighbouring latents know nothing of each other;"
+            " once vaecli sample --prior flow-matching (or gmm) has kept a prior in the run, that"
+        )
+    return found
 
 
 def _save(common: options.Common, format: Format, target: Path, written: list[Written]) -> None:

@@ -11,9 +11,11 @@ from vaecli.data.dataset import Images
 from vaecli.errors import UsageError
 from vaecli.export import half as rounding
 from vaecli.export import html, onnx, parity, parts, pt2
+from vaecli.export.drawn import Drawn
 from vaecli.model.vae import VAE
 from vaecli.runs import weights
 from vaecli.runs.directory import Run
+from vaecli.runs.load import LoadedModel
 
 Format = Literal["onnx", "pt2", "html", "safetensors"]
 TOLERANCE = 1e-4
@@ -85,26 +87,35 @@ def safetensors(model: VAE, path: Path, *, half: bool) -> Written:
     return Written(path, data, {**about, "usage": usage})
 
 
-def page(model: VAE, path: Path, *, name: str, run: Run | None, images: Images | None) -> Written:
+def page(
+    model: VAE,
+    path: Path,
+    loaded: LoadedModel,
+    *,
+    images: Images | None,
+    drawn: Drawn | None,
+) -> Written:
     """The page that decodes in a browser.
 
     Args:
         model: whose decoder it runs.
         path: of the file.
-        name: the title.
-        run: the run of the model, for what the page tells of it; None for a loose file.
+        loaded: where it comes from, for the title and what else the page tells of it.
         images: to show where they lie; None for no map.
+        drawn: latents of a better prior than the model's own.
     """
-    config = model.config
+    config, run = model.config, loaded.run
     trained = "" if run is None else f", trained on {run.config.data.name}"
     made = html.render(
         model,
-        title=name,
+        title=loaded.name,
         subtitle=f"Variational autoencoder, {config.arch}, {config.latents:,} latents{trained}",
         figures=_figures(run),
         embedding=None if images is None else html.embed(model, images),
+        drawn=drawn,
     )
-    return Written(path, made.text.encode(), {"difference": made.difference})
+    prior = config.prior if drawn is None else drawn.prior
+    return Written(path, made.text.encode(), {"difference": made.difference, "prior": prior})
 
 
 def _figures(run: Run | None) -> Sequence[html.Figure]:

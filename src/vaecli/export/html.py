@@ -26,6 +26,7 @@ from vaecli.config import MIXTURE_COMPONENTS
 from vaecli.data.dataset import Images
 from vaecli.data.labels import of_images
 from vaecli.evaluation import latent_space
+from vaecli.export.drawn import Drawn
 from vaecli.export.half import half_difference, round_to_half
 from vaecli.model import network
 from vaecli.model import operations as op
@@ -107,6 +108,7 @@ def render(
     subtitle: str = "",
     figures: Sequence[Figure] = (),
     embedding: Embedding | None = None,
+    drawn: Drawn | None = None,
 ) -> Page:
     """The page of a model.
 
@@ -116,6 +118,7 @@ def render(
         subtitle: one line about it.
         figures: of the model card.
         embedding: of test images, for the map and the order of the sliders.
+        drawn: latents that the page chooses among, in place of drawing from the model's own prior.
 
     Raises:
         VaecliError: the weights do not fit into fp16.
@@ -136,7 +139,7 @@ def render(
         "operations": operations,
         "weights": _base64(values, "<f2"),
         "difference": float(f"{found:.2g}"),
-        "prior": _prior(rounded),
+        "prior": _prior(rounded, drawn),
         "order": _order(rounded, embedding),
         "map": None if embedding is None else _map(embedding),
         "examples": [] if embedding is None else _examples(embedding),
@@ -144,11 +147,15 @@ def render(
     return Page(_fill(content), found)
 
 
-def _prior(model: VAE) -> dict[str, Any]:
-    """What the page draws from: where each latent lies, and the numbers of a learned prior."""
+def _prior(model: VAE, drawn: Drawn | None) -> dict[str, Any]:
+    """What the page draws from: where each latent lies, and the numbers of a prior, or draws."""
     prior = TorchRunner(model).prior
     mean, std = prior.moments
     about = {"kind": prior.name, "mean": mean.tolist(), "std": std.tolist()}
+    if drawn is not None:
+        count = len(drawn.latents)
+        how = {"kind": "drawn", "name": drawn.prior, "count": count, "classes": drawn.classes}
+        return {**about, **how, "values": _base64([drawn.latents], "<f2")}
     if isinstance(prior, DiagonalMixture):
         parts = [prior.weights, prior.means, prior.scales]
         return {**about, "count": len(prior.weights), "values": _base64(parts, "<f4")}
