@@ -291,6 +291,21 @@ def test_what_contradicts_it(vaecli: Vaecli, data_dir: Path) -> None:
         assert sentence in outcome.err
 
 
+@pytest.mark.parametrize(
+    "words", [("--prior", "flow"), ("--gradient", "dreg", "--importance-samples", 2)]
+)
+def test_what_contradicts_the_architecture_of_colour_images(
+    vaecli: Vaecli, words: tuple[object, ...]
+) -> None:
+    images = np.random.default_rng(0).integers(256, size=(20, 3, 16, 16), dtype=np.uint8)
+    np.save("colour.npy", images)
+    outcome = vaecli("train", "--data", "colour.npy", "-o", "run", *words)
+    assert outcome.code == ExitCode.USAGE
+    assert "without --arch, these images take grid; --" in outcome.err
+    assert "add --arch conv or --arch mlp" in outcome.err
+    assert not Path("run").exists()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_another_prior_are_refused(
     vaecli: Vaecli, runs: dict[str, Path], kind: LearnedPrior, data_dir: Path

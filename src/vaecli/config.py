@@ -144,7 +144,7 @@ class ModelConfig:
         if self.float_range is not None and not self.float_range[0] < self.float_range[1]:
             yield "float_range", f"must be increasing, not {list(self.float_range)}"
         if self.prior != "normal" and self.arch == "grid":
-            why = "the decoder of a grid is a learned prior itself"
+            why = "its decoder is one already, and sample --prior flow-matching learns another"
             yield "prior", f"{self.prior} contradicts --arch grid: {why}"
         if self.prior == "flow" and self.latent_dim < 2:
             yield "prior", "flow needs at least 2 latents"

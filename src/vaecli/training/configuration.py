@@ -99,7 +99,7 @@ def configuration(
             " on and one to hold out",
             "Leave --patience out, or use more images.",
         )
-    settings = replace(settings, arch=_arch(settings, dataset))
+    settings = _with_arch(settings, dataset)
     model = _model(settings, dataset)
     long_enough = _long_enough(training(settings, init_from), settings, dataset)
     return RunConfig(
@@ -119,11 +119,25 @@ def training(settings: Settings, init_from: str | None = None) -> TrainConfig:
     return TrainConfig(**{**recipe, **settings.given(TrainConfig), "init_from": init_from})
 
 
-def _arch(settings: Settings, dataset: Dataset) -> Arch:
-    """The architecture that was given, or the one for these images."""
-    given: Arch | None = settings.given().get("arch")
+def _with_arch(settings: Settings, dataset: Dataset) -> Settings:
+    """With the architecture for these images, where none is given.
+
+    Raises:
+        UsageError: what is given besides contradicts it.
+    """
+    if settings.given().get("arch") is not None:
+        return settings
     several = len(settings.hidden or ()) > 1  # widths, as only an mlp has them
-    return given or ("mlp" if several else _chosen_arch(dataset.image_shape))
+    arch = "mlp" if several else _chosen_arch(dataset.image_shape)
+    settings = replace(settings, arch=arch)
+    try:
+        require_sound(settings)
+    except UsageError as error:
+        raise UsageError(
+            f"--data {dataset.name}: without --arch, these images take {arch}; {error.message}",
+            "Leave the option out, or add --arch conv or --arch mlp.",
+        ) from None
+    return settings
 
 
 def _chosen_arch(image_shape: tuple[int, int, int]) -> Arch:
