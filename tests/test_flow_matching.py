@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import math
 import shutil
@@ -224,7 +225,38 @@ def test_a_fit_without_gain_on_held_out_images_ends(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(flow_matching._Judge, "error", lambda self, field: next(errors))
     found = fit(two_clusters(100)[0], None, VECTOR, seed=0, device=CPU)
     assert (found.error, found.steps) == (2.0, 30)
+    assert found.prior.guide is None  # nothing better came after it
+    assert found.guide_steps is None
     assert next(errors) == 1.0
+
+
+@pytest.mark.usefixtures("small")
+def test_the_guide_is_an_earlier_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[VelocityField]()
+
+    def error(self: object, field: VelocityField) -> float:
+        seen.append(copy.deepcopy(field))
+        return 1 / len(seen)
+
+    monkeypatch.setattr(flow_matching._Judge, "error", error)
+    found = fit(two_clusters(100)[0], None, VECTOR, seed=0, device=CPU)
+    assert (found.steps, found.guide_steps) == (300, 60)
+    assert found.prior.guide is not None
+    for taken, expected in ((found.prior.field, seen[-1]), (found.prior.guide, seen[3])):
+        for ours, theirs in zip(taken.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_draws_keep_away_from_the_guide() -> None:
+    """Of constant velocities 1 and 0 they end 2 from the noise; without a guide, 1."""
+    field, guide = (VelocityField(groups(VECTOR), 0) for _ in range(2))  # they start at 0
+    with torch.no_grad():
+        field.get_parameter("outputs.0.bias").fill_(1)
+    one, two = np.ones(2, np.float32), np.full(2, 2, np.float32)
+    noise = philox.normal(2, 0, 5, seed=0, purpose="samples")
+    for guided, length in ((None, 1), (guide, 2), (field, 1)):
+        found = FlowMatching(field, guided, one, two).draw(5, seed=0)
+        np.testing.assert_allclose(found, 1 + 2 * (noise + length), atol=1e-5)
 
 
 # --- in a run -------------------------------------------------------------------------------------
@@ -314,31 +346,33 @@ def test_what_it_cannot_do_is_refused(vaecli: Vaecli, run: Path) -> None:
 def test_the_file_is_read_as_it_is_written_or_refused(run: Path) -> None:
     loaded, own = load_model(str(run)), open_run(run)
     assert flow_prior.read(own, loaded.weights) is None
-    field = flow_prior.field_of(loaded.config)
-    for parameter in field.parameters():
+    field, guide = (flow_prior.field_of(loaded.config) for _ in range(2))
+    for parameter in (*field.parameters(), *guide.parameters()):
         torch.nn.init.normal_(parameter, std=0.1)
     latents = loaded.config.latents
     centre, scale = np.linspace(0, 1, latents), np.linspace(1, 2, latents)
-    prior = FlowMatching(field, centre.astype("f4"), scale.astype("f4"))
-    flow_prior.write(own, loaded.weights, flow_prior.FittedFlow(prior, 9, 1, 30, 1.0))
-    found = flow_prior.read(own, loaded.weights)
-    assert found is not None
-    assert (found.draw(4, seed=0) == prior.draw(4, seed=0)).all()
+    for guided, steps in ((None, None), (guide, 3)):
+        prior = FlowMatching(field, guided, centre.astype("f4"), scale.astype("f4"))
+        flow_prior.write(own, loaded.weights, flow_prior.FittedFlow(prior, 9, 1, 30, steps, 1.0))
+        found = flow_prior.read(own, loaded.weights)
+        assert found is not None
+        assert (found.guide is None) == (guided is None)
+        assert (found.draw(4, seed=0) == prior.draw(4, seed=0)).all()
     other = {**loaded.weights, "encoder.mean.bias": loaded.weights["encoder.mean.bias"] + 1}
     assert flow_prior.read(own, other) is None
     state = torch.random.get_rng_state()
     flow_prior.read(own, loaded.weights)
     assert (torch.random.get_rng_state() == state).all()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow_prior, "VERSION", 2)
+        patch.setattr(flow_prior, "VERSION", 0)
         assert flow_prior.read(own, loaded.weights) is None
 
     path = run / FLOW_PRIOR
     written = path.read_bytes()
     wrong = prior.scale.copy()
     wrong[0] = 0
-    negative = FlowMatching(field, prior.centre, wrong)
-    flow_prior.write(own, loaded.weights, flow_prior.FittedFlow(negative, 9, 1, 30, 1.0))
+    negative = FlowMatching(field, None, prior.centre, wrong)
+    flow_prior.write(own, loaded.weights, flow_prior.FittedFlow(negative, 9, 1, 30, None, 1.0))
     for damaged, words in (
         (path.read_bytes(), "not positive"),
         (written[:-1] + bytes([written[-1] ^ 1]), "SHA-256"),

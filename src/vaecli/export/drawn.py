@@ -61,11 +61,10 @@ def from_kept(
     count = min(MOST_DRAWS, max(FEWEST_DRAWS, MOST_NUMBERS // config.latents))
     seed = loaded.seed(seed)
     if (flow := flow_prior.read(run, loaded.weights)) is not None:
-        flow.field.to(device)
         classes = len(config.classes)
         count = max(count, classes)
         labels = np.arange(count) % classes if classes else None
-        drawn = flow.draw(count, seed=seed, labels=labels, progress=progress)
+        drawn = flow.to(device).draw(count, seed=seed, labels=labels, progress=progress)
         return Drawn(flow.name, drawn, max(1, classes))
     if (kept := fitted_prior.read(run, loaded.weights)) is not None:
         return Drawn("gmm", kept.mixture.draw(count, seed=seed), 1)

@@ -16,8 +16,8 @@ from vaecli.model.flow_matching import VERSION, FlowMatching, VelocityField, gro
 from vaecli.runs import weights
 from vaecli.runs.directory import FLOW_PRIOR, Run
 
-FIELD = "field."
-"""What the names of the network's weights begin with."""
+FIELD, GUIDE = "field.", "guide."
+"""What the names of the weights of the network begin with, and of its earlier state."""
 _REMEDY = "Remove the file, and it is fitted again."
 
 
@@ -29,6 +29,7 @@ class FittedFlow(NamedTuple):
         fitted: how many training images it was fitted to.
         held_out: others, on whose error its weights were chosen.
         steps: the step after which they were taken.
+        guide_steps: the step after which those of the guide were taken; None without a guide.
         error: mean squared error of the velocity on the others, of latents with variance 1.
     """
 
@@ -36,6 +37,7 @@ class FittedFlow(NamedTuple):
     fitted: int
     held_out: int
     steps: int
+    guide_steps: int | None
     error: float
 
 
@@ -65,16 +67,20 @@ def read(run: Run, model: weights.Arrays) -> FlowMatching | None:
             version = header.info.get("network")
             if version != VERSION or header.info.get("model") != weights.digest(model):
                 return None
-            with torch.device("meta"):
-                field = field_of(run.config.model)
-            found = weights.read_tensors(file, header, _expected(field, run.config.model.latents))
+            networks = {FIELD: _unfilled(run.config.model)}
+            if header.info.get("guide_steps") is not None:
+                networks[GUIDE] = _unfilled(run.config.model)
+            found = weights.read_tensors(
+                file, header, _expected(networks, run.config.model.latents)
+            )
             if (found["scale"] <= 0).any():
                 raise ValueError("a scale of a latent is not positive")
         except ValueError as error:
             raise ModelError(f"{path}: {error}", _REMEDY) from None
-    state = {name: torch.from_numpy(found[FIELD + name]) for name in _state(field)}
-    field.load_state_dict(state, assign=True)
-    return FlowMatching(field, found["centre"], found["scale"])
+    for prefix, network in networks.items():
+        state = {name: torch.from_numpy(found[prefix + name]) for name in _state(network)}
+        network.load_state_dict(state, assign=True)
+    return FlowMatching(networks[FIELD], networks.get(GUIDE), found["centre"], found["scale"])
 
 
 def write(run: Run, model: weights.Arrays, flow: FittedFlow) -> None:
@@ -92,11 +98,14 @@ def write(run: Run, model: weights.Arrays, flow: FittedFlow) -> None:
         "fitted": flow.fitted,
         "held_out": flow.held_out,
         "steps": flow.steps,
+        "guide_steps": flow.guide_steps,
         "error": flow.error,
     }
-    own = {name: tensor.cpu().numpy() for name, tensor in _state(prior.field).items()}
-    tensors = {FIELD + name: tensor for name, tensor in own.items()}
-    tensors |= {"centre": prior.centre, "scale": prior.scale}
+    tensors = {"centre": prior.centre, "scale": prior.scale}
+    for prefix, network in ((FIELD, prior.field), (GUIDE, prior.guide)):
+        if network is not None:
+            own = _state(network).items()
+            tensors |= {prefix + name: tensor.cpu().numpy() for name, tensor in own}
     with run.locked():
         run.write(FLOW_PRIOR, weights.encode(tensors, info))
 
@@ -106,7 +115,18 @@ def _state(field: VelocityField) -> dict[str, torch.Tensor]:
     return state
 
 
-def _expected(field: VelocityField, latents: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _unfilled(config: ModelConfig) -> VelocityField:
+    with torch.device("meta"):
+        return field_of(config)
+
+
+def _expected(
+    networks: dict[str, VelocityField], latents: int
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Types and shapes of all tensors of a file."""
-    own = {FIELD + name: ("float32", tuple(each.shape)) for name, each in _state(field).items()}
+    own = {
+        prefix + name: ("float32", tuple(each.shape))
+        for prefix, network in networks.items()
+        for name, each in _state(network).items()
+    }
     return {**own, "centre": ("float32", (latents,)), "scale": ("float32", (latents,))}

@@ -39,6 +39,8 @@ AVERAGED = 0.999
 """Share of the average of the weights that a step leaves as it is, once there were many."""
 CHECKS, PATIENCE = 20, 5
 """Checks on held-out images, and how many without gain end the fit."""
+GUIDE = 4
+"""The check whose weights become the guide of draws, if better ones come later."""
 HELD_OUT, MOST_HELD_OUT = 10, 1000
 """One image in this many is held out, at most so many; smaller numbers are judged repeatedly."""
 FIRST_TIMED, LAST_TIMED = 5, 15
@@ -75,7 +77,8 @@ def fit(
 
     Every step draws latents from the posteriors anew; of a grid those of the finest level only,
     whose posteriors belong to the draws of the levels above.  The weights that are kept are a
-    running average, the one of `CHECKS` with the smallest error on images that were held out.
+    running average, the one of `CHECKS` with the smallest error on images that were held out; an
+    earlier one becomes the guide.
 
     Args:
         embedding: mean and log variance of q(z|x) of the N training images, each (N, L); of a
@@ -118,6 +121,7 @@ def fit(
     fitting = _Fitting(field, latents, fitted, batch, seed, precision)
     judge = _Judge(latents, held_out if len(held_out) else fitted, batch, seed)
     best, best_step, best_error, without_gain = field, 0, math.inf, 0
+    guide, guide_step, checks = field, 0, 0
     began = 0.0
     for step in range(steps):
         progress("fitting the prior", step, steps)
@@ -130,7 +134,9 @@ def fit(
             report(f"prior: {steps:,} steps, {length} here; Ctrl-C ends it, and nothing is kept")
         fitting.step(step, steps)
         if (step + 1) * CHECKS // steps > step * CHECKS // steps:
-            error = judge.error(fitting.average)
+            error, checks = judge.error(fitting.average), checks + 1
+            if checks == GUIDE:
+                guide, guide_step = copy.deepcopy(fitting.average), step + 1
             without_gain += 1
             if error < best_error:
                 best, best_step = copy.deepcopy(fitting.average), step + 1
@@ -139,8 +145,15 @@ def fit(
                 break
     progress("fitting the prior", steps, steps)
     _require_finite(best_step > 0, "the error of the network")
-    prior = FlowMatching(best, centre, scale)
-    return FittedFlow(prior, len(fitted), len(held_out), best_step, best_error)
+    guided = best_step > guide_step > 0
+    return FittedFlow(
+        FlowMatching(best, guide if guided else None, centre, scale),
+        fitted=len(fitted),
+        held_out=len(held_out),
+        steps=best_step,
+        guide_steps=guide_step if guided else None,
+        error=best_error,
+    )
 
 
 def squared_error(

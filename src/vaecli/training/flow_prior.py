@@ -52,8 +52,7 @@ def of_model(
     run = loaded.run if data is None else None
     if run is not None and (kept := flow_prior.read(run, loaded.weights)) is not None:
         note(f"prior: by flow matching, kept in {run.path}")
-        kept.field.to(device)
-        return kept
+        return kept.to(device)
     given = fitted_prior.embedded(loaded, reading, embedder, data)
     reason = fitted_prior.why_not_kept(loaded, data)
     fate = f"not kept, since {reason}" if reason else f"then kept in {loaded.path}"
