@@ -316,30 +316,33 @@ def test_the_page_chooses_among_what_sample_draws(
     page = ("export", "-m", run, "--format", "html", "--data-dir", data_dir, "--seed", "5")
     assert json.loads(vaecli(*page, "-o", "own.html", "--json").out)["prior"] == "normal"
     for prior in ("gmm", "flow-matching"):  # where both are kept, the second is taken
-        asked = ("--prior", prior, "--data-dir", data_dir, "-n", "128", "-o", f"{prior}.npy")
+        asked = ("--prior", prior, "--data-dir", data_dir, "-n", "1024", "-o", f"{prior}.npy")
         assert vaecli("sample", "-m", run, "--seed", "5", *asked).code == 0
         outcome = vaecli(*page, "-o", f"{prior}.html")
-        assert f"128 draws of the prior {prior} kept in" in outcome.err
+        assert f"1024 draws of the prior {prior} kept in" in outcome.err
         text = Path(f"{prior}.html").read_text().split('id="data">')[1].split("</script>")[0]
         drawn = json.loads(text)["prior"]
         assert (drawn["kind"], drawn["name"], drawn["classes"]) == ("drawn", prior, 1)
-        latents = np.frombuffer(base64.b64decode(drawn["values"]), "<f2").reshape(128, -1)
+        latents = np.frombuffer(base64.b64decode(drawn["values"]), "<f2").reshape(1024, -1)
         found = to_uint8(model.decode(latents.astype(np.float32)).numpy())
         assert abs(found.astype(int) - np.load(f"{prior}.npy")).max() <= 2
-        model.export(f"{prior}-api.html", "html", data_dir=data_dir)
-        assert f'"name":"{prior}"' in Path(f"{prior}-api.html").read_text()
+        (path,) = model.export(f"{prior}-api.html", "html", seed=5, data_dir=data_dir)
+        assert path.read_text() == Path(f"{prior}.html").read_text()
+    assert vaecli(*page[:-1], "-1", "-o", "other.html").code == ExitCode.USAGE
 
 
 def test_what_it_cannot_do_is_refused(vaecli: Vaecli, run: Path) -> None:
     refused = vaecli("sample", "-m", run, "--prior", "flow-matching", "--temperature", "0.7")
     assert refused.code == ExitCode.USAGE
     assert "contradict each other" in refused.err
-    assert vaecli("eval", "-m", run, "--prior", "flow-matching").code == ExitCode.USAGE
+    refused = vaecli("eval", "-m", run, "--prior", "flow-matching")
+    assert (refused.code, "Value error" in refused.err) == (ExitCode.USAGE, False)
+    assert "'--prior': 'flow-matching' is not one of" in refused.err
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vaecli.training.flow_prior.MAX_POSITIONS", 0)
+        patch.setattr("vaecli.runs.fitted_prior.MAX_POSITIONS", 0)
         refused = vaecli("sample", "-m", run, "--prior", "flow-matching")
     assert refused.code == ExitCode.USAGE
-    assert "at 1 positions; it can have 0" in refused.err
+    assert "at 1 positions; it can have" in refused.err
     assert vaecli("reconstruct", "-m", run, "--prior", "flow-matching").code == ExitCode.USAGE
 
 
@@ -389,6 +392,15 @@ def test_a_grid_with_classes(vaecli: Vaecli, run: Path) -> None:
     train = ("train", "--data", "digits", "--limit", "300", "--epochs", "1", "-q", "-o", "run")
     grid = ("--arch", "grid", "--hidden", "4", "--latent-dim", "2", "--condition", "labels")
     assert vaecli(*train, *grid, "--data-dir", "cache").code == 0
+    page = ("export", "--format", "html", "--data-dir", "cache", "-m")
+    assert "flow-matching or --prior gmm keeps a better prior" in vaecli(*page, "run").err
+    assert "Random" not in vaecli(*page, "run/model.safetensors").err
+    with pytest.MonkeyPatch.context() as patch:
+        for limit in ("MAX_POSITIONS", "MAX_COVARIANCE"):
+            patch.setattr(f"vaecli.runs.fitted_prior.{limit}", 0)
+        assert "Random" not in vaecli(*page, "run").err
+        refused = vaecli("sample", "-m", "run", "--prior", "gmm")
+        assert (refused.code, "flow-matching" in refused.err) == (ExitCode.USAGE, False)
     common = ("sample", "-m", "run", "--prior", "flow-matching", "--data-dir", "cache")
     rows = vaecli(*common, "-o", "rows.png")
     assert rows.code == 0, rows.err
@@ -403,8 +415,14 @@ def test_a_grid_with_classes(vaecli: Vaecli, run: Path) -> None:
     assert abs(to_uint8(found.numpy()).astype(int) - arrays["3"]).max() <= 1
     drawn = from_kept(load_model("run"), CPU)
     assert drawn is not None
-    assert (drawn.classes, len(drawn.latents)) == (10, 128)
+    count, width = drawn.latents.shape
+    assert (drawn.classes, count) == (10, (1 << 17) // width)
     alone = flow_prior.read(open_run(Path("run")), load_model("run").weights)
     assert alone is not None
-    labels = np.arange(128) % 10
-    assert (drawn.latents == alone.draw(128, seed=model.seed, labels=labels)).all()
+    labels = np.arange(count) % 10
+    assert (drawn.latents == alone.draw(count, seed=model.seed, labels=labels)).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaecli.export.drawn.MOST_NUMBERS", 1)
+        few = from_kept(load_model("run"), CPU)
+    assert few is not None
+    assert (few.latents == drawn.latents[:80]).all()  # eight of each class

@@ -66,6 +66,8 @@ def test_a_long_training_is_announced_once(
 def test_what_shortens_a_training_depends_on_how_long_it_is() -> None:
     assert expected(0.2, 300) == "an epoch takes less than a second here, 300 take 1:00"
     assert expected(3, 20) == "an epoch takes about 0:03 here, 20 take 1:00"
+    assert expected(0.2, 2).endswith(", 2 take 0:01")
+    assert expected(20, 1) == "an epoch takes about 0:20 here"
     assert expected(599, 2).endswith("; --epochs 1 takes 9:59")
     assert expected(700, 1).endswith("; --arch mlp takes less, and --limit trains on fewer images")
 

@@ -192,6 +192,7 @@ class Model(Coder):
         tolerance: float | None = formats.TOLERANCE,
         half: bool = False,
         force: bool = False,
+        seed: int | None = None,
         data_dir: str | Path | None = None,
     ) -> list[Path]:
         """Write the model for other programs, as `vaecli export` does; returns the files.
@@ -200,10 +201,10 @@ class Model(Coder):
             output: the folder for onnx and pt2, the file for html and safetensors.
             format: onnx, pt2, safetensors, or html, with draws of a prior that `sample` has kept.
             part: which file of onnx and pt2.
-            tolerance: of onnx and pt2: largest difference from torch that passes; None does not
-                compare.
+            tolerance: of onnx and pt2: largest difference from torch that passes; None: any.
             half: of safetensors: store fp16.
             force: replace files that exist.
+            seed: of html: of its draws of a prior; None: the run's.
             data_dir: of html: where the images for its map are kept; nothing is downloaded.
 
         Raises:
@@ -229,7 +230,7 @@ class Model(Coder):
             written = formats.in_parts(self.vae, format, part, path, tolerance)
         elif format == "html":
             images = self._own_test_images(data_dir)
-            kept = drawn.from_kept(loaded, self._device)
+            kept = drawn.from_kept(loaded, self._device, seed=seed)
             written = [formats.page(self.vae, path, loaded, images=images, drawn=kept)]
         else:
             written = [formats.safetensors(self.vae, path, half=half)]

@@ -135,7 +135,7 @@ def invoke(arguments: list[str], terminal: Terminal) -> object:
     try:
         return app(arguments, prog_name="vaecli", standalone_mode=False, obj=terminal)
     except _CommandLineError as error:
-        message = error.format_message()  # type: ignore[attr-defined]
+        message = error.format_message().replace(": Value error,", ":")  # type: ignore[attr-defined]
         raise UsageError(message.rstrip("."), "See `vaecli --help`.") from error
 
 

@@ -85,6 +85,7 @@ def export(
     """
     _check(format, part, verify, tolerance, half)
     _check_hub(common, format, output, private)
+    options.require_at_least("--seed", seed, 0)
     one_file = format not in IN_PARTS or part not in (None, "all")
     if output == outputs.STDOUT:
         if not one_file:
@@ -218,6 +219,7 @@ def _drawn(common: options.Common, loaded: LoadedModel, seed: int | None) -> Dra
     """Draws of a prior that `sample` fitted and kept, for the page; says what it draws from."""
     from vaecli.cli.inputs import torch_device
     from vaecli.export import drawn
+    from vaecli.runs.fitted_prior import fittable
 
     where = torch_device(common, loaded)
     with common.reading() as reading:
@@ -227,11 +229,13 @@ def _drawn(common: options.Common, loaded: LoadedModel, seed: int | None) -> Dra
             f"Random in the page: {len(found.latents)} draws of the prior {found.prior} kept in"
             f" {loaded.path}"
         )
-    elif loaded.config.arch == "grid" and loaded.config.prior == "normal":
-        common.terminal.note(
-            "Random in the page: N(0, I), where neighbouring latents know nothing of each other;"
-            " once vaecli sample --prior flow-matching (or gmm) has kept a prior in the run, that"
-        )
+    elif loaded.run is not None and loaded.config.arch == "grid":
+        better = " or ".join(f"--prior {name}" for name in reversed(fittable(loaded.config)))
+        if better:
+            common.terminal.note(
+                "Random in the page: N(0, I), where neighbouring latents know nothing of each"
+                f" other; vaecli sample {better} keeps a better prior in the run, for the next page"
+            )
     return found
 
 

@@ -237,7 +237,7 @@ def _drawn(
 ) -> NDArray[np.float32]:
     """Latents (N, L) of a prior, for classes (N,) where the runner takes them."""
     from vaecli.evaluation import generation
-    from vaecli.runs.fitted_prior import MAX_POSITIONS, can_be_fitted, positions
+    from vaecli.runs.fitted_prior import fittable
 
     if asked.prior == "gmm":
         mixture = fitted_prior.fitted(common, loaded, asked.data)
@@ -250,9 +250,9 @@ def _drawn(
         return fitted_prior.flow(common, loaded, asked.data, count, seed=seed, labels=places)
     config = loaded.config
     if asked.prior is None and (config.arch, config.prior) == ("grid", "normal"):
-        better = ["--prior gmm"] if can_be_fitted(config) else []
-        if positions(config) <= MAX_POSITIONS:
-            better.append("--prior flow-matching, which takes longest to fit,")
+        better = [f"--prior {name}" for name in fittable(config)]
+        if "flow-matching" in fittable(config):
+            better[-1] += ", which takes longest to fit,"
         if better:
             common.terminal.note(
                 "prior: N(0, I), where neighbouring latents know nothing of each other;"

@@ -16,10 +16,10 @@ from vaecli.runs import fitted_prior, flow_prior
 from vaecli.runs.load import LoadedModel
 from vaecli.system.callbacks import Progress, no_progress
 
-MOST_DRAWS = 128
-MOST_NUMBERS = 1 << 18
-"""In all: 700 kB of the page."""
-FEWEST_DRAWS = 16
+MOST_DRAWS, MOST_NUMBERS = 1024, 1 << 17
+"""So many draws, of so many latents in all: 350 kB of the page."""
+FEWEST_DRAWS, OF_A_CLASS = 16, 8
+"""But at least so many, and of each class."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def from_kept(
     run, config = loaded.run, loaded.config
     if run is None or config.prior != "normal":
         return None
-    count = min(MOST_DRAWS, max(FEWEST_DRAWS, MOST_NUMBERS // config.latents))
+    count = max(FEWEST_DRAWS, min(MOST_DRAWS, MOST_NUMBERS // config.latents))
     seed = loaded.seed(seed)
     if (flow := flow_prior.read(run, loaded.weights)) is not None:
         classes = len(config.classes)
-        count = max(count, classes)
+        count = max(count, OF_A_CLASS * classes)
         labels = np.arange(count) % classes if classes else None
         drawn = flow.to(device).draw(count, seed=seed, labels=labels, progress=progress)
         return Drawn(flow.name, drawn, max(1, classes))

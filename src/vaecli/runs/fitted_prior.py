@@ -58,9 +58,13 @@ def require_replaceable(
         )
 
 
-def can_be_fitted(model: ModelConfig) -> bool:
-    """Whether the covariances of so many latents can be had."""
-    return model.latents <= MAX_COVARIANCE
+def fittable(model: ModelConfig) -> list[str]:
+    """The values of --prior that can be fitted to the latents of a model."""
+    within = {
+        "gmm": model.latents <= MAX_COVARIANCE,
+        "flow-matching": positions(model) <= MAX_POSITIONS,
+    }
+    return [name for name, possible in within.items() if possible]
 
 
 def positions(model: ModelConfig) -> int:

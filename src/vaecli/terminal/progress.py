@@ -200,7 +200,9 @@ def training_view(terminal: Terminal, epochs: int, images: int) -> Iterator[Trai
 def expected(seconds: float, epochs: int) -> str:
     """How long a training takes, given the seconds of an epoch, and what shortens a long one."""
     one = "less than a second" if seconds < 1 else f"about {_clock(seconds)}"
-    text = f"an epoch takes {one} here, {epochs} take {_clock(seconds * epochs)}"
+    text = f"an epoch takes {one} here"
+    if epochs > 1:
+        text += f", {epochs} take {_clock(max(1, seconds * epochs))}"
     if seconds * epochs <= LONG_SECONDS:
         return text
     if fitting := int(LONG_SECONDS / seconds):

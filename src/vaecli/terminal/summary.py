@@ -67,7 +67,8 @@ def show_plan(terminal: Terminal, plan: Plan, device: torch.device) -> None:
         "model": f"{model.arch} {_widths(model)}, {model.activation}, {model.likelihood},"
         f"{_prior(model)} {parameters:,} parameters",
         **data_rows(plan),
-        "steps": f"{training.epochs} epochs of {steps:,} steps of {batch} images"
+        "steps": f"{training.epochs} epoch{'s' * (training.epochs > 1)} of"
+        f" {steps:,} step{'s' * (steps > 1)} of {batch} images"
         f"{_reason(plan, steps)}",
         "recipe": f"lr {training.lr:g}, {training.schedule}, output bias {training.output_bias},"
         f" seed {training.seed}",

@@ -50,11 +50,12 @@ def of_model(
         ModelError: the mixture that is kept is damaged.
     """
     config, run = loaded.config, loaded.run if data is None else None
-    if not fitted_prior.can_be_fitted(config):
+    if "gmm" not in (possible := fitted_prior.fittable(config)):
+        other = "; vaecli sample also takes --prior flow-matching" * ("flow-matching" in possible)
         raise UsageError(
             f"--prior gmm: this model has {config.latents:,} latents, too many for a Gaussian with"
             f" a full covariance; it can have {fitted_prior.MAX_COVARIANCE:,}",
-            "Leave it out; vaecli sample also takes --prior flow-matching.",
+            f"Leave it out{other}.",
         )
     if run is not None and (kept := fitted_prior.read(run, loaded.weights)) is not None:
         note(f"prior: {_counted(kept.mixture)} kept in {run.path}")

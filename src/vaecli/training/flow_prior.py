@@ -13,7 +13,7 @@ from vaecli.evaluation.generation import Runner
 from vaecli.model.flow_matching import FlowMatching
 from vaecli.model.precision import cpu_has_bf16
 from vaecli.runs import flow_prior
-from vaecli.runs.fitted_prior import MAX_POSITIONS, positions
+from vaecli.runs.fitted_prior import MAX_POSITIONS, fittable, positions
 from vaecli.runs.load import LoadedModel
 from vaecli.system.callbacks import Report
 from vaecli.training import fitted_prior, flow_matching
@@ -43,7 +43,7 @@ def of_model(
         ModelError: the prior that is kept is damaged.
         DivergedError: nothing finite could be fitted.
     """
-    if positions(loaded.config) > MAX_POSITIONS:
+    if "flow-matching" not in fittable(loaded.config):
         raise UsageError(
             f"--prior flow-matching: the latents of this model lie at"
             f" {positions(loaded.config):,} positions; it can have {MAX_POSITIONS:,}",
