@@ -151,7 +151,7 @@ def compare(folder: Path, epochs: int, images: int, output: Path, beside: str | 
             name, more = "flow-matching", {"data_dir": folder, "download": False}
             run = vaecli.load(folder / f"{arch}-{count}", device="cpu")
             drawn = to_uint8(run.sample(24, prior=name, seed=0, **more).numpy())
-            rows[f"--prior {name}"], rows[" " * len(rows)] = drawn[:12], drawn[12:]
+            rows[f"{arch}: --prior {name}"], rows[" " * len(rows)] = drawn[:12], drawn[12:]
     write_sheet(output, rows)
 
 

@@ -1,6 +1,6 @@
 """`vaecli train --data photos/`, as a user types it, on a few hundred photos of 64x64.
 
-    python benchmarks/photos.py [--images 300] [--output docs/images/photos.png]
+    python benchmarks/photos.py [--images 300] [--output docs/images/photos-64.png]
 
 The photos are crops, of random place and size, of four photographs that come with scikit-image
 (astronaut, cat, coffee, rocket: public domain or CC0), which has to be installed.  Those that the
@@ -56,7 +56,7 @@ def psnr(images: Pixels, others: Pixels) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--output", type=Path, default=Path("docs/images/photos.png"))
+    parser.add_argument("--output", type=Path, default=Path("docs/images/photos-64.png"))
     options = parser.parse_args()
     taken = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
     photos = crops([Image.fromarray(each) for each in taken], options.images, seed=0)

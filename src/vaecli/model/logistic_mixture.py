@@ -184,10 +184,11 @@ class _LogProb(torch.autograd.Function):
 
 
 def mean(outputs: Tensor, log_scale: Tensor | None = None) -> Tensor:
-    """E[x|z] of each value, in [0, 1]: (..., P, H, W) to (..., C, H, W).
+    """About E[x|z] of each value, in [0, 1]: (..., P, H, W) to (..., C, H, W).
 
     In a component a channel has the mean of a logistic clipped to [-1, 1], given the means of the
-    channels before it; the components are weighted with their probabilities.
+    channels before it, which is exact as long as nothing is clipped; the components are weighted
+    with their probabilities.
 
     Example:
         >>> mean(torch.zeros(1, 20, 1, 1)).flatten()
