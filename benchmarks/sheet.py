@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vaecli.pictures.grid import Bytes, as_image, make_grid
 
-MARGIN = 200
+MARGIN = 230
 
 
 def write_sheet(path: Path, rows: Mapping[str, Bytes]) -> None:
