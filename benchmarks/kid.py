@@ -7,7 +7,8 @@ The kernel distance (KID, Binkowski et al. 2018, arXiv:1801.01401) is the square
 discrepancy of two sets under the kernel (a.b / d + 1)^3 on features of d numbers.  The features are
 those of a small convolutional network that this script trains on the labels of the training images;
 papers use a network trained on ImageNet, so the figures compare with one another only.  The first
-row is training images against held-out ones: the distance that is not there, its noise.
+line is training images against held-out ones, as many disjoint sets as there are: the distance
+that is not there, and its noise.
 
 For each run: reconstructions of the held-out images, samples of the prior at three temperatures,
 and of `--prior gmm`, that with drawn pixels too; the same of `--prior flow-matching` where the run
@@ -183,13 +184,15 @@ def main() -> None:
         rows.append({"model": name, "images": kind, "kid": distance, "too_close": share})
         print(f"| {name} | {kind} | {distance:.4f} | {100 * share:.1f} % |", flush=True)
 
-    add("", "training images", training[: options.n])
+    several = features(network, training).split(options.n)[: len(training) // options.n]
+    noise = torch.tensor([kernel_distance(each, target) for each in several])
+    print(f"noise: {noise.mean():.5f}, standard deviation {noise.std():.5f} of {len(several)} sets")
     for model in options.model:
         for kind, pixels in kinds(model, sets.train, shown):
             add(model, kind, pixels)
             pictures[f"{Path(model).name}: {kind}".replace("temperature", "t")] = pixels[:12]
     if options.output:
-        found = {"n": len(shown), "accuracy": accuracy, "rows": rows}
+        found = {"n": len(shown), "accuracy": accuracy, "noise": noise.tolist(), "rows": rows}
         options.output.write_text(json.dumps(found, indent=1) + "\n")
     if options.sheet:
         write_sheet(options.sheet, pictures)
