@@ -319,7 +319,7 @@ def test_the_page_chooses_among_what_sample_draws(
         asked = ("--prior", prior, "--data-dir", data_dir, "-n", "1024", "-o", f"{prior}.npy")
         assert vaecli("sample", "-m", run, "--seed", "5", *asked).code == 0
         outcome = vaecli(*page, "-o", f"{prior}.html")
-        assert f"1024 draws of the prior {prior} kept in" in outcome.err
+        assert f"1,024 draws of the prior {prior} kept in" in outcome.err
         text = Path(f"{prior}.html").read_text().split('id="data">')[1].split("</script>")[0]
         drawn = json.loads(text)["prior"]
         assert (drawn["kind"], drawn["name"], drawn["classes"]) == ("drawn", prior, 1)

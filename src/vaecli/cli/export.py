@@ -226,7 +226,7 @@ def _drawn(common: options.Common, loaded: LoadedModel, seed: int | None) -> Dra
         found = drawn.from_kept(loaded, where, seed=seed, progress=reading.progress)
     if found is not None:
         common.terminal.note(
-            f"Random in the page: {len(found.latents)} draws of the prior {found.prior} kept in"
+            f"Random in the page: {len(found.latents):,} draws of the prior {found.prior} kept in"
             f" {loaded.path}"
         )
     elif loaded.run is not None and loaded.config.arch == "grid":

@@ -45,7 +45,7 @@ within one percent, of equal steps 29 percent too small."""
 BATCH_POSITIONS, MOST_BATCH = 1 << 14, 250
 """Draws are computed so many at once that they have so many positions together, at most."""
 GUIDANCE = 2.0
-"""Times as far as the velocity of the network is from that of its earlier state, draws move."""
+"""Draws move with the velocity of the earlier state, plus so many times what the later adds."""
 VERSION = 2
 """Of the network: the same weights mean something else in another."""
 
