@@ -393,7 +393,7 @@ def test_a_grid_with_classes(vaecli: Vaecli, run: Path) -> None:
     grid = ("--arch", "grid", "--hidden", "4", "--latent-dim", "2", "--condition", "labels")
     assert vaecli(*train, *grid, "--data-dir", "cache").code == 0
     page = ("export", "--format", "html", "--data-dir", "cache", "-m")
-    assert "flow-matching or --prior gmm keeps a better prior" in vaecli(*page, "run").err
+    assert "keeps its prior for the next page" in vaecli(*page, "run").err
     assert "Random" not in vaecli(*page, "run/model.safetensors").err
     with pytest.MonkeyPatch.context() as patch:
         for limit in ("MAX_POSITIONS", "MAX_COVARIANCE"):

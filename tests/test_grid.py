@@ -266,7 +266,7 @@ def test_one_run_is_a_model_to_every_command(
     assert "know nothing of each other" not in outcome.err
     for prior, advised in (((), True), (("--prior", "normal"), False)):
         drawn = vaecli("sample", "-n", "1", "-o", "one.png", "-f", "-m", "run", *prior)
-        assert ("know nothing of each other; --prior gmm" in drawn.err) == advised
+        assert ("know nothing of each other; vaecli sample --prior gmm" in drawn.err) == advised
     assert Path("gaussian.png").read_bytes() != Path("samples.png").read_bytes()
     monkeypatch.setattr("vaecli.runs.fitted_prior.MAX_COVARIANCE", 100)
     assert "--prior gmm" not in vaecli("sample", "-n", "1", "-o", "2.png", "-m", "run").err

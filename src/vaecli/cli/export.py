@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from vaecli.cli import options, outputs
+from vaecli.cli import fitted_prior, options, outputs
 from vaecli.cli.options import option
 from vaecli.errors import DataError, EnvironmentFailure, UsageError
 from vaecli.system import extras, files
@@ -219,7 +219,6 @@ def _drawn(common: options.Common, loaded: LoadedModel, seed: int | None) -> Dra
     """Draws of a prior that `sample` fitted and kept, for the page; says what it draws from."""
     from vaecli.cli.inputs import torch_device
     from vaecli.export import drawn
-    from vaecli.runs.fitted_prior import fittable
 
     where = torch_device(common, loaded)
     with common.reading() as reading:
@@ -229,13 +228,8 @@ def _drawn(common: options.Common, loaded: LoadedModel, seed: int | None) -> Dra
             f"Random in the page: {len(found.latents):,} draws of the prior {found.prior} kept in"
             f" {loaded.path}"
         )
-    elif loaded.run is not None and loaded.config.arch == "grid":
-        better = " or ".join(f"--prior {name}" for name in reversed(fittable(loaded.config)))
-        if better:
-            common.terminal.note(
-                "Random in the page: N(0, I), where neighbouring latents know nothing of each"
-                f" other; vaecli sample {better} keeps a better prior in the run, for the next page"
-            )
+    elif loaded.run is not None and (better := fitted_prior.better(loaded.config)):
+        common.terminal.note(f"Random in the page: {better}, and keeps its prior for the next page")
     return found
 
 

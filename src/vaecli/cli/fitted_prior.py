@@ -9,6 +9,7 @@ from vaecli.cli.inputs import runner, torch_device
 from vaecli.cli.options import option
 
 if TYPE_CHECKING:
+    from vaecli.config import ModelConfig
     from vaecli.data.labels import Labels
     from vaecli.evaluation.generation import Floats, Runner
     from vaecli.model.numpy_prior import Mixture
@@ -22,6 +23,21 @@ Choice = Annotated[
         default="the model's own",
     ),
 ]
+
+
+def better(model: ModelConfig) -> str:
+    """What is said of draws from N(0, I) where another prior can be had: of a grid, if at all."""
+    from vaecli.runs.fitted_prior import fittable
+
+    choices = [f"--prior {name}" for name in fittable(model)] if model.arch == "grid" else []
+    if not choices:
+        return ""
+    if "flow-matching" in choices[-1]:
+        choices[-1] += ", which takes longest to fit,"
+    return (
+        "N(0, I), where neighbouring latents know nothing of each other; vaecli sample"
+        f" {' or better '.join(choices)} draws pictures that hang together"
+    )
 
 
 def fitted(

@@ -237,7 +237,6 @@ def _drawn(
 ) -> NDArray[np.float32]:
     """Latents (N, L) of a prior, for classes (N,) where the runner takes them."""
     from vaecli.evaluation import generation
-    from vaecli.runs.fitted_prior import fittable
 
     if asked.prior == "gmm":
         mixture = fitted_prior.fitted(common, loaded, asked.data)
@@ -248,16 +247,8 @@ def _drawn(
 
             places = labels.repeated(loaded.config, asked.label, count)
         return fitted_prior.flow(common, loaded, asked.data, count, seed=seed, labels=places)
-    config = loaded.config
-    if asked.prior is None and (config.arch, config.prior) == ("grid", "normal"):
-        better = [f"--prior {name}" for name in fittable(config)]
-        if "flow-matching" in fittable(config):
-            better[-1] += ", which takes longest to fit,"
-        if better:
-            common.terminal.note(
-                "prior: N(0, I), where neighbouring latents know nothing of each other;"
-                f" {' or better '.join(better)} draws pictures that hang together"
-            )
+    if asked.prior is None and (better := fitted_prior.better(loaded.config)):
+        common.terminal.note(f"prior: {better}")
     return generation.draw(runner, count, seed=seed, temperature=asked.temperature)
 
 
